@@ -1,0 +1,32 @@
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+
+/* A backend is a device plus the kernels that run on it. One row a backend in kernels/backend.c. */
+
+#include "kernels/device.h"
+#include "kernels/kernels.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct BackendOptions {
+    const char *cpu_isa; /* "auto", "reference", "avx2", "avx512" */
+} BackendOptions;
+
+typedef struct Backend {
+    const char *name;    /* "cpu" */
+    const char *summary; /* for doctor */
+    /* STATUS_OK when it can run here; else *out_reason says why not. No side effects. */
+    Status (*probe)(const char **out_reason);
+    /* Opens the device and fills the table. An ISA that the CPU lacks is E-UNAVAILABLE. */
+    Status (*open)(const BackendOptions *options, Device **out_device, Kernels *out_kernels);
+} Backend;
+
+extern const Backend *const backends[]; /* in order of preference, ended by NULL */
+
+/* name: "auto" takes the first that probes well. */
+Status backend_open(const char *name, const BackendOptions *options, Device **out_device,
+                    Kernels *out_kernels);
+
+SPILLWAY_EXTERN_C_END
+
+#endif

@@ -1,0 +1,55 @@
+#ifndef KERNELS_QUANT_H
+#define KERNELS_QUANT_H
+
+/* Number formats of weights, as they lie in files. One file under quant/ and one word in quant/meson.build a format;
+ * a file exports `const Quant quant_<name>`.
+ *
+ * A row of a matrix is a whole number of blocks. Block formats (group_elements > 0) hold unsigned codes in
+ * groups that share a scale and an offset, so that every one of them reads
+ *     w[i] = scales[i / group_elements] * codes[i] + offsets[i / group_elements]
+ * in f32, one multiply and one add, each rounded (the specification of the format's value). That single form
+ * is all that the packers of kernels/cpu need to know. Float formats have group_elements 0.
+ *
+ * Sources: ggml's block layouts (Q4_0 … Q6_K, little-endian); IEEE f16, bfloat16. Pure functions, any thread. */
+
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct Quant {
+    const char *name;             /* "q4_1": in reports and tests */
+    uint32_t gguf_type;           /* type number in GGUF files */
+    const char *safetensors_name; /* "BF16"; NULL: not found in safetensors */
+    uint32_t block_elements;      /* 1 for floats, 32 or 256 */
+    uint32_t block_bytes;
+    uint32_t group_elements; /* elements that share scale and offset; 0 for floats */
+    uint32_t code_bits;      /* codes lie below 2^code_bits; 0 for floats */
+    /* The scale and offset of group g relate as offset == -code_bias * scale exactly (Q4_0: 8, Q8_0: 128,
+     * Q6_K: 32); 0 where each group has an offset of its own. */
+    uint32_t code_bias;
+    /* count elements, a multiple of block_elements, from blocks at any alignment */
+    void (*dequantise)(const void *blocks, uint64_t count, float *out);
+    /* codes[count], scales[count / group_elements], offsets[...]; NULL for floats */
+    void (*expand)(const void *blocks, uint64_t count, uint8_t *codes, float *scales,
+                   float *offsets);
+} Quant;
+
+/* All formats, ended by NULL. */
+extern const Quant *const quants[];
+
+const Quant *quant_find(const char *name);              /* NULL when unknown */
+const Quant *quant_find_gguf(uint32_t gguf_type);       /* NULL when unknown */
+const Quant *quant_find_safetensors(const char *dtype); /* NULL when unknown */
+
+/* Bytes of a row of `count` elements; false when count is no multiple of block_elements or it overflows. */
+bool quant_row_bytes(const Quant *quant, uint64_t count, uint64_t *out_bytes);
+
+float f16_to_f32(uint16_t half);
+uint16_t f32_to_f16(float value); /* round to nearest even; overflow gives infinity */
+float bf16_to_f32(uint16_t value);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
