@@ -1,0 +1,59 @@
+#ifndef RUNTIME_COMM_COMM_H
+#define RUNTIME_COMM_COMM_H
+
+/* What ranks say to each other. One row a transport (self, mpi, threads; later nccl); a Comm is one rank's end.
+ *
+ * Reductions add in rank order whatever the message size, so a sum has the same bits on every rank and in every
+ * run: x[0] + x[1] + … + x[size-1], left to right in f32. All ranks make the same calls in the same order, from the
+ * thread that created the Comm. Errors are STATUS_PEER; a peer that is silent is the watchdog's business
+ * (launch/watchdog.h), so calls here may block for ever. */
+
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct Comm {
+    const struct CommRow *row;
+    int rank;
+    int size;
+    void *state; /* of the row */
+    /* How long this rank spent inside collectives, for the time split of a step. */
+    double seconds;
+    uint64_t calls;
+    uint64_t bytes;
+} Comm;
+
+typedef struct CommRow {
+    const char *name;                                              /* "self", "mpi", "threads" */
+    Status (*all_reduce)(Comm *comm, float *data, uint64_t count); /* in place, sum in rank order */
+    /* receive holds the parts side by side in rank order; part_bytes[size] may differ by rank, also be 0. */
+    Status (*all_gather)(Comm *comm, const void *send, void *receive, const uint64_t *part_bytes);
+    /* As all_gather, but only rank `root` gets `receive` (others pass NULL). */
+    Status (*gather)(Comm *comm, int root, const void *send, void *receive,
+                     const uint64_t *part_bytes);
+    Status (*broadcast)(Comm *comm, int root, void *data, uint64_t bytes);
+    Status (*barrier)(Comm *comm);
+    void (*destroy)(Comm *comm);
+} CommRow;
+
+/* These wrap the row's slots and keep the counters; a count of zero bytes returns at once on every rank. */
+Status comm_all_reduce(Comm *comm, float *data, uint64_t count);
+Status comm_all_gather(Comm *comm, const void *send, void *receive, const uint64_t *part_bytes);
+Status comm_gather(Comm *comm, int root, const void *send, void *receive,
+                   const uint64_t *part_bytes);
+Status comm_broadcast(Comm *comm, int root, void *data, uint64_t bytes);
+Status comm_barrier(Comm *comm);
+void comm_destroy(Comm *comm); /* takes NULL */
+
+Status comm_self_create(Comm **out); /* one rank, no start-up cost */
+/* Over MPI_COMM_WORLD; MPI is initialised (FUNNELED) by launch/ranks.c before and finalised after. */
+Status comm_mpi_create(Comm **out);
+
+/* `size` ranks as threads of this process, for tests: out[size]. Each is used by a thread of its own. */
+Status comm_threads_create(Comm **out, int size);
+
+SPILLWAY_EXTERN_C_END
+
+#endif

@@ -1,0 +1,107 @@
+#ifndef RUNTIME_WEIGHTS_WEIGHTS_H
+#define RUNTIME_WEIGHTS_WEIGHTS_H
+
+/* A model on disk: named tensors (mapped, never copied) and metadata, the same view of a GGUF file (one or split
+ * in shards) and of a Hugging Face folder (config.json, one safetensors file or an index of shards). Format rows are
+ * tried by what stands at the path; a family decides what the names mean.
+ *
+ * Everything is checked against the real file length before it is used or allocated. Weights are immutable after
+ * open: any thread may read. Names, metadata strings and tensor data live until weights_close. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/tensor.h"
+#include "runtime/base/status.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+/* How tensors and metadata keys are named. */
+typedef enum WeightsNaming {
+    WEIGHTS_NAMING_GGUF, /* "blk.0.attn_q.weight", "llama.block_count" */
+    WEIGHTS_NAMING_HF,   /* "model.layers.0.self_attn.q_proj.weight", "num_hidden_layers" */
+} WeightsNaming;
+
+typedef struct Weights Weights;
+
+/* path: a GGUF file, or a folder with config.json. */
+Status weights_open(Weights **out, const char *path);
+void weights_close(Weights *weights);
+
+WeightsNaming weights_naming(const Weights *weights);
+const char *weights_path(const Weights *weights);
+const char *weights_format_name(const Weights *weights); /* "gguf", "safetensors" */
+
+typedef struct NamedTensor {
+    const char *name;
+    Tensor tensor;
+    const char *file;     /* that holds it */
+    uint64_t file_offset; /* of its first byte */
+} NamedTensor;
+
+size_t weights_tensor_count(const Weights *weights);
+const NamedTensor *weights_tensor(const Weights *weights, size_t index);   /* in file order */
+const NamedTensor *weights_find(const Weights *weights, const char *name); /* NULL when absent */
+
+/* 64 bits that change when metadata or the tensor directory change (names, types, shapes, offsets): ranks compare it. */
+uint64_t weights_fingerprint(const Weights *weights);
+
+/* ---- metadata: GGUF keys as they are; config.json flattened with dots ("rope_scaling.factor"), list elements apart ---- */
+
+typedef enum MetadataType {
+    METADATA_NULL,
+    METADATA_BOOL,
+    METADATA_INTEGER, /* fits int64 */
+    METADATA_REAL,
+    METADATA_STRING,
+    METADATA_ARRAY,
+} MetadataType;
+
+typedef struct Metadata {
+    const char *key;
+    MetadataType type;
+    bool boolean;
+    int64_t integer;
+    double real;        /* also set for METADATA_INTEGER */
+    const char *string; /* METADATA_STRING: NUL ended; may hold NULs inside string_bytes */
+    size_t string_bytes;
+    MetadataType
+        element_type; /* METADATA_ARRAY: type of all elements; METADATA_NULL when mixed or empty */
+    size_t element_count;
+    const void *array; /* private: read through weights_array_… */
+} Metadata;
+
+size_t weights_metadata_count(const Weights *weights);
+const Metadata *weights_metadata(const Weights *weights, size_t index);
+const Metadata *weights_metadata_find(const Weights *weights,
+                                      const char *key); /* NULL when absent */
+
+/* Element `index` of an array; index is in range (CHECK). Strings are length-delimited, not NUL ended. */
+const char *weights_array_string(const Metadata *array, size_t index, size_t *out_bytes);
+int64_t weights_array_integer(const Metadata *array, size_t index);
+double weights_array_real(const Metadata *array, size_t index);
+
+/* Typed reads. Absent: leave *out alone and return STATUS_NOT_FOUND without logging. Present with another type:
+ * E-HF-CONFIG or E-GGUF naming file and key. */
+Status weights_read_u32(const Weights *weights, const char *key, uint32_t *out); /* range checked */
+Status weights_read_float(const Weights *weights, const char *key, double *out);
+Status weights_read_bool(const Weights *weights, const char *key, bool *out);
+Status weights_read_string(const Weights *weights, const char *key, const char **out);
+
+/* ---- contract of a format (runtime/weights/gguf.c, safetensors.c); rows are listed in weights.c ---- */
+
+typedef struct WeightsFormat {
+    const char *name;
+    /* Whether the path looks like this format (magic bytes, config.json there); cheap, logs nothing. */
+    bool (*recognises)(const char *path);
+    Status (*open)(Weights *weights, const char *path);
+} WeightsFormat;
+
+/* A file of a Hugging Face folder by plain name ("tokenizer.json"): its whole text, NUL ended, capped at 256 MiB. Free with
+ * free(). STATUS_NOT_FOUND without logging when the model is a single file or the folder lacks it. */
+Status weights_read_side_file(const Weights *weights, const char *name, char **out_text,
+                              size_t *out_bytes);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
