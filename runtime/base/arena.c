@@ -24,7 +24,7 @@ Status memory_take(void **out, uint64_t count, uint64_t element_bytes, const cha
 }
 
 Status arena_create(Arena *out, size_t size_bytes, const char *what) {
-    void *base;
+    void *base = NULL;
     TRY(memory_take(&base, 1, size_bytes, what));
     *out = (Arena){.base = base, .size_bytes = size_bytes};
     return STATUS_OK;
