@@ -1,0 +1,70 @@
+/* The CPU backend: the specification, overridden by the ISA libraries that this CPU can run, lowest first. */
+
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu_features.h"
+#include "runtime/base/invariant.h"
+
+extern const Backend backend_cpu;
+
+enum { ISA_FILLS_MAX = 3 };
+
+typedef struct IsaRow {
+    const char *name;
+    uint32_t needs; /* CPU_… flags */
+    void (*fills[ISA_FILLS_MAX + 1])(Kernels *kernels);
+} IsaRow;
+
+/* Lowest first; each stands on the ones before it. */
+static const IsaRow isa_rows[] = {
+    {"reference", 0, {kernels_fill_reference}},
+};
+
+enum { ISA_COUNT = sizeof isa_rows / sizeof isa_rows[0] };
+
+static bool isa_usable(const IsaRow *isa) {
+    return (cpu_features() & isa->needs) == isa->needs;
+}
+
+/* Index of the row to stop at. */
+static Status isa_choose(const char *name, size_t *out_index) {
+    bool automatic = !strcmp(name, "auto");
+    for (size_t i = ISA_COUNT; i-- > 0;) {
+        if (automatic ? !isa_usable(&isa_rows[i]) : strcmp(name, isa_rows[i].name) != 0) continue;
+        if (!isa_usable(&isa_rows[i]))
+            FAIL(UNAVAILABLE, "this CPU cannot run --cpu-isa %s: it has %s", name,
+                 cpu_features_text());
+        *out_index = i;
+        return STATUS_OK;
+    }
+    FAIL(UNAVAILABLE, "--cpu-isa %s is not in this build", name);
+}
+
+static Status cpu_probe(const char **out_reason) {
+    (void)out_reason;
+    return STATUS_OK;
+}
+
+static Status cpu_open(const BackendOptions *options, Device **out_device, Kernels *out_kernels) {
+    size_t last;
+    TRY(isa_choose(options->cpu_isa, &last));
+    Device *device;
+    TRY(device_host_open(&device));
+    Kernels kernels = {0};
+    for (size_t i = 0; i <= last; i++)
+        for (size_t f = 0; isa_rows[i].fills[f]; f++)
+            isa_rows[i].fills[f](&kernels);
+    kernels.name = isa_rows[last].name;
+    *out_device = device;
+    *out_kernels = kernels;
+    return STATUS_OK;
+}
+
+const Backend backend_cpu = {
+    .name = "cpu",
+    .summary = "this machine's processors; kernels by instruction set",
+    .probe = cpu_probe,
+    .open = cpu_open,
+};

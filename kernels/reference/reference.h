@@ -1,0 +1,15 @@
+#ifndef KERNELS_REFERENCE_REFERENCE_H
+#define KERNELS_REFERENCE_REFERENCE_H
+
+/* The specification in plain C: one file a group of slots, each with a function that fills its slots.
+ * kernels_fill_reference calls them all. */
+
+#include "kernels/kernels.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+void matmul_fill_reference(Kernels *kernels);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
