@@ -1,0 +1,97 @@
+#ifndef RUNTIME_ENGINE_ENGINE_H
+#define RUNTIME_ENGINE_ENGINE_H
+
+/* The engine: requests in, tokens out, over all ranks of a Comm. Rank 0 schedules, broadcasts a step plan with a digest,
+ * samples and delivers events; the others follow. The same calls on one rank and on many.
+ *
+ *     every rank:  engine_open
+ *     rank 0:      engine_submit … engine_step until idle … engine_stop      others:  engine_follow
+ *     every rank:  engine_close
+ *
+ * One thread a rank. */
+
+#include <stdint.h>
+
+#include "runtime/comm/comm.h"
+#include "runtime/engine/request.h"
+#include "runtime/models/model.h"
+#include "runtime/text/tokenizer.h"
+#include "runtime/weights/weights.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+/* Asked once a unit of work; see launch/stop.h. Ranks agree on it through the step plan. */
+typedef enum StopRequest { STOP_NONE, STOP_DRAIN, STOP_HURRY } StopRequest;
+
+typedef struct EngineHooks {
+    void *user;
+    StopRequest (*stop_requested)(void *user);         /* optional */
+    void (*unit_begin)(void *user, const char *phase); /* optional: watchdog */
+    void (*unit_end)(void *user);                      /* optional */
+} EngineHooks;
+
+typedef struct EngineOptions {
+    const char *backend;             /* "auto" */
+    const char *cpu_isa;             /* "auto" */
+    uint32_t thread_count;           /* kernels of this rank */
+    uint32_t max_model_len;          /* 0: the model's own */
+    uint32_t max_num_seqs;           /* sequences in a step, at most 256 */
+    uint32_t max_num_batched_tokens; /* rows of a step */
+    uint32_t block_tokens;           /* 0: auto */
+    uint64_t
+        kv_device_bytes; /* of this rank; 0: what max_num_seqs sequences need, at most half of free memory */
+    bool synthetic_weights; /* later: random weights of the config */
+    EngineHooks hooks;
+} EngineOptions;
+
+typedef struct Engine Engine;
+
+/* Seconds spent, for the time split of a step and the summary. */
+typedef struct EngineStats {
+    uint64_t steps;
+    uint64_t prompt_tokens, generated_tokens, recomputed_tokens;
+    uint64_t requests_ok, requests_failed, requests_cancelled;
+    uint32_t running, waiting;
+    double seconds_prefill,
+        seconds_decode; /* of steps that held any prefill row; of pure decode steps */
+    double seconds_matmul, seconds_attention, seconds_collective, seconds_sampling, seconds_other;
+    uint64_t kv_capacity_bytes, kv_used_bytes, kv_peak_bytes; /* this rank */
+    uint64_t kv_block_bytes;
+    uint32_t kv_block_tokens;
+    uint64_t weight_bytes; /* packed, this rank */
+    double seconds_load;
+    uint64_t
+        determinism_digest; /* of all sampled tokens and plans: equal runs give equal digests */
+} EngineStats;
+
+/* Opens the backend, packs this rank's share of the weights, takes KV memory and scratch. Collective. */
+Status engine_open(Engine **out, const EngineOptions *options, const Weights *weights,
+                   const Tokenizer *tokenizer, Comm *comm);
+void engine_close(Engine *engine);
+
+const ModelConfig *engine_model(const Engine *engine);
+uint32_t engine_max_model_len(const Engine *engine);
+const char *engine_kernels_name(const Engine *engine); /* "avx512" */
+
+/* Refuses at once, with the numbers, what can never run (E-CONTEXT-LENGTH, E-REQUEST); else the request waits its turn.
+ * STATUS_AGAIN when the queue (4096 requests) is full. Rank 0. */
+Status engine_submit(Engine *engine, const Request *request);
+/* The request ends with FINISH_CANCELLED at the next step. STATUS_NOT_FOUND when it is not in the engine. Rank 0. */
+Status engine_cancel(Engine *engine, uint64_t request_id);
+
+/* One step: schedule, run, sample, deliver. *out_idle: nothing runs or waits. After a stop was requested anywhere, drain lets what
+ * runs finish and hurry cancels it; *out_idle then comes true. Rank 0. */
+Status engine_step(Engine *engine, bool *out_idle);
+StopRequest engine_stop_seen(const Engine *engine);
+/* Tells the other ranks to leave engine_follow. Rank 0. */
+Status engine_stop(Engine *engine);
+/* Runs steps as rank 0 plans them until engine_stop. Ranks > 0. */
+Status engine_follow(Engine *engine);
+
+const EngineStats *engine_stats(const Engine *engine);
+/* Adds up the byte counters and peaks of all ranks, for the summary. Collective: rank 0 calls it after engine_stop, the
+ * others get to it inside engine_follow. */
+
+SPILLWAY_EXTERN_C_END
+
+#endif

@@ -1,0 +1,125 @@
+#ifndef RUNTIME_MODELS_MODEL_H
+#define RUNTIME_MODELS_MODEL_H
+
+/* Model families: what a config means, which tensors a layer has, and what a layer computes. A family is one file and one
+ * word in models/meson.build; a file exports rows `const ModelFamily model_<file>[]`, ended by a row without a name.
+ *
+ * A Model is this rank's share of the weights, packed for the backend and immutable after model_load. */
+
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "runtime/comm/parallel.h"
+#include "runtime/weights/weights.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef enum RopeScaling {
+    ROPE_SCALING_NONE,
+    ROPE_SCALING_LINEAR,
+    ROPE_SCALING_LLAMA3,
+    ROPE_SCALING_TABLE
+} RopeScaling;
+
+typedef struct RopeConfig {
+    uint32_t rotary_dim; /* 0: no rotary positions */
+    bool interleaved;    /* pairs (2i, 2i+1): GGUF llama; else halves */
+    double theta;
+    RopeScaling scaling;
+    double factor;                            /* linear, llama3 */
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    uint32_t original_context;                /* llama3 */
+    const Tensor *
+        frequency_factors; /* table: GGUF rope_freqs.weight, f32 [rotary_dim / 2] divides the frequency */
+} RopeConfig;
+
+typedef struct ModelConfig {
+    const struct ModelFamily *family;
+    const char *architecture; /* as the file says */
+    uint32_t layer_count;
+    uint32_t hidden_size;
+    uint32_t intermediate_size;
+    uint32_t vocab_count;
+    uint32_t head_count, kv_head_count, head_dim;
+    uint32_t context_length;
+    float norm_epsilon;
+    RopeConfig rope;
+    uint32_t window; /* sliding window of every layer; 0: none */
+    bool tied_embeddings;
+    bool qk_norm;   /* rms norm of each head of q and k before RoPE (Qwen3) */
+    bool post_norm; /* OPT-350m: norms after the residual additions, none at the end */
+    bool final_norm;
+    uint32_t embedding_size;  /* OPT-350m: width of the embedding table; else hidden_size */
+    uint32_t position_offset; /* OPT: row of the position table for position 0 */
+} ModelConfig;
+
+/* Reads and checks config; E-MODEL-UNSUPPORTED names a key that changes the arithmetic and is not supported. */
+Status model_read_config(const Weights *weights, ModelConfig *out);
+
+/* One layer of one rank; members that a family lacks have data NULL. Biases of row-parallel products (attention_out, mlp_down) are
+ * held by rank 0 alone, so that the reduced sum has them once. Vectors are f32. */
+typedef struct LayerWeights {
+    Matrix q, k,
+        v; /* [heads * head_dim][hidden], [kv_heads * head_dim][hidden]: this rank's heads */
+    Matrix attention_out;    /* [hidden][heads * head_dim] */
+    Matrix mlp_gate, mlp_up; /* [mlp columns][hidden]; OPT has up only */
+    Matrix mlp_down;         /* [hidden][mlp columns] */
+    const float *q_bias, *k_bias, *v_bias, *attention_out_bias;
+    const float *mlp_gate_bias, *mlp_up_bias, *mlp_down_bias;
+    const float *attention_norm, *attention_norm_bias; /* [hidden] */
+    const float *mlp_norm, *mlp_norm_bias;             /* [hidden] */
+    const float *q_norm, *k_norm;                      /* [head_dim] */
+} LayerWeights;
+
+typedef struct Model {
+    ModelConfig config;
+    RankShare share;                 /* what this rank holds */
+    LayerWeights *layers;            /* [layer_count] */
+    Tensor token_embedding;          /* [vocab][embedding_size] as in the file, mapped */
+    const float *position_embedding; /* OPT: f32 [positions][hidden]; NULL: none */
+    uint32_t position_count;
+    Matrix project_in, project_out; /* OPT-350m, whole on every rank */
+    const float *final_norm, *final_norm_bias;
+    Matrix head;                      /* [this rank's vocabulary rows][embedding_size] */
+    uint16_t *kv_head_index;          /* [heads of this rank] into this rank's KV heads */
+    float *rope_cosines, *rope_sines; /* [rope_positions][rotary_dim / 2] */
+    uint64_t weight_bytes;
+    Device *device;
+    struct ModelMemory *memory; /* private: what model_unload gives back */
+} Model;
+
+typedef struct ModelLoadOptions {
+    Device *device;
+    const Kernels *kernels;
+    const KernelContext *context;
+    int rank, rank_count;
+    uint32_t max_model_len; /* positions that RoPE tables cover */
+} ModelLoadOptions;
+
+Status model_load(Model *out, const Weights *weights, const ModelConfig *config,
+                  const ModelLoadOptions *options);
+void model_unload(Model *model); /* takes a zeroed Model */
+
+struct Pass;
+struct ModelLoader;
+
+typedef struct ModelFamily {
+    const char *name;                      /* "llama" */
+    const char *summary;                   /* models it serves, for `doctor` and the README */
+    const char *const *gguf_architectures; /* "llama", ended by NULL; NULL: none */
+    const char *const *hf_architectures;   /* "LlamaForCausalLM", ended by NULL */
+    Status (*read_config)(const Weights *weights, ModelConfig *config);
+    Status (*bind)(struct ModelLoader *loader, Model *model); /* asks the loader for every tensor */
+    Status (*embed)(struct Pass *pass); /* token ids → pass->x [rows][hidden] */
+    Status (*layer)(struct Pass *pass, uint32_t layer_index); /* pass->x in place */
+    Status (*head)(
+        struct Pass
+            *pass); /* rows that want logits → pass->logits [rows][this rank's vocabulary] */
+} ModelFamily;
+
+/* All rows of all families, ended by NULL. */
+const ModelFamily *const *model_families(void);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
