@@ -162,7 +162,7 @@ typedef struct AttendArgs {
     float *maxima;         /* [rows][head_count] running state */
     float *sums;           /* [rows][head_count] */
     float *out;            /* [rows][head_count][head_dim] */
-    const AttendRun *runs; /* runs of one sequence: rising order */
+    const AttendRun *runs; /* runs of the same rows: side by side, rising order */
     uint32_t run_count;
 } AttendArgs;
 
@@ -183,7 +183,7 @@ typedef struct ElementwiseArgs {
 
 /* out[r] = row ids[r] - row_begin of the table, decoded to f32; zeros where ids[r] is outside [row_begin, row_end). */
 typedef struct EmbedArgs {
-    Tensor table;                /* [rows][element_count], as in the file */
+    Tensor table;                /* [row_end - row_begin][element_count], as in the file */
     uint64_t row_begin, row_end; /* the rows that this rank owns */
     const int32_t *ids;          /* [row_count] */
     uint32_t row_count;
