@@ -4,17 +4,14 @@
 
 #include "kernels/reference/reference.h"
 
-/* The specification works in place or on the stack. */
-static size_t scratch_bytes_reference(const KernelLimits *limits, uint32_t thread_count) {
-    (void)limits;
-    (void)thread_count;
-    return 0;
-}
-
 void kernels_fill_reference(Kernels *kernels) {
     kernels->name = "reference";
-    kernels->scratch_bytes = scratch_bytes_reference;
     matmul_fill_reference(kernels);
+    norm_fill_reference(kernels);
+    rope_fill_reference(kernels);
+    embed_fill_reference(kernels);
+    attention_fill_reference(kernels);
+    elementwise_fill_reference(kernels);
 }
 
 typedef struct SlotRow {

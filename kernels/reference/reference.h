@@ -9,6 +9,11 @@
 SPILLWAY_EXTERN_C_BEGIN
 
 void matmul_fill_reference(Kernels *kernels);
+void norm_fill_reference(Kernels *kernels);
+void rope_fill_reference(Kernels *kernels);
+void embed_fill_reference(Kernels *kernels);
+void attention_fill_reference(Kernels *kernels); /* and scratch_bytes: no other file needs any */
+void elementwise_fill_reference(Kernels *kernels);
 
 SPILLWAY_EXTERN_C_END
 
