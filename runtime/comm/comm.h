@@ -1,7 +1,7 @@
 #ifndef RUNTIME_COMM_COMM_H
 #define RUNTIME_COMM_COMM_H
 
-/* What ranks say to each other. One row a transport (self, mpi, threads; later nccl); a Comm is one rank's end.
+/* What ranks say to each other. One row a transport (self, shared, mpi; later nccl); a Comm is one rank's end.
  *
  * Reductions add in rank order whatever the message size, so a sum has the same bits on every rank and in every
  * run: x[0] + x[1] + … + x[size-1], left to right in f32. All ranks make the same calls in the same order, from the
@@ -18,15 +18,17 @@ typedef struct Comm {
     const struct CommRow *row;
     int rank;
     int size;
+    int local_rank; /* among the ranks of this node, which are local_size many */
+    int local_size;
     void *state; /* of the row */
     /* How long this rank spent inside collectives, for the time split of a step. */
     double seconds;
-    uint64_t calls;
+    uint64_t calls; /* entered; other threads may read it, atomically (comm_calls) */
     uint64_t bytes;
 } Comm;
 
 typedef struct CommRow {
-    const char *name;                                              /* "self", "mpi", "threads" */
+    const char *name;                                              /* "self", "shared", "mpi" */
     Status (*all_reduce)(Comm *comm, float *data, uint64_t count); /* in place, sum in rank order */
     /* receive holds the parts side by side in rank order; part_bytes[size] may differ by rank, also be 0. */
     Status (*all_gather)(Comm *comm, const void *send, void *receive, const uint64_t *part_bytes);
@@ -47,11 +49,25 @@ Status comm_broadcast(Comm *comm, int root, void *data, uint64_t bytes);
 Status comm_barrier(Comm *comm);
 void comm_destroy(Comm *comm); /* takes NULL */
 
-Status comm_self_create(Comm **out); /* one rank, no start-up cost */
-/* Over MPI_COMM_WORLD; MPI is initialised (FUNNELED) by launch/ranks.c before and finalised after. */
-Status comm_mpi_create(Comm **out);
+/* Collectives entered so far. Any thread, while the Comm lives. */
+uint64_t comm_calls(const Comm *comm);
 
-/* `size` ranks as threads of this process, for tests: out[size]. Each is used by a thread of its own. */
+Status comm_self_create(Comm **out); /* one rank, no start-up cost */
+
+typedef struct CommMpiOptions {
+    bool
+        by_message; /* do not use memory that the ranks of a node share, even if all are on one node */
+    bool crowded; /* more threads than cores: give the core away instead of spinning */
+} CommMpiOptions;
+
+/* Every process that the launcher started. Initialises MPI (FUNNELED), so at most once a process and from the
+ * main thread; destroying it finalises MPI, which waits for the other ranks. When all ranks are on one node
+ * they talk through shared memory (row "shared") and MPI is only the start-up; else by messages (row "mpi").
+ * E-UNAVAILABLE in a build without MPI. */
+Status comm_mpi_create(Comm **out, const CommMpiOptions *options);
+
+/* `size` ranks as threads of this process, for tests: out[size], row "shared". Each is used by a thread of its
+ * own and destroyed after all threads are done with theirs. */
 Status comm_threads_create(Comm **out, int size);
 
 SPILLWAY_EXTERN_C_END

@@ -1,0 +1,25 @@
+/* The properties of runtime/comm under a real launcher: mpirun -n 3 comm_over_mpi [--by-message]. */
+
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/comm/comm.h"
+#include "tests/runtime/comm_property.h"
+
+enum { ROUNDS = 150 };
+
+int main(int argc, char **argv) {
+    Comm *comm;
+    const CommMpiOptions options = {.by_message = argc > 1 && strcmp(argv[1], "--by-message") == 0,
+                                    .crowded = true};
+    Status status = comm_mpi_create(&comm, &options);
+    if (status != STATUS_OK) return error_exit_code(status);
+    const char *expected_row = options.by_message || comm->size == 1 ? "mpi" : "shared";
+    int failures = comm_property_check(comm, 11, ROUNDS);
+    failures += strcmp(comm->row->name, expected_row) != 0;
+    if (failures)
+        fprintf(stderr, "rank %d of %d: %d failed over row %s\n", comm->rank, comm->size, failures,
+                comm->row->name);
+    comm_destroy(comm);
+    return failures != 0;
+}
