@@ -41,6 +41,10 @@ typedef struct SamplingOptions {
 /* temperature 1, everything else off */
 extern const SamplingOptions sampling_defaults;
 
+/* E-REQUEST naming the field that is out of range. Everyone who fills options from outside calls it; the sampler
+ * trusts what it gets. */
+Status sampling_options_check(const SamplingOptions *options, uint32_t vocab_count);
+
 typedef struct TokenLogprob {
     int32_t token;
     float logprob; /* natural, of the distribution before temperature and truncation */
