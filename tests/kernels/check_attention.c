@@ -1,0 +1,570 @@
+/* The oracle is one softmax over all tokens that a row sees, in double, without blocks, groups or partials. */
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/invariant.h"
+#include "tests/check/check.h"
+
+enum {
+    SEQUENCES_MAX = 4,
+    HEADS_MAX = 12,
+    CONTEXT_MAX = 700,
+    BLOCKS_MAX = 40, /* of a sequence: five groups */
+    ROWS_MAX = 40,   /* of a sequence */
+};
+
+typedef struct Sequence {
+    uint32_t row_first, row_count, position_first, block_count;
+    void *blocks[BLOCKS_MAX];
+} Sequence;
+
+typedef struct AttendCase {
+    AttendArgs args; /* without state and runs */
+    uint32_t row_count;
+    uint32_t sequence_count;
+    Sequence sequences[SEQUENCES_MAX];
+    double q_deviation;
+} AttendCase;
+
+typedef struct State {
+    float *maxima, *sums; /* [rows][heads] */
+    float *out;           /* [rows][heads][head_dim] */
+} State;
+
+/* How the blocks of the sequences are handed over. Nothing of it may change a bit. */
+typedef enum Cut {
+    CUT_NONE,  /* one call, one run a sequence */
+    CUT_RUNS,  /* one call, several runs a sequence */
+    CUT_CALLS, /* one call a run, sequences taking turns */
+    CUT_COUNT,
+} Cut;
+
+/* ---- drawing */
+
+static uint32_t draw_head_dim(Check *check) {
+    static const uint32_t usual[] = {1, 20, 36, 64, 64, 80, 128, 256};
+    return check_chance(check, 0.7) ? usual[check_below(check, sizeof usual / sizeof *usual)]
+                                    : check_size(check, 140);
+}
+
+static uint16_t *draw_head_map(Check *check, uint32_t head_count, uint32_t kv_head_count) {
+    uint16_t *map = check_memory(check, head_count, sizeof *map);
+    bool grouped = check_chance(check, 0.7);
+    for (uint32_t head = 0; head < head_count; head++)
+        map[head] = (uint16_t)(grouped ? head * kv_head_count / head_count
+                                       : check_below(check, kv_head_count));
+    return map;
+}
+
+/* Slots beyond the context stay poison: NaN halves that must reach nobody. */
+static void fill_block(Check *check, const KvShape *shape, void *block, uint32_t token_count) {
+    uint16_t *halves = block;
+    for (uint32_t part = 0; part < 2 * shape->kv_head_count; part++)
+        for (uint32_t i = 0; i < token_count * shape->head_dim; i++)
+            halves[(size_t)part * shape->block_tokens * shape->head_dim + i] =
+                f32_to_f16(random_normal(&check->random));
+}
+
+static void draw_sequence(Check *check, const KvShape *shape, uint32_t row_first, Sequence *out) {
+    uint32_t context_max = shape->block_tokens * BLOCKS_MAX;
+    uint32_t context = check_size(check, context_max < CONTEXT_MAX ? context_max : CONTEXT_MAX);
+    uint32_t rows = check_chance(check, 0.5) ? 1 : check_size(check, ROWS_MAX);
+    if (rows > context) rows = context;
+    *out = (Sequence){.row_first = row_first,
+                      .row_count = rows,
+                      .position_first = context - rows,
+                      .block_count = (context + shape->block_tokens - 1) / shape->block_tokens};
+    for (uint32_t block = 0; block < out->block_count; block++) {
+        uint32_t left = context - block * shape->block_tokens;
+        out->blocks[block] = check_memory(check, kv_block_bytes(shape), 1);
+        fill_block(check, shape, out->blocks[block],
+                   left < shape->block_tokens ? left : shape->block_tokens);
+    }
+}
+
+static AttendCase draw_case(Check *check) {
+    AttendCase drawn = {.sequence_count = 1 + check_below(check, SEQUENCES_MAX)};
+    AttendArgs *args = &drawn.args;
+    args->shape = (KvShape){.kv_head_count = 1 + check_below(check, 4),
+                            .head_dim = draw_head_dim(check),
+                            .block_tokens = check_size(check, 80)};
+    args->head_count = 1 + check_below(check, HEADS_MAX);
+    args->kv_head_index = draw_head_map(check, args->head_count, args->shape.kv_head_count);
+    args->scale = 1.0f / sqrtf((float)args->shape.head_dim);
+    args->window = check_chance(check, 0.4) ? check_size(check, CONTEXT_MAX) : 0;
+    for (uint32_t i = 0; i < drawn.sequence_count; i++) {
+        draw_sequence(check, &args->shape, drawn.row_count, &drawn.sequences[i]);
+        drawn.row_count += drawn.sequences[i].row_count;
+    }
+    uint32_t columns = args->head_count * args->shape.head_dim;
+    args->q_stride = columns + check_below(check, 4);
+    size_t q_count = (drawn.row_count - 1) * args->q_stride + columns;
+    float *q = check_memory(check, q_count, sizeof *q);
+    drawn.q_deviation = check_chance(check, 0.3) ? 6.0 : 1.0;
+    check_fill_normal(check, q, q_count, drawn.q_deviation);
+    args->q = q;
+    return drawn;
+}
+
+/* ---- running */
+
+static State state_new(Check *check, const AttendCase *drawn) {
+    size_t states = (size_t)drawn->row_count * drawn->args.head_count;
+    return (State){
+        .maxima = check_memory(check, states, sizeof(float)),
+        .sums = check_memory(check, states, sizeof(float)),
+        .out = check_memory(check, states * drawn->args.shape.head_dim, sizeof(float)),
+    };
+}
+
+static AttendEdgeArgs edge_args(const AttendCase *drawn, const State *state) {
+    return (AttendEdgeArgs){.row_count = drawn->row_count,
+                            .head_count = drawn->args.head_count,
+                            .head_dim = drawn->args.shape.head_dim,
+                            .maxima = state->maxima,
+                            .sums = state->sums,
+                            .out = state->out};
+}
+
+static KernelContext context_for(Check *check, const Kernels *kernels, const AttendCase *drawn,
+                                 uint32_t thread_count) {
+    KernelLimits limits = {.row_count = drawn->row_count,
+                           .column_count = 1,
+                           .head_count = drawn->args.head_count,
+                           .head_dim = drawn->args.shape.head_dim,
+                           .block_tokens = drawn->args.shape.block_tokens};
+    return check_context(check, kernels, &limits, thread_count);
+}
+
+/* The blocks of `sequence` from *io_block to a group boundary; all of them when nothing is cut. */
+static AttendRun next_run(Check *check, const Sequence *sequence, Cut cut, uint32_t *io_block) {
+    uint32_t first = *io_block, end = sequence->block_count;
+    if (cut != CUT_NONE) {
+        uint32_t groups = 1 + check_below(check, 3);
+        if (first + groups * ATTEND_GROUP_BLOCKS < end) end = first + groups * ATTEND_GROUP_BLOCKS;
+    }
+    *io_block = end;
+    return (AttendRun){.row_first = sequence->row_first,
+                       .row_count = sequence->row_count,
+                       .position_first = sequence->position_first,
+                       .block_ordinal_first = first,
+                       .block_count = end - first,
+                       .blocks = (const void *const *)sequence->blocks + first};
+}
+
+static void attend_runs(const Kernels *kernels, const KernelContext *context,
+                        const AttendCase *drawn, const State *state, const AttendRun *runs,
+                        uint32_t run_count) {
+    AttendArgs args = drawn->args;
+    args.maxima = state->maxima;
+    args.sums = state->sums;
+    args.out = state->out;
+    args.runs = runs;
+    args.run_count = run_count;
+    kernels->attend(context, &args);
+}
+
+static void attend_in_one_call(Check *check, const Kernels *kernels, const KernelContext *context,
+                               const AttendCase *drawn, const State *state, Cut cut) {
+    AttendRun runs[SEQUENCES_MAX * BLOCKS_MAX];
+    uint32_t run_count = 0;
+    for (uint32_t i = 0; i < drawn->sequence_count; i++)
+        for (uint32_t block = 0; block < drawn->sequences[i].block_count;)
+            runs[run_count++] = next_run(check, &drawn->sequences[i], cut, &block);
+    attend_runs(kernels, context, drawn, state, runs, run_count);
+}
+
+static void attend_in_turns(Check *check, const Kernels *kernels, const KernelContext *context,
+                            const AttendCase *drawn, const State *state) {
+    uint32_t blocks[SEQUENCES_MAX] = {0};
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t i = 0; i < drawn->sequence_count; i++) {
+            if (blocks[i] == drawn->sequences[i].block_count) continue;
+            AttendRun run = next_run(check, &drawn->sequences[i], CUT_CALLS, &blocks[i]);
+            attend_runs(kernels, context, drawn, state, &run, 1);
+            more = true;
+        }
+    }
+}
+
+/* Partials of every row: begin and all blocks, no end. */
+static State attend_all(Check *check, const Kernels *kernels, const AttendCase *drawn, Cut cut,
+                        uint32_t thread_count) {
+    State state = state_new(check, drawn);
+    AttendEdgeArgs edge = edge_args(drawn, &state);
+    KernelContext context = context_for(check, kernels, drawn, thread_count);
+    kernels->attend_begin(&context, &edge);
+    if (cut == CUT_CALLS)
+        attend_in_turns(check, kernels, &context, drawn, &state);
+    else
+        attend_in_one_call(check, kernels, &context, drawn, &state, cut);
+    return state;
+}
+
+static void attend_finish(Check *check, const Kernels *kernels, const AttendCase *drawn,
+                          const State *state) {
+    AttendEdgeArgs edge = edge_args(drawn, state);
+    KernelContext context = context_for(check, kernels, drawn, check->thread_count);
+    kernels->attend_end(&context, &edge);
+}
+
+/* ---- oracle */
+
+static const uint16_t *token_halves(const KvShape *shape, const Sequence *sequence,
+                                    uint32_t kv_head, uint64_t position, bool value) {
+    const uint16_t *block = sequence->blocks[position / shape->block_tokens];
+    uint64_t part = (value ? shape->kv_head_count : 0) + kv_head;
+    return block + (part * shape->block_tokens + position % shape->block_tokens) * shape->head_dim;
+}
+
+static double oracle_score(const AttendArgs *args, const Sequence *sequence, const float *q,
+                           uint32_t kv_head, uint64_t position) {
+    const uint16_t *key = token_halves(&args->shape, sequence, kv_head, position, false);
+    double sum = 0.0;
+    for (uint32_t i = 0; i < args->shape.head_dim; i++)
+        sum += (double)q[i] * (double)f16_to_f32(key[i]);
+    return sum * (double)args->scale;
+}
+
+/* The attention of one row and head; returns log(sum of exp(score)). */
+static double oracle_row(const AttendArgs *args, const Sequence *sequence, uint32_t row,
+                         uint32_t head, float *out) {
+    double weights[CONTEXT_MAX], sums[512] = {0.0};
+    uint32_t head_dim = args->shape.head_dim, kv_head = args->kv_head_index[head];
+    const float *q = args->q + (sequence->row_first + row) * args->q_stride + head * head_dim;
+    int64_t own = (int64_t)sequence->position_first + row;
+    int64_t first = args->window && own >= (int64_t)args->window ? own - args->window + 1 : 0;
+    double max = -INFINITY, total = 0.0;
+    for (int64_t position = first; position <= own; position++) {
+        weights[position] = oracle_score(args, sequence, q, kv_head, (uint64_t)position);
+        max = fmax(max, weights[position]);
+    }
+    for (int64_t position = first; position <= own; position++) {
+        double weight = exp(weights[position] - max);
+        const uint16_t *value =
+            token_halves(&args->shape, sequence, kv_head, (uint64_t)position, true);
+        total += weight;
+        for (uint32_t i = 0; i < head_dim; i++)
+            sums[i] += weight * (double)f16_to_f32(value[i]);
+    }
+    for (uint32_t i = 0; i < head_dim; i++)
+        out[i] = (float)(sums[i] / total);
+    return max + log(total);
+}
+
+/* Relative error of a weight exp(s): that of the score, whose products are about q_deviation each. */
+static double weight_error(const AttendCase *drawn) {
+    double magnitude = 16.0 * drawn->q_deviation; /* |scores| reach a few deviations */
+    return 4.0 * sqrt(drawn->args.shape.head_dim) * 0x1p-24 * magnitude + 16 * 0x1p-24;
+}
+
+static void expect_oracle(Check *check, const AttendCase *drawn, const State *state,
+                          const float *log_sums) {
+    uint32_t head_dim = drawn->args.shape.head_dim, head_count = drawn->args.head_count;
+    size_t states = (size_t)drawn->row_count * head_count;
+    float *out = check_memory(check, states * head_dim, sizeof *out);
+    float *expected_sums = check_memory(check, states, sizeof *expected_sums);
+    for (uint32_t i = 0; i < drawn->sequence_count; i++)
+        for (uint32_t row = 0; row < drawn->sequences[i].row_count; row++)
+            for (uint32_t head = 0; head < head_count; head++) {
+                size_t index = (drawn->sequences[i].row_first + row) * head_count + head;
+                expected_sums[index] = (float)oracle_row(&drawn->args, &drawn->sequences[i], row,
+                                                         head, out + index * head_dim);
+            }
+    CheckTolerance tolerance = {.absolute = 5.0 * weight_error(drawn)}; /* |v| is below 5 */
+    CheckShape sums_shape = {drawn->row_count, head_count, head_count};
+    CheckShape out_shape = {(uint32_t)states, head_dim, head_dim};
+    check_close(check, "log of sums", expected_sums, log_sums, &sums_shape, tolerance);
+    check_close(check, "out", out, state->out, &out_shape, tolerance);
+}
+
+static float *log_sums_of(Check *check, const AttendCase *drawn, const State *state) {
+    size_t states = (size_t)drawn->row_count * drawn->args.head_count;
+    float *log_sums = check_memory(check, states, sizeof *log_sums);
+    for (size_t i = 0; i < states; i++)
+        log_sums[i] = (float)((double)state->maxima[i] + log((double)state->sums[i]));
+    return log_sums;
+}
+
+/* ---- properties */
+
+/* Rows [first, first + count) of two states. */
+static bool expect_same_rows(Check *check, const char *what, const AttendCase *drawn,
+                             const State *expected, const State *actual, uint32_t first,
+                             uint32_t count) {
+    size_t offset = (size_t)first * drawn->args.head_count;
+    size_t states = (size_t)count * drawn->args.head_count;
+    uint32_t head_dim = drawn->args.shape.head_dim;
+    return check_same_bits(check, what, expected->maxima + offset, actual->maxima + offset,
+                           states * sizeof(float)) &&
+           check_same_bits(check, what, expected->sums + offset, actual->sums + offset,
+                           states * sizeof(float)) &&
+           check_same_bits(check, what, expected->out + offset * head_dim,
+                           actual->out + offset * head_dim, states * head_dim * sizeof(float));
+}
+
+/* However blocks are cut into runs and calls, and whatever the thread count: the same bits. */
+static void expect_schedule_invariance(Check *check, const AttendCase *drawn,
+                                       const State *expected) {
+    static const char *const names[CUT_COUNT] = {"other threads", "cut into runs",
+                                                 "cut into calls"};
+    for (Cut cut = CUT_NONE; cut < CUT_COUNT; cut++) {
+        uint32_t threads = 1 + check_below(check, check->thread_count + 2);
+        State state = attend_all(check, check->kernels, drawn, cut, threads);
+        expect_same_rows(check, names[cut], drawn, expected, &state, 0, drawn->row_count);
+    }
+}
+
+/* Some rows of one sequence alone: what a decode step is to a prefill. */
+static void expect_row_invariance(Check *check, const AttendCase *drawn, const State *expected) {
+    AttendCase alone = *drawn;
+    const Sequence *sequence = &drawn->sequences[check_below(check, drawn->sequence_count)];
+    uint32_t skipped = check_below(check, sequence->row_count);
+    uint32_t count = 1;
+    if (check_chance(check, 0.5)) count += check_below(check, sequence->row_count - skipped);
+    alone.sequence_count = 1;
+    alone.sequences[0] = *sequence;
+    alone.sequences[0].row_first += skipped;
+    alone.sequences[0].row_count = count;
+    alone.sequences[0].position_first += skipped;
+    State state = attend_all(check, check->kernels, &alone, CUT_NONE, 1);
+    expect_same_rows(check, "rows alone", drawn, expected, &state, alone.sequences[0].row_first,
+                     count);
+}
+
+static bool sees(const AttendArgs *args, const Sequence *sequence, uint32_t row,
+                 uint32_t position) {
+    uint32_t own = sequence->position_first + row;
+    return position <= own && (!args->window || own - position < args->window);
+}
+
+/* A damaged token makes the rows that see it NaN or infinite and changes no bit of the others. */
+static void expect_damage_contained(Check *check, const AttendCase *drawn, const State *clean) {
+    static const uint16_t damages[] = {0x7e00, 0x7c00, 0xfc00}; /* NaN, infinities */
+    const AttendArgs *args = &drawn->args;
+    const Sequence *sequence = &drawn->sequences[check_below(check, drawn->sequence_count)];
+    uint32_t position = check_below(check, sequence->position_first + sequence->row_count);
+    bool value = check_chance(check, 0.5);
+    uint16_t damage = value ? damages[check_below(check, 3)] : damages[0];
+    uint32_t kv_head = args->kv_head_index[0], head_dim = args->shape.head_dim;
+    uint16_t *half = (uint16_t *)token_halves(&args->shape, sequence, kv_head, position, value) +
+                     check_below(check, head_dim);
+    uint16_t saved = *half;
+    *half = damage;
+    State state = attend_all(check, check->kernels, drawn, CUT_NONE, check->thread_count);
+    *half = saved;
+    for (uint32_t row = 0; row < drawn->row_count; row++) {
+        bool own = row >= sequence->row_first && row < sequence->row_first + sequence->row_count;
+        if (!own || !sees(args, sequence, row - sequence->row_first, position)) {
+            if (!expect_same_rows(check, "damage elsewhere", drawn, clean, &state, row, 1)) return;
+            continue;
+        }
+        const float *out = state.out + (size_t)row * args->head_count * head_dim;
+        bool finite = true;
+        for (uint32_t i = 0; i < head_dim; i++)
+            finite = finite && isfinite(out[i]);
+        if (finite) check_fail(check, "damage at position %u is lost for row %u", position, row);
+    }
+}
+
+static void run_attend(Check *check) {
+    AttendCase drawn = draw_case(check);
+    Cut cut = (Cut)check_below(check, CUT_COUNT);
+    State state = attend_all(check, check->kernels, &drawn, cut, check->thread_count);
+    expect_schedule_invariance(check, &drawn, &state);
+    expect_row_invariance(check, &drawn, &state);
+    expect_damage_contained(check, &drawn, &state);
+    float *log_sums = log_sums_of(check, &drawn, &state);
+    attend_finish(check, check->kernels, &drawn, &state);
+    expect_oracle(check, &drawn, &state, log_sums);
+
+    State reference = attend_all(check, check->reference, &drawn, CUT_NONE, 1);
+    attend_finish(check, check->reference, &drawn, &reference);
+    CheckShape shape = {drawn.row_count * drawn.args.head_count, drawn.args.shape.head_dim,
+                        drawn.args.shape.head_dim};
+    CheckTolerance tolerance = {.absolute = 5.0 * weight_error(&drawn)};
+    check_close(check, "out against reference", reference.out, state.out, &shape, tolerance);
+}
+
+/* ---- edges */
+
+static void run_attend_edges(Check *check) {
+    uint32_t rows = check_size(check, 9), heads = check_size(check, 9), dim = check_size(check, 90);
+    size_t states = (size_t)rows * heads;
+    float *maxima = check_memory(check, states, sizeof(float));
+    float *sums = check_memory(check, states, sizeof(float));
+    float *out = check_memory(check, states * dim, sizeof(float));
+    AttendEdgeArgs args = {rows, heads, dim, maxima, sums, out};
+    KernelContext context = {.thread_count = 1 + check_below(check, check->thread_count)};
+    check->kernels->attend_begin(&context, &args);
+    bool empty = true;
+    for (size_t i = 0; i < states; i++)
+        empty = empty && maxima[i] == -INFINITY && sums[i] == 0.0f;
+    for (size_t i = 0; i < states * dim; i++)
+        empty = empty && out[i] == 0.0f;
+    if (!empty) check_fail(check, "attend_begin leaves a state that is not (-inf, 0, 0)");
+
+    size_t chosen = check_below(check, (uint32_t)states);
+    sums[chosen] = 4.0f;
+    maxima[chosen] = 1.0f;
+    for (uint32_t i = 0; i < dim; i++)
+        out[chosen * dim + i] = 2.0f * (float)i;
+    check->kernels->attend_end(&context, &args);
+    for (size_t i = 0; i < states * dim; i++) {
+        float expected = i / dim == chosen ? 0.5f * (float)(i % dim) : 0.0f;
+        if (out[i] == expected) continue;
+        check_fail(check, "attend_end gives %g, expected %g", (double)out[i], (double)expected);
+        return;
+    }
+}
+
+/* ---- kv_store */
+
+static void run_kv_store(Check *check) {
+    enum { BLOCKS = 3 };
+    KvShape shape = {1 + check_below(check, 5), draw_head_dim(check), check_size(check, 40)};
+    uint32_t rows = check_size(check, BLOCKS * shape.block_tokens);
+    uint32_t columns = shape.kv_head_count * shape.head_dim;
+    uint64_t k_stride = columns + check_below(check, 3), v_stride = columns + check_below(check, 3);
+    float *k = check_memory(check, (rows - 1) * k_stride + columns, sizeof *k);
+    float *v = check_memory(check, (rows - 1) * v_stride + columns, sizeof *v);
+    double deviation = check_chance(check, 0.5) ? 1.0 : check_chance(check, 0.5) ? 1e-6 : 1e5;
+    check_fill_normal(check, k, (rows - 1) * k_stride + columns, deviation);
+    check_fill_normal(check, v, (rows - 1) * v_stride + columns, deviation);
+    if (check_chance(check, 0.3)) v[check_below(check, columns)] = NAN;
+    void **blocks = check_memory(check, rows, sizeof *blocks);
+    uint32_t *slots = check_memory(check, rows, sizeof *slots);
+    uint16_t *actual[BLOCKS], *expected[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++) {
+        actual[i] = check_memory(check, kv_block_bytes(&shape), 1);
+        expected[i] = check_memory(check, kv_block_bytes(&shape), 1);
+    }
+    uint64_t head_elements = (uint64_t)shape.block_tokens * shape.head_dim;
+    uint32_t first = check_below(check, BLOCKS * shape.block_tokens); /* no slot is taken twice */
+    for (uint32_t row = 0; row < rows; row++) {
+        uint32_t token = (first + row) % (BLOCKS * shape.block_tokens);
+        blocks[row] = actual[token / shape.block_tokens];
+        slots[row] = token % shape.block_tokens;
+        uint16_t *out = expected[token / shape.block_tokens];
+        for (uint32_t i = 0; i < columns; i++) {
+            uint64_t at = i / shape.head_dim * head_elements +
+                          (uint64_t)slots[row] * shape.head_dim + i % shape.head_dim;
+            out[at] = f32_to_f16(k[row * k_stride + i]);
+            out[shape.kv_head_count * head_elements + at] = f32_to_f16(v[row * v_stride + i]);
+        }
+    }
+    KvStoreArgs args = {.shape = shape,
+                        .k = k,
+                        .v = v,
+                        .k_stride = k_stride,
+                        .v_stride = v_stride,
+                        .row_count = rows,
+                        .blocks = blocks,
+                        .block_slots = slots};
+    KernelContext context = {.thread_count = 1 + check_below(check, check->thread_count)};
+    check->kernels->kv_store(&context, &args);
+    for (int i = 0; i < BLOCKS; i++)
+        check_same_bits(check, "block", expected[i], actual[i], kv_block_bytes(&shape));
+}
+
+/* ---- timing */
+
+typedef struct AttendShape {
+    const char *label;
+    uint32_t sequences, rows, context; /* the last `rows` of each context attend */
+    uint32_t heads, kv_heads, head_dim, block_tokens;
+} AttendShape;
+
+typedef struct AttendBench {
+    KernelContext context;
+    AttendArgs args;
+    const Kernels *kernels;
+} AttendBench;
+
+static void call_attend(void *argument) {
+    AttendBench *bench = argument;
+    bench->kernels->attend(&bench->context, &bench->args);
+}
+
+static const void **bench_blocks(Check *check, const KvShape *shape, size_t count) {
+    size_t bytes = kv_block_bytes(shape);
+    uint8_t *memory = check_memory_aligned(check, count * bytes);
+    const void **blocks = check_memory(check, count, sizeof *blocks);
+    fill_block(check, shape, memory, shape->block_tokens);
+    for (size_t i = 0; i < count; i++)
+        blocks[i] = i ? memcpy(memory + i * bytes, memory, bytes) : memory;
+    return blocks;
+}
+
+static void bench_shape(Check *check, const AttendShape *shape) {
+    uint32_t per_sequence = (shape->context + shape->block_tokens - 1) / shape->block_tokens;
+    uint32_t rows = shape->sequences * shape->rows, columns = shape->heads * shape->head_dim;
+    KvShape kv = {shape->kv_heads, shape->head_dim, shape->block_tokens};
+    const void **blocks = bench_blocks(check, &kv, (size_t)shape->sequences * per_sequence);
+    AttendRun *runs = check_memory(check, shape->sequences, sizeof *runs);
+    for (uint32_t i = 0; i < shape->sequences; i++)
+        runs[i] = (AttendRun){.row_first = i * shape->rows,
+                              .row_count = shape->rows,
+                              .position_first = shape->context - shape->rows,
+                              .block_count = per_sequence,
+                              .blocks = blocks + (size_t)i * per_sequence};
+    float *q = check_memory(check, (size_t)rows * columns, sizeof *q);
+    check_fill_normal(check, q, (size_t)rows * columns, 1.0);
+    AttendCase drawn = {.args = {.shape = kv,
+                                 .head_count = shape->heads,
+                                 .scale = 1.0f / sqrtf((float)shape->head_dim),
+                                 .q = q,
+                                 .q_stride = columns,
+                                 .runs = runs,
+                                 .run_count = shape->sequences},
+                        .row_count = rows};
+    uint16_t *map = check_memory(check, shape->heads, sizeof *map);
+    for (uint32_t head = 0; head < shape->heads; head++)
+        map[head] = (uint16_t)(head * shape->kv_heads / shape->heads);
+    drawn.args.kv_head_index = map;
+    State state = state_new(check, &drawn);
+    drawn.args.maxima = state.maxima;
+    drawn.args.sums = state.sums;
+    drawn.args.out = state.out;
+    AttendBench bench = {.context = context_for(check, check->kernels, &drawn, check->thread_count),
+                         .args = drawn.args,
+                         .kernels = check->kernels};
+    AttendEdgeArgs edge = edge_args(&drawn, &state);
+    check->kernels->attend_begin(&bench.context, &edge);
+    double seen = (double)rows * (shape->context - 0.5 * (shape->rows - 1));
+    CheckWork work = {.operations = 4.0 * seen * columns,
+                      .bytes =
+                          (double)shape->sequences * per_sequence * (double)kv_block_bytes(&kv),
+                      .peak = PEAK_F32};
+    check_bench(check, shape->label, &work, call_attend, &bench);
+}
+
+static void bench_attend(Check *check) {
+    static const AttendShape shapes[] = {
+        {"decode 1 x 512", 1, 1, 512, 9, 3, 64, 32},
+        {"decode 1 x 4096", 1, 1, 4096, 9, 3, 64, 32},
+        {"decode 32 x 144", 32, 1, 144, 9, 3, 64, 32},
+        {"decode 64 x 512", 64, 1, 512, 9, 3, 64, 32},
+        {"decode 64 x 512, blocks of 256", 64, 1, 512, 9, 3, 64, 256},
+        {"decode 64 x 4096", 64, 1, 4096, 9, 3, 64, 32},
+        {"decode 8 x 1024, 32/8 heads of 128", 8, 1, 1024, 32, 8, 128, 32},
+        {"decode 8 x 512, 32/32 heads of 64", 8, 1, 512, 32, 32, 64, 32},
+        {"prefill 512", 1, 512, 512, 9, 3, 64, 32},
+        {"prefill 512, blocks of 256", 1, 512, 512, 9, 3, 64, 256},
+        {"prefill 128 of 2048", 1, 128, 2048, 9, 3, 64, 32},
+        {"prefill 256, 32/32 heads of 64", 1, 256, 256, 32, 32, 64, 32},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        bench_shape(check, &shapes[i]);
+}
+
+const CheckGroup check_attention = {{
+    {"kv_store", CHECK_SLOT(kv_store), run_kv_store, NULL},
+    {"attend_begin", CHECK_SLOT(attend_begin), run_attend_edges, NULL},
+    {"attend_end", CHECK_SLOT(attend_end), run_attend_edges, NULL},
+    {"attend", CHECK_SLOT(attend), run_attend, bench_attend},
+    {0},
+}};
