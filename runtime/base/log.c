@@ -14,6 +14,10 @@ void log_configure(const LogOptions *options) {
     log_options = *options;
 }
 
+const LogOptions *log_configured(void) {
+    return &log_options;
+}
+
 bool log_enabled(LogLevel level) {
     return level <= log_options.level;
 }

@@ -22,6 +22,8 @@ typedef struct LogOptions {
 } LogOptions;
 
 void log_configure(const LogOptions *options);
+/* What was configured last; for code that must write a line itself (a signal handler). */
+const LogOptions *log_configured(void);
 bool log_enabled(LogLevel level);
 
 void log_line(LogLevel level, const char *module, const char *format, ...)
