@@ -24,7 +24,8 @@ typedef enum WeightsNaming {
 
 typedef struct Weights Weights;
 
-/* path: a GGUF file, or a folder with config.json. */
+/* path: a GGUF file (the first of a split one), a folder with config.json, or a single safetensors file (tensors and the
+ * header's __metadata__ only: enough to inspect it). */
 Status weights_open(Weights **out, const char *path);
 void weights_close(Weights *weights);
 
@@ -34,19 +35,24 @@ const char *weights_format_name(const Weights *weights); /* "gguf", "safetensors
 
 typedef struct NamedTensor {
     const char *name;
-    Tensor tensor;
-    const char *file;     /* that holds it */
-    uint64_t file_offset; /* of its first byte */
+    const char *type_name; /* "q4_1", "i64": as quants[] and the formats name it, in lower case */
+    Tensor tensor;         /* quant is NULL when the type is known but has no row in quants[] */
+    const char *file;      /* that holds it */
+    uint64_t file_offset;  /* of its first byte */
 } NamedTensor;
 
 size_t weights_tensor_count(const Weights *weights);
 const NamedTensor *weights_tensor(const Weights *weights, size_t index);   /* in file order */
 const NamedTensor *weights_find(const Weights *weights, const char *name); /* NULL when absent */
 
+/* As weights_find, for a tensor that will be computed with: E-TENSOR when it is absent or of a type without quant row. */
+Status weights_require(const Weights *weights, const char *name, const NamedTensor **out);
+
 /* 64 bits that change when metadata or the tensor directory change (names, types, shapes, offsets): ranks compare it. */
 uint64_t weights_fingerprint(const Weights *weights);
 
-/* ---- metadata: GGUF keys as they are; config.json flattened with dots ("rope_scaling.factor"), list elements apart ---- */
+/* ---- metadata: GGUF keys as they are; config.json flattened with dots ("rope_scaling.factor"). A list is one array;
+ * one that mixes types or holds objects or lists has element_type METADATA_NULL and its elements cannot be read ---- */
 
 typedef enum MetadataType {
     METADATA_NULL,
@@ -76,22 +82,32 @@ const Metadata *weights_metadata(const Weights *weights, size_t index);
 const Metadata *weights_metadata_find(const Weights *weights,
                                       const char *key); /* NULL when absent */
 
-/* Element `index` of an array; index is in range (CHECK). Strings are length-delimited, not NUL ended. */
+/* Element `index` of an array; index is in range and the element type fits (CHECK): integer also reads METADATA_BOOL, real
+ * also METADATA_INTEGER. Strings are length-delimited, not NUL ended. Unsigned 64-bit elements above INT64_MAX read as
+ * INT64_MAX. */
 const char *weights_array_string(const Metadata *array, size_t index, size_t *out_bytes);
 int64_t weights_array_integer(const Metadata *array, size_t index);
 double weights_array_real(const Metadata *array, size_t index);
 
-/* Typed reads. Absent: leave *out alone and return STATUS_NOT_FOUND without logging. Present with another type:
- * E-HF-CONFIG or E-GGUF naming file and key. */
-Status weights_read_u32(const Weights *weights, const char *key, uint32_t *out); /* range checked */
-Status weights_read_float(const Weights *weights, const char *key, double *out);
+/* Typed reads. Absent or null: leave *out alone and return STATUS_NOT_FOUND without logging. Present with another type or
+ * out of range: E-HF-CONFIG or E-GGUF naming file and key. */
+Status weights_read_u32(const Weights *weights, const char *key, uint32_t *out);
+Status weights_read_float(const Weights *weights, const char *key, double *out); /* finite */
 Status weights_read_bool(const Weights *weights, const char *key, bool *out);
 Status weights_read_string(const Weights *weights, const char *key, const char **out);
+
+/* A file that is truncated while it is mapped raises SIGBUS in whoever reads it. Installs a handler for the process that says
+ * which file and offset became unreadable and exits 74 (E-WEIGHTS-IO); other SIGBUS go where they went before. Call once,
+ * before threads start and after log_configure. */
+void weights_guard_install(void);
 
 /* ---- contract of a format (runtime/weights/gguf.c, safetensors.c); rows are listed in weights.c ---- */
 
 typedef struct WeightsFormat {
     const char *name;
+    WeightsNaming naming;
+    ErrorCode malformed;          /* raised for a tensor that occurs twice */
+    ErrorCode malformed_metadata; /* raised for a key that occurs twice or is of a wrong type */
     /* Whether the path looks like this format (magic bytes, config.json there); cheap, logs nothing. */
     bool (*recognises)(const char *path);
     Status (*open)(Weights *weights, const char *path);
