@@ -1,0 +1,77 @@
+#ifndef LAUNCH_SETTINGS_H
+#define LAUNCH_SETTINGS_H
+
+/* All that a person can set, as plain data, and the option table that fills it. Ranges stand in the table; what
+ * depends on two settings is checked by settings_check. Strings are borrowed from the OptionSet. */
+
+#include "runtime/base/options.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct Settings {
+    const OptionSet *options; /* for options_source */
+
+    /* general */
+    bool help, help_all, print_config, dry_run, version;
+    const char *config;
+    const char *log_level, *log_format, *log_file;
+    bool quiet, no_progress;
+    const char *summary_json;
+
+    /* model */
+    const char *model;
+    const char *served_model_name;
+    const char *chat_template;
+
+    /* ranks */
+    int64_t ranks;
+    int64_t threads; /* 0: the cores of this rank */
+    double comm_timeout_s, drain_timeout_s;
+
+    /* engine */
+    const char *backend, *cpu_isa;
+    int64_t max_model_len; /* 0: the model's own */
+    int64_t max_num_seqs, max_num_batched_tokens;
+    int64_t block_size; /* tokens; 0: auto */
+    OptionSize kv_device_size;
+
+    /* sampling */
+    int64_t seed;
+    double temperature, top_p, min_p;
+    int64_t top_k;
+    double repetition_penalty, presence_penalty, frequency_penalty;
+    int64_t max_tokens;
+    OptionList stop;
+    bool ignore_eos;
+
+    /* texts and files */
+    const char *prompt, *system;
+    bool raw;
+    const char *input, *output, *errors;
+    const char *tokens_file, *file;
+    bool no_bos, json, verbose;
+    const char *shell;
+
+    /* batch */
+    const char *format;
+    bool one_file, ordered, retry_errors, lenient, fail_on_request_error;
+    int64_t reorder_window;
+    const char *resume;
+    double sync_interval_s;
+
+    /* bench */
+    const char *dataset_name;
+    int64_t num_prompts, random_input_len, random_output_len, max_concurrency;
+    int64_t batch_size, num_iters, num_iters_warmup;
+    bool save_result;
+    const char *result_filename;
+} Settings;
+
+extern const OptionTable settings_table;
+
+/* What no single row can tell: combinations. E-USAGE. */
+Status settings_check(const Settings *settings);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
