@@ -172,10 +172,10 @@ static const struct {
     void (*print)(void);
 } printers[] = {{"bash", completion_bash}, {"zsh", completion_zsh}, {"fish", completion_fish}};
 
-static Status completion(const Settings *settings) {
+static int completion(const Settings *settings) {
     for (size_t i = 0; i < sizeof printers / sizeof *printers; i++)
         if (strcmp(settings->shell, printers[i].shell) == 0) printers[i].print();
-    return STATUS_OK;
+    return 0;
 }
 
 const Command command_completion[] = {

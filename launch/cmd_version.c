@@ -6,15 +6,15 @@
 #include "kernels/cpu_features.h"
 #include "launch/command.h"
 
-static Status version(const Settings *settings) {
+static int version(const Settings *settings) {
     printf("spillway %s\n", BUILD_VERSION);
-    if (!settings->verbose) return STATUS_OK;
+    if (!settings->verbose) return 0;
     printf("commit     %s\ncompiler   %s\nbuild      %s\nlibraries  %s\ncpu        %s\nbackends  ",
            BUILD_COMMIT, __VERSION__, BUILD_OPTIONS, BUILD_LIBRARIES, cpu_features_text());
     for (const Backend *const *row = backends; *row; row++)
         printf(" %s", (*row)->name);
     putchar('\n');
-    return STATUS_OK;
+    return 0;
 }
 
 const Command command_version[] = {

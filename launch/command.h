@@ -14,8 +14,8 @@ typedef struct Command {
     const char *positionals; /* options that the bare arguments fill, in order: "model"; "" */
     const char *needs;       /* options that must have a value; "" */
     const char *takes; /* options it takes, "@group" or name; "@general @log" come by themselves */
-    /* Runs on every rank. Raises what goes wrong; main turns the status into the exit code. */
-    Status (*run)(const Settings *settings);
+    /* Runs on every rank; raises what goes wrong and returns the exit code: error_exit_code(status). */
+    int (*run)(const Settings *settings);
 } Command;
 
 /* All rows, ended by NULL. */

@@ -89,50 +89,56 @@ static Status read_settings(OptionSet *options, const Command *command, int coun
     return settings_check(settings);
 }
 
-static Status run_command(const Command *command, int count, const char *const *arguments) {
+static int run_command(const Command *command, int count, const char *const *arguments) {
     Settings settings;
     OptionSet *options;
     memset(&settings, 0, sizeof settings);
-    TRY(options_create(&options, &settings_table, command->name, command_takes(command),
-                       &settings));
+    Status status =
+        options_create(&options, &settings_table, command->name, command_takes(command), &settings);
+    if (status != STATUS_OK) return error_exit_code(status);
     settings.options = options;
-    Status status = read_settings(options, command, count, arguments, &settings);
+    int exit_code = 0;
+    status = read_settings(options, command, count, arguments, &settings);
     if (status != STATUS_OK)
-        ;
+        exit_code = error_exit_code(status);
     else if (settings.help || settings.help_all)
         print_usage(command, settings.help_all);
     else if (settings.print_config)
         options_print_config(options, stdout);
-    else if ((status = check_needs(command, options)) == STATUS_OK)
-        status = command->run(&settings);
+    else if ((status = check_needs(command, options)) != STATUS_OK)
+        exit_code = error_exit_code(status);
+    else
+        exit_code = command->run(&settings);
     options_destroy(options);
-    return status;
+    return exit_code;
 }
 
-/* Options may stand in front of the command: moves its words out of the list. */
-static Status dispatch(int count, const char **arguments) {
+/* No command: --version, --help, or a mistake. */
+static int run_without_command(int count, const char *const *arguments) {
+    int words;
+    if (count > 0 && strcmp(arguments[0], "--version") == 0)
+        return run_command(command_find(1, (const char *const[]){"version"}, &words), 0, NULL);
+    bool help = count > 0 && (strcmp(arguments[0], "-h") == 0 ||
+                              strncmp(arguments[0], "--help", strlen("--help")) == 0);
+    if (help || count == 0) print_overview(help ? stdout : stderr);
+    return help ? 0 : error_exit_code(error_raise(ERROR_USAGE, "no command"));
+}
+
+/* Options may stand in front of the command: its words are taken out of the list. */
+static int dispatch(int count, const char **arguments) {
     int first = options_first_positional(&settings_table, count, arguments), words;
-    if (first == count) {
-        bool version = count > 0 && strcmp(arguments[0], "--version") == 0;
-        bool help = count == 0 || strncmp(arguments[0], "--help", 6) == 0 ||
-                    strcmp(arguments[0], "-h") == 0;
-        if (version)
-            return run_command(command_find(1, (const char *const[]){"version"}, &words), 0, NULL);
-        if (!help) FAIL(USAGE, "no command; spillway --help lists them");
-        print_overview(count == 0 ? stderr : stdout);
-        if (count > 0) return STATUS_OK;
-        FAIL(USAGE, "no command");
-    }
+    if (first == count) return run_without_command(count, arguments);
     const Command *command = command_find(count - first, arguments + first, &words);
-    if (!command) return fail_unknown_command(arguments[first]);
+    if (!command) return error_exit_code(fail_unknown_command(arguments[first]));
     memmove(arguments + first, arguments + first + words,
             (size_t)(count - first - words) * sizeof *arguments);
     return run_command(command, count - words, arguments);
 }
 
 int main(int argc, char **argv) {
-    Status status = dispatch(argc - 1, (const char **)argv + 1);
-    if (fflush(stdout) != 0 && status == STATUS_OK)
-        status = error_raise(ERROR_OUTPUT_WRITE, "standard output: %s", strerror(errno));
-    return error_exit_code(status);
+    int exit_code = dispatch(argc - 1, (const char **)argv + 1);
+    if (fflush(stdout) != 0 && exit_code == 0)
+        exit_code = error_exit_code(
+            error_raise(ERROR_OUTPUT_WRITE, "standard output: %s", strerror(errno)));
+    return exit_code;
 }
