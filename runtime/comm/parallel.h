@@ -3,7 +3,7 @@
 
 /* Tensor parallelism: which heads, MLP columns and vocabulary rows a rank holds. Column-parallel q, k, v, gate, up;
  * row-parallel attention-out and down, summed over ranks (Megatron-LM, arXiv 1909.08053). Uneven splits are normal: heads go in
- * whole KV groups while there are enough of them (9 query and 3 KV heads on 2 ranks: 6+3 and 3+0…), and MLP columns level
+ * whole KV groups while there are enough of them (9 query and 3 KV heads on 2 ranks: 6+3 query heads, 2+1 KV heads), and MLP columns level
  * out the bytes. With more ranks than KV heads, query heads are split and the KV heads they read are replicated. Pure functions. */
 
 #include <stdint.h>
