@@ -1,0 +1,39 @@
+#ifndef TIERS_BLOCK_H
+#define TIERS_BLOCK_H
+
+/* The words of tiers/: a block is a fixed number of consecutive entries of a stream, a stream is what runtime
+ * says it is (one layer of one sequence). Tiers see bytes, never heads or tokens. */
+
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef uint32_t BlockId; /* index into the block table */
+
+enum { BLOCK_NONE = UINT32_MAX };
+
+/* Made by runtime, only stored and compared here: whose bytes these are. */
+typedef struct BlockIdentity {
+    uint64_t words[4];
+} BlockIdentity;
+
+typedef enum BlockState {
+    BLOCK_FREE,
+    BLOCK_FILLING, /* the newest block of its stream: its bytes still grow */
+    BLOCK_SEALED,  /* full: its bytes never change again */
+} BlockState;
+
+typedef struct Block {
+    BlockState state;
+    BlockIdentity identity;
+    uint64_t stream;
+    uint32_t ordinal;    /* position in the stream */
+    uint32_t generation; /* rises each time the record is taken */
+    void *bytes;         /* on the device */
+} Block;
+
+SPILLWAY_EXTERN_C_END
+
+#endif
