@@ -8,7 +8,7 @@
  *     rank 0:      engine_submit … engine_step until idle … engine_stop      others:  engine_follow
  *     every rank:  engine_close
  *
- * One thread a rank. */
+ * One thread a rank. A sink's callbacks may submit and cancel; they may not step. */
 
 #include <stdint.h>
 
@@ -55,10 +55,12 @@ typedef struct EngineStats {
     double seconds_prefill,
         seconds_decode; /* of steps that held any prefill row; of pure decode steps */
     double seconds_matmul, seconds_attention, seconds_collective, seconds_sampling, seconds_other;
-    uint64_t kv_capacity_bytes, kv_used_bytes, kv_peak_bytes; /* this rank */
+    uint64_t kv_capacity_bytes, kv_used_bytes,
+        kv_peak_bytes; /* this rank; summed over ranks once engine_stop is through */
     uint64_t kv_block_bytes;
     uint32_t kv_block_tokens;
-    uint64_t weight_bytes; /* packed, this rank */
+    uint64_t weight_bytes;      /* packed, this rank */
+    uint64_t memory_peak_bytes; /* resident; summed over ranks once engine_stop is through */
     double seconds_load;
     uint64_t
         determinism_digest; /* of all sampled tokens and plans: equal runs give equal digests */
@@ -83,14 +85,12 @@ Status engine_cancel(Engine *engine, uint64_t request_id);
  * runs finish and hurry cancels it; *out_idle then comes true. Rank 0. */
 Status engine_step(Engine *engine, bool *out_idle);
 StopRequest engine_stop_seen(const Engine *engine);
-/* Tells the other ranks to leave engine_follow. Rank 0. */
+/* Tells the other ranks to leave engine_follow, and gathers their memory figures into engine_stats. Rank 0. */
 Status engine_stop(Engine *engine);
 /* Runs steps as rank 0 plans them until engine_stop. Ranks > 0. */
 Status engine_follow(Engine *engine);
 
 const EngineStats *engine_stats(const Engine *engine);
-/* Adds up the byte counters and peaks of all ranks, for the summary. Collective: rank 0 calls it after engine_stop, the
- * others get to it inside engine_follow. */
 
 SPILLWAY_EXTERN_C_END
 

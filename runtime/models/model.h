@@ -108,6 +108,7 @@ typedef struct ModelFamily {
     const char *summary;                   /* models it serves, for `doctor` and the README */
     const char *const *gguf_architectures; /* "llama", ended by NULL; NULL: none */
     const char *const *hf_architectures;   /* "LlamaForCausalLM", ended by NULL */
+    uint32_t mlp_matrix_count; /* 3 with a gate, 2 without: weighs the split over ranks */
     Status (*read_config)(const Weights *weights, ModelConfig *config);
     Status (*bind)(struct ModelLoader *loader, Model *model); /* asks the loader for every tensor */
     Status (*embed)(struct Pass *pass); /* token ids → pass->x [rows][hidden] */

@@ -1,0 +1,47 @@
+#include "runtime/engine/forward.h"
+
+#include <string.h>
+
+#include "runtime/base/monotonic.h"
+
+Status forward_layers(Pass *pass) {
+    const ModelFamily *family = pass->model->config.family;
+    TRY(family->embed(pass));
+    for (uint32_t layer = 0; layer < pass->model->config.layer_count; layer++)
+        TRY(family->layer(pass, layer));
+    return STATUS_OK;
+}
+
+/* parts: rank after rank, each [count][its vocabulary rows] → rows [count][vocab] */
+static void join_parts(const LogitsGather *gather, int rank_count, uint32_t vocab_count,
+                       uint32_t count) {
+    const float *part = gather->parts;
+    for (int rank = 0; rank < rank_count; rank++) {
+        Share share = gather->shares[rank].vocab_rows;
+        uint64_t width = share_count(share);
+        for (uint32_t row = 0; row < count; row++)
+            memcpy(gather->rows + (uint64_t)row * vocab_count + share.begin, part + row * width,
+                   width * sizeof(float));
+        part += count * width;
+    }
+}
+
+Status forward_logits(Pass *pass, const LogitsGather *gather, uint32_t first, uint32_t count,
+                      const float **out_logits) {
+    pass->head_first = first;
+    pass->head_count = count;
+    TRY(pass->model->config.family->head(pass));
+    Comm *comm = pass->comm;
+    *out_logits = pass->logits;
+    if (comm->size == 1) return STATUS_OK;
+    double start = monotonic_seconds();
+    for (int rank = 0; rank < comm->size; rank++)
+        gather->part_bytes[rank] =
+            (uint64_t)count * share_count(gather->shares[rank].vocab_rows) * sizeof(float);
+    TRY(comm_gather(comm, 0, pass->logits, comm->rank == 0 ? gather->parts : NULL,
+                    gather->part_bytes));
+    if (comm->rank == 0) join_parts(gather, comm->size, pass->model->config.vocab_count, count);
+    *out_logits = comm->rank == 0 ? gather->rows : NULL;
+    pass->times->collective += monotonic_seconds() - start;
+    return STATUS_OK;
+}

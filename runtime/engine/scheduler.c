@@ -1,0 +1,160 @@
+#include "runtime/engine/scheduler.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/bytes.h"
+#include "runtime/base/invariant.h"
+
+struct Scheduler {
+    SchedulerLimits limits;
+    ScheduledTask *tasks; /* [slot_count + queue_count] */
+    uint32_t *free_tasks; /* stack */
+    uint32_t free_task_count;
+    uint32_t *free_slots; /* stack */
+    uint32_t free_slot_count;
+    uint32_t *order; /* running tasks by admission, then waiting ones by arrival */
+    uint32_t running_count, waiting_count;
+    uint32_t promised_blocks; /* to running tasks */
+};
+
+static uint32_t task_limit(const SchedulerLimits *limits) {
+    return limits->slot_count + limits->queue_count;
+}
+
+static uint32_t worst_blocks(const Scheduler *scheduler, uint32_t token_capacity) {
+    return (uint32_t)divide_up(token_capacity, scheduler->limits.block_tokens);
+}
+
+Status scheduler_create(Scheduler **out, const SchedulerLimits *limits) {
+    CHECK(limits->slot_count > 0 && limits->token_budget >= limits->slot_count &&
+          limits->block_tokens > 0);
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(Scheduler), "scheduler"));
+    Scheduler *scheduler = memory;
+    scheduler->limits = *limits;
+    uint32_t count = task_limit(limits);
+    Status status =
+        memory_take((void **)&scheduler->tasks, count, sizeof(ScheduledTask), "scheduler tasks");
+    if (status == STATUS_OK)
+        status = memory_take((void **)&scheduler->free_tasks, count, sizeof(uint32_t),
+                             "scheduler tasks");
+    if (status == STATUS_OK)
+        status =
+            memory_take((void **)&scheduler->order, count, sizeof(uint32_t), "scheduler order");
+    if (status == STATUS_OK)
+        status = memory_take((void **)&scheduler->free_slots, limits->slot_count, sizeof(uint32_t),
+                             "scheduler slots");
+    if (status != STATUS_OK) {
+        scheduler_destroy(scheduler);
+        return status;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        scheduler->free_tasks[i] = count - 1 - i;
+    for (uint32_t i = 0; i < limits->slot_count; i++)
+        scheduler->free_slots[i] = limits->slot_count - 1 - i;
+    scheduler->free_task_count = count;
+    scheduler->free_slot_count = limits->slot_count;
+    *out = scheduler;
+    return STATUS_OK;
+}
+
+void scheduler_destroy(Scheduler *scheduler) {
+    if (!scheduler) return;
+    free(scheduler->tasks);
+    free(scheduler->free_tasks);
+    free(scheduler->free_slots);
+    free(scheduler->order);
+    free(scheduler);
+}
+
+bool scheduler_fits(const Scheduler *scheduler, uint32_t token_capacity) {
+    return worst_blocks(scheduler, token_capacity) <= scheduler->limits.block_count;
+}
+
+Status scheduler_add(Scheduler *scheduler, uint64_t id, uint32_t prompt_count,
+                     uint32_t token_capacity, uint32_t *out_task) {
+    CHECK(prompt_count > 0 && prompt_count <= token_capacity &&
+          scheduler_fits(scheduler, token_capacity));
+    if (scheduler->waiting_count == scheduler->limits.queue_count) return STATUS_AGAIN;
+    uint32_t task = scheduler->free_tasks[--scheduler->free_task_count];
+    scheduler->tasks[task] =
+        (ScheduledTask){.id = id, .token_capacity = token_capacity, .token_count = prompt_count};
+    scheduler->order[scheduler->running_count + scheduler->waiting_count++] = task;
+    *out_task = task;
+    return STATUS_OK;
+}
+
+void scheduler_remove(Scheduler *scheduler, uint32_t task) {
+    uint32_t total = scheduler->running_count + scheduler->waiting_count, position = 0;
+    while (position < total && scheduler->order[position] != task)
+        position++;
+    CHECK(position < total);
+    if (position < scheduler->running_count) {
+        scheduler->running_count--;
+        scheduler->free_slots[scheduler->free_slot_count++] = scheduler->tasks[task].slot;
+        scheduler->promised_blocks -=
+            worst_blocks(scheduler, scheduler->tasks[task].token_capacity);
+    } else {
+        scheduler->waiting_count--;
+    }
+    memmove(&scheduler->order[position], &scheduler->order[position + 1],
+            (total - position - 1) * sizeof(uint32_t));
+    scheduler->free_tasks[scheduler->free_task_count++] = task;
+}
+
+/* Starts the oldest waiting task if slot and blocks allow. Order is kept: a large task is not overtaken. */
+static bool admit_next(Scheduler *scheduler) {
+    if (scheduler->waiting_count == 0 || scheduler->free_slot_count == 0) return false;
+    ScheduledTask *task = &scheduler->tasks[scheduler->order[scheduler->running_count]];
+    uint32_t blocks = worst_blocks(scheduler, task->token_capacity);
+    if (blocks > scheduler->limits.block_count - scheduler->promised_blocks) return false;
+    task->slot = scheduler->free_slots[--scheduler->free_slot_count];
+    scheduler->promised_blocks += blocks;
+    scheduler->running_count++;
+    scheduler->waiting_count--;
+    return true;
+}
+
+static uint32_t tokens_to_go(const ScheduledTask *task) {
+    return task->token_count - task->computed_count;
+}
+
+uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs) {
+    uint32_t budget = scheduler->limits.token_budget, run_count = 0;
+    for (uint32_t i = 0; i < scheduler->running_count; i++) {
+        uint32_t task = scheduler->order[i];
+        if (tokens_to_go(&scheduler->tasks[task]) != 1) continue;
+        out_runs[run_count++] = (ScheduledRun){.task = task, .token_count = 1};
+        budget--;
+    }
+    for (uint32_t i = 0; budget > 0; i++) {
+        bool is_new = i == scheduler->running_count;
+        if (is_new && (!admit || !admit_next(scheduler))) break;
+        uint32_t task = scheduler->order[i], lacking = tokens_to_go(&scheduler->tasks[task]);
+        if (lacking == 1 && !is_new) continue;
+        uint32_t count = lacking < budget ? lacking : budget;
+        out_runs[run_count++] =
+            (ScheduledRun){.task = task, .token_count = count, .newly_admitted = is_new};
+        budget -= count;
+    }
+    return run_count;
+}
+
+ScheduledTask *scheduler_task(Scheduler *scheduler, uint32_t task) {
+    return &scheduler->tasks[task];
+}
+
+uint32_t scheduler_running_count(const Scheduler *scheduler) {
+    return scheduler->running_count;
+}
+
+uint32_t scheduler_waiting_count(const Scheduler *scheduler) {
+    return scheduler->waiting_count;
+}
+
+uint32_t scheduler_task_at(const Scheduler *scheduler, uint32_t position) {
+    CHECK(position < scheduler->running_count + scheduler->waiting_count);
+    return scheduler->order[position];
+}

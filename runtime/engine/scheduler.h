@@ -1,0 +1,65 @@
+#ifndef RUNTIME_ENGINE_SCHEDULER_H
+#define RUNTIME_ENGINE_SCHEDULER_H
+
+/* Which sequences run in the next step and with how many tokens: continuous batching (Orca, OSDI 2022) with chunked prefill
+ * (Sarathi, arXiv 2308.16369). A pure function of its inputs: no clock, no memory, no I/O. One thread.
+ *
+ * Rules. Requests are admitted in order of arrival, when a slot is free and the blocks for their worst case (prompt +
+ * max_tokens) are not promised to others: what runs always finishes. In a step every running sequence with one token to
+ * go (decode) comes first, then prompts in order of admission, until the token budget is spent. */
+
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct SchedulerLimits {
+    uint32_t slot_count;   /* sequences at once */
+    uint32_t token_budget; /* rows of a step, at least slot_count */
+    uint32_t block_tokens;
+    uint32_t block_count; /* a layer: the KV budget in blocks of one layer */
+    uint32_t queue_count; /* requests that may wait */
+} SchedulerLimits;
+
+typedef struct ScheduledTask {
+    uint64_t id;
+    uint32_t token_capacity; /* worst case: prompt + max_tokens */
+    uint32_t token_count;    /* known now: prompt + generated */
+    uint32_t computed_count; /* whose KV is cached */
+    uint32_t slot;           /* while it runs */
+} ScheduledTask;
+
+/* What one task does in the step. */
+typedef struct ScheduledRun {
+    uint32_t task; /* index into scheduler_task */
+    uint32_t token_count;
+    bool newly_admitted;
+} ScheduledRun;
+
+typedef struct Scheduler Scheduler;
+
+Status scheduler_create(Scheduler **out, const SchedulerLimits *limits);
+void scheduler_destroy(Scheduler *scheduler);
+
+/* False when the task can never be admitted: its worst case needs more blocks than there are. */
+bool scheduler_fits(const Scheduler *scheduler, uint32_t token_capacity);
+
+/* Appends to the queue; STATUS_AGAIN when it is full. *out_task is its index until scheduler_remove. */
+Status scheduler_add(Scheduler *scheduler, uint64_t id, uint32_t prompt_count,
+                     uint32_t token_capacity, uint32_t *out_task);
+void scheduler_remove(Scheduler *scheduler,
+                      uint32_t task); /* running or waiting: frees its slot and blocks */
+
+/* Plans a step: out_runs[slot_count]; tasks that are admitted get their slot. admit false: nothing new starts (drain). */
+uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs);
+
+ScheduledTask *scheduler_task(Scheduler *scheduler, uint32_t task);
+uint32_t scheduler_running_count(const Scheduler *scheduler);
+uint32_t scheduler_waiting_count(const Scheduler *scheduler);
+/* Tasks in order: running by admission, then waiting by arrival. */
+uint32_t scheduler_task_at(const Scheduler *scheduler, uint32_t position);
+
+SPILLWAY_EXTERN_C_END
+
+#endif

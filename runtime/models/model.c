@@ -1,0 +1,199 @@
+#include "runtime/models/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/bytes.h"
+#include "runtime/base/invariant.h"
+#include "runtime/models/model_loader.h"
+#include "runtime/models/model_memory.h"
+#include "runtime/models/rope_table.h"
+
+#define MODEL(name) extern const ModelFamily model_##name[];
+#include "runtime/models/model_rows.h"
+#undef MODEL
+
+static const ModelFamily *const family_files[] = {
+#define MODEL(name) model_##name,
+#include "runtime/models/model_rows.h"
+#undef MODEL
+    NULL,
+};
+
+const ModelFamily *const *model_families(void) {
+    enum { FAMILIES_MAX = 32 };
+    static const ModelFamily *families[FAMILIES_MAX + 1];
+    if (families[0]) return families;
+    size_t count = 0;
+    for (size_t file = 0; family_files[file]; file++)
+        for (const ModelFamily *row = family_files[file]; row->name; row++) {
+            CHECK(count < FAMILIES_MAX && row->read_config && row->bind && row->embed &&
+                  row->layer && row->head);
+            families[count++] = row;
+        }
+    return families;
+}
+
+static bool listed(const char *const *names, const char *name) {
+    for (size_t i = 0; names && names[i]; i++)
+        if (!strcmp(names[i], name)) return true;
+    return false;
+}
+
+static const ModelFamily *find_family(bool gguf, const char *architecture) {
+    for (const ModelFamily *const *row = model_families(); *row; row++)
+        if (listed(gguf ? (*row)->gguf_architectures : (*row)->hf_architectures, architecture))
+            return *row;
+    return NULL;
+}
+
+static Status read_architecture(const Weights *weights, const char **out) {
+    if (weights_naming(weights) == WEIGHTS_NAMING_GGUF) {
+        TRY(config_string_or(weights, "general.architecture", "", out));
+        return STATUS_OK;
+    }
+    const Metadata *list = weights_metadata_find(weights, "architectures");
+    if (!list || list->type != METADATA_ARRAY || list->element_type != METADATA_STRING ||
+        list->element_count != 1)
+        FAIL(HF_CONFIG, "%s: config.json: architectures should be a list of one name",
+             weights_path(weights));
+    size_t bytes;
+    *out = weights_array_string(list, 0, &bytes);
+    return STATUS_OK;
+}
+
+/* Relations that every family needs and that later code divides by. */
+static Status check_config(const Weights *weights, const ModelConfig *config) {
+    const char *path = weights_path(weights);
+    enum { LAYERS_MAX = 1024, HEAD_DIM_MAX = 1024, SIZE_MAX_ = 1 << 24 };
+    if (config->layer_count == 0 || config->layer_count > LAYERS_MAX)
+        FAIL(MODEL_UNSUPPORTED, "%s: %u layers; 1 to %d are possible", path, config->layer_count,
+             LAYERS_MAX);
+    if (config->hidden_size == 0 || config->hidden_size > SIZE_MAX_ ||
+        config->intermediate_size == 0 || config->intermediate_size > SIZE_MAX_ ||
+        config->vocab_count == 0 || config->vocab_count > SIZE_MAX_ || config->context_length == 0)
+        FAIL(MODEL_UNSUPPORTED,
+             "%s: hidden size %u, MLP size %u, vocabulary %u or context %u is out of range", path,
+             config->hidden_size, config->intermediate_size, config->vocab_count,
+             config->context_length);
+    if (config->kv_head_count == 0 || config->head_count == 0 || config->head_count > UINT16_MAX ||
+        config->head_count % config->kv_head_count != 0)
+        FAIL(MODEL_UNSUPPORTED, "%s: %u query heads are no multiple of %u KV heads", path,
+             config->head_count, config->kv_head_count);
+    if (config->head_dim == 0 || config->head_dim > HEAD_DIM_MAX ||
+        config->rope.rotary_dim > config->head_dim || config->rope.rotary_dim % 2 != 0)
+        FAIL(MODEL_UNSUPPORTED, "%s: head size %u with %u rotary dimensions is not possible", path,
+             config->head_dim, config->rope.rotary_dim);
+    if (!(config->norm_epsilon >= 0))
+        FAIL(MODEL_UNSUPPORTED, "%s: the norm's epsilon is negative", path);
+    return STATUS_OK;
+}
+
+Status model_read_config(const Weights *weights, ModelConfig *out) {
+    const char *architecture;
+    TRY(read_architecture(weights, &architecture));
+    const ModelFamily *family =
+        find_family(weights_naming(weights) == WEIGHTS_NAMING_GGUF, architecture);
+    if (!family)
+        FAIL(MODEL_UNSUPPORTED,
+             "%s: architecture \"%s\" is not supported (see the list in the README)",
+             weights_path(weights), architecture);
+    ModelConfig config = {.family = family, .architecture = architecture, .final_norm = true};
+    TRY(family->read_config(weights, &config));
+    TRY(check_config(weights, &config));
+    *out = config;
+    return STATUS_OK;
+}
+
+/* MLP columns are cut at quant groups of the matrix that is cut along them. */
+static uint32_t column_granule(const Weights *weights) {
+    uint32_t granule = 1;
+    for (size_t i = 0; i < weights_tensor_count(weights); i++) {
+        const Tensor *tensor = &weights_tensor(weights, i)->tensor;
+        if (tensor->quant && tensor->quant->group_elements) granule = 32;
+    }
+    return granule;
+}
+
+static Status split(const Weights *weights, const ModelConfig *config,
+                    const ModelLoadOptions *options, RankShare *out) {
+    ParallelShape shape = {.head_count = config->head_count,
+                           .kv_head_count = config->kv_head_count,
+                           .head_dim = config->head_dim,
+                           .hidden_size = config->hidden_size,
+                           .intermediate_size = config->intermediate_size,
+                           .vocab_count = config->vocab_count,
+                           .mlp_matrix_count = config->family->mlp_matrix_count,
+                           .mlp_column_granule = column_granule(weights)};
+    void *memory;
+    TRY(memory_take(&memory, (uint64_t)options->rank_count, sizeof(RankShare), "rank shares"));
+    RankShare *shares = memory;
+    Status status = parallel_split(&shape, options->rank_count, shares);
+    if (status == STATUS_OK) *out = shares[options->rank];
+    free(shares);
+    return status;
+}
+
+static Status fill_kv_head_index(ModelLoader *loader) {
+    Model *model = loader->model;
+    uint32_t group = model->config.head_count / model->config.kv_head_count;
+    void *memory;
+    TRY(loader_memory(loader, share_count(model->share.heads) * sizeof(uint16_t), "KV head map",
+                      &memory));
+    model->kv_head_index = memory;
+    for (uint32_t head = model->share.heads.begin; head < model->share.heads.end; head++)
+        model->kv_head_index[head - model->share.heads.begin] =
+            (uint16_t)(head / group - model->share.kv_heads.begin);
+    return STATUS_OK;
+}
+
+static Status fill_rope(ModelLoader *loader) {
+    Model *model = loader->model;
+    const RopeConfig *rope = &model->config.rope;
+    if (rope->rotary_dim == 0) return STATUS_OK;
+    uint64_t bytes =
+        (uint64_t)loader->options->max_model_len * (rope->rotary_dim / 2) * sizeof(float);
+    void *cosines, *sines;
+    TRY(loader_memory(loader, bytes, "RoPE cosines", &cosines));
+    TRY(loader_memory(loader, bytes, "RoPE sines", &sines));
+    model->rope_cosines = cosines;
+    model->rope_sines = sines;
+    rope_table_fill(rope, loader->options->max_model_len, cosines, sines);
+    return STATUS_OK;
+}
+
+static Status load(ModelLoader *loader) {
+    Model *model = loader->model;
+    TRY(split(loader->weights, &model->config, loader->options, &model->share));
+    TRY(model_memory_create(&model->memory, loader->options->device));
+    void *layers, *taken;
+    TRY(loader_memory(loader, model->config.layer_count * sizeof(LayerWeights), "layers", &layers));
+    model->layers = layers;
+    TRY(loader_memory(loader, weights_tensor_count(loader->weights) * sizeof(bool), "tensor marks",
+                      &taken));
+    loader->taken = taken;
+    TRY(model->config.family->bind(loader, model));
+    TRY(loader_check_all_taken(loader));
+    TRY(fill_kv_head_index(loader));
+    return fill_rope(loader);
+}
+
+Status model_load(Model *out, const Weights *weights, const ModelConfig *config,
+                  const ModelLoadOptions *options) {
+    Model model = {.config = *config, .device = options->device};
+    ModelLoader loader = {
+        .weights = weights, .config = config, .options = options, .model = &model};
+    Status status = load(&loader);
+    if (status != STATUS_OK) {
+        model_unload(&model);
+        return status;
+    }
+    *out = model;
+    return STATUS_OK;
+}
+
+void model_unload(Model *model) {
+    model_memory_destroy(model->memory);
+    *model = (Model){0};
+}

@@ -1,0 +1,238 @@
+#include "runtime/models/model_loader.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/bytes.h"
+#include "runtime/base/invariant.h"
+#include "runtime/models/model_memory.h"
+
+void loader_layer_name(const char *pattern, uint32_t layer_index, char out[TENSOR_NAME_BYTES_MAX]) {
+    const char *hole = strstr(pattern, "%u");
+    CHECK(hole);
+    snprintf(out, TENSOR_NAME_BYTES_MAX, "%.*s%u%s", (int)(hole - pattern), pattern, layer_index,
+             hole + 2);
+}
+
+const NamedTensor *loader_find(ModelLoader *loader, const char *name) {
+    static const char *const no_prefix[] = {"", NULL};
+    const char *const *prefixes = loader->prefixes ? loader->prefixes : no_prefix;
+    for (size_t i = 0; prefixes[i]; i++) {
+        char full[TENSOR_NAME_BYTES_MAX];
+        snprintf(full, sizeof full, "%s%s", prefixes[i], name);
+        const NamedTensor *found = weights_find(loader->weights, full);
+        if (!found) continue;
+        loader->taken[found - weights_tensor(loader->weights, 0)] = true;
+        return found;
+    }
+    return NULL;
+}
+
+void loader_ignore(ModelLoader *loader, const char *name) {
+    (void)loader_find(loader, name);
+}
+
+static Status loader_missing(const ModelLoader *loader, const char *name) {
+    FAIL(TENSOR, "%s: tensor %s is missing", weights_path(loader->weights), name);
+}
+
+Status loader_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns,
+                     Tensor *out) {
+    const NamedTensor *found = loader_find(loader, name);
+    if (!found) return loader_missing(loader, name);
+    const Tensor *tensor = &found->tensor;
+    if (!tensor->quant)
+        FAIL(TENSOR, "%s: tensor %s is of a number type that is not supported", found->file, name);
+    if (tensor->dim_count != 2 || tensor->shape[0] != rows || tensor->shape[1] != columns)
+        FAIL(TENSOR, "%s: tensor %s has shape [%llu, %llu] in %u dimensions, expected [%llu, %llu]",
+             found->file, name, (unsigned long long)tensor->shape[0],
+             (unsigned long long)tensor->shape[1], tensor->dim_count, (unsigned long long)rows,
+             (unsigned long long)columns);
+    *out = *tensor;
+    return STATUS_OK;
+}
+
+Status loader_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out) {
+    return model_memory_take(loader->model->memory, bytes, what, out);
+}
+
+Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *slice, Matrix *out) {
+    Tensor tensor;
+    TRY(loader_tensor(loader, name, slice->rows, slice->columns, &tensor));
+    MatrixSource source = {.tensor = tensor,
+                           .row_begin = slice->row_share.begin,
+                           .row_end = slice->row_share.end,
+                           .column_begin = slice->column_share.begin,
+                           .column_end = slice->column_share.end};
+    const Kernels *kernels = loader->options->kernels;
+    void *memory;
+    uint64_t bytes = kernels->matrix_bytes(&source);
+    TRY(loader_memory(loader, bytes, name, &memory));
+    kernels->matrix_pack(loader->options->context, &source, memory, out);
+    loader->model->weight_bytes += bytes;
+    return STATUS_OK;
+}
+
+static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor, uint64_t count,
+                     const float **out) {
+    void *memory;
+    TRY(loader_memory(loader, count * sizeof(float), name, &memory));
+    tensor->quant->dequantise(tensor->data, count, memory);
+    *out = memory;
+    return STATUS_OK;
+}
+
+Status loader_vector(ModelLoader *loader, const char *name, uint32_t count, Share share,
+                     bool optional, const float **out) {
+    const NamedTensor *found = loader_find(loader, name);
+    if (!found) {
+        *out = NULL;
+        return optional ? STATUS_OK : loader_missing(loader, name);
+    }
+    const Tensor *tensor = &found->tensor;
+    if (!tensor->quant || count % tensor->quant->block_elements != 0 || tensor->dim_count != 1 ||
+        tensor->shape[0] != count)
+        FAIL(TENSOR, "%s: tensor %s should be %u numbers in one dimension", found->file, name,
+             count);
+    const float *whole;
+    TRY(decode(loader, name, tensor, count, &whole));
+    *out = whole + share.begin;
+    return STATUS_OK;
+}
+
+Status loader_table(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns,
+                    const float **out) {
+    Tensor tensor;
+    TRY(loader_tensor(loader, name, rows, columns, &tensor));
+    return decode(loader, name, &tensor, rows * columns, out);
+}
+
+Share loader_scale_share(Share share, uint32_t factor) {
+    return (Share){share.begin * factor, share.end * factor};
+}
+
+void loader_key(const char *prefix, const char *name, char out[TENSOR_NAME_BYTES_MAX]) {
+    snprintf(out, TENSOR_NAME_BYTES_MAX, "%s%s", prefix, name);
+}
+
+static void layer_key(const char *pattern, const char *suffix, uint32_t layer_index,
+                      char out[TENSOR_NAME_BYTES_MAX]) {
+    char name[TENSOR_NAME_BYTES_MAX];
+    loader_layer_name(pattern, layer_index, name);
+    snprintf(out, TENSOR_NAME_BYTES_MAX, "%.200s%s", name, suffix);
+}
+
+Status loader_linear(ModelLoader *loader, const LoaderLinear *linear, uint32_t layer_index,
+                     Matrix *out, const float **out_bias) {
+    char name[TENSOR_NAME_BYTES_MAX];
+    LoaderSlice slice = {linear->rows, linear->columns, linear->row_share, linear->column_share};
+    layer_key(linear->pattern, ".weight", layer_index, name);
+    TRY(loader_matrix(loader, name, &slice, out));
+    layer_key(linear->pattern, ".bias", layer_index, name);
+    TRY(loader_vector(loader, name, linear->rows, linear->row_share, true, out_bias));
+    bool columns_shared = share_count(linear->column_share) < linear->columns;
+    if (columns_shared && loader->options->rank > 0) *out_bias = NULL;
+    return STATUS_OK;
+}
+
+Status loader_head(ModelLoader *loader, const char *name) {
+    const ModelConfig *config = loader->config;
+    LoaderSlice slice = {config->vocab_count,
+                         config->embedding_size,
+                         loader->model->share.vocab_rows,
+                         {0, config->embedding_size}};
+    return loader_matrix(loader, name, &slice, &loader->model->head);
+}
+
+Status loader_layer_vector(ModelLoader *loader, const char *pattern, const char *suffix,
+                           uint32_t layer_index, uint32_t count, const float **out) {
+    char name[TENSOR_NAME_BYTES_MAX];
+    layer_key(pattern, suffix, layer_index, name);
+    return loader_vector(loader, name, count, (Share){0, count}, false, out);
+}
+
+Status loader_check_all_taken(const ModelLoader *loader) {
+    size_t count = weights_tensor_count(loader->weights);
+    for (size_t i = 0; i < count; i++) {
+        const NamedTensor *tensor = weights_tensor(loader->weights, i);
+        if (!loader->taken[i])
+            FAIL(MODEL_UNSUPPORTED,
+                 "%s: tensor %s is not part of a %s model as it is computed here; refusing to "
+                 "leave it out",
+                 tensor->file, tensor->name, loader->config->architecture);
+    }
+    return STATUS_OK;
+}
+
+static bool key_matches(const char *pattern, const char *key) {
+    size_t length = strlen(pattern);
+    if (length >= 2 && !strcmp(pattern + length - 2, ".*"))
+        return !strncmp(pattern, key, length - 1);
+    return !strcmp(pattern, key);
+}
+
+static bool key_listed(const char *const *list, const char *key) {
+    for (size_t i = 0; list[i]; i++)
+        if (key_matches(list[i], key)) return true;
+    return false;
+}
+
+Status config_check_keys(const Weights *weights, const ConfigKeys *keys) {
+    size_t prefix_length = strlen(keys->prefix);
+    for (size_t i = 0; i < weights_metadata_count(weights); i++) {
+        const Metadata *metadata = weights_metadata(weights, i);
+        if (strncmp(metadata->key, keys->prefix, prefix_length) != 0 ||
+            metadata->type == METADATA_NULL)
+            continue;
+        const char *key = metadata->key + prefix_length;
+        if (!key_listed(keys->understood, key) && !key_listed(keys->harmless, key))
+            return config_refuse(weights, metadata->key,
+                                 "this key is not known and may change the arithmetic");
+    }
+    return STATUS_OK;
+}
+
+Status config_refuse(const Weights *weights, const char *key, const char *reason) {
+    FAIL(MODEL_UNSUPPORTED, "%s: config key %s: %s", weights_path(weights), key, reason);
+}
+
+static Status required(const Weights *weights, const char *key, Status status) {
+    if (status != STATUS_NOT_FOUND) return status;
+    if (weights_naming(weights) == WEIGHTS_NAMING_GGUF)
+        FAIL(GGUF, "%s: key %s is missing", weights_path(weights), key);
+    FAIL(HF_CONFIG, "%s: config.json lacks %s", weights_path(weights), key);
+}
+
+static bool is_absent(const Weights *weights, const char *key) {
+    const Metadata *metadata = weights_metadata_find(weights, key);
+    return !metadata || metadata->type == METADATA_NULL;
+}
+
+Status config_u32(const Weights *weights, const char *key, uint32_t *out) {
+    return required(weights, key,
+                    is_absent(weights, key) ? STATUS_NOT_FOUND
+                                            : weights_read_u32(weights, key, out));
+}
+
+Status config_u32_or(const Weights *weights, const char *key, uint32_t fallback, uint32_t *out) {
+    *out = fallback;
+    return is_absent(weights, key) ? STATUS_OK : weights_read_u32(weights, key, out);
+}
+
+Status config_float_or(const Weights *weights, const char *key, double fallback, double *out) {
+    *out = fallback;
+    return is_absent(weights, key) ? STATUS_OK : weights_read_float(weights, key, out);
+}
+
+Status config_bool_or(const Weights *weights, const char *key, bool fallback, bool *out) {
+    *out = fallback;
+    return is_absent(weights, key) ? STATUS_OK : weights_read_bool(weights, key, out);
+}
+
+Status config_string_or(const Weights *weights, const char *key, const char *fallback,
+                        const char **out) {
+    *out = fallback;
+    return is_absent(weights, key) ? STATUS_OK : weights_read_string(weights, key, out);
+}
