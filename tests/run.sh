@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The whole test suite:
+#
+#     tests/run.sh [--quick] [--werror]
+#
+# Installs Debian packages, builds, fetches the model (without it the model tests are skipped and say so), runs every suite,
+# then builds again with AddressSanitizer and UndefinedBehaviorSanitizer and runs the suites that need no ranks and no
+# model (not with --quick). --werror makes compiler warnings errors. The last line counts over all.
+set -euo pipefail
+# shellcheck source=launch/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
+
+quick=no
+werror=false
+for argument; do
+  case $argument in
+  --quick) quick=yes ;;
+  --werror) werror=true ;;
+  *) stop 64 "unknown flag $argument; there are --quick and --werror" ;;
+  esac
+done
+
+packages_install "${packages_build[@]}" libcmocka-dev
+say "building"
+build_in "$build" -Dwerror=$werror
+if model_fetch; then
+  SPILLWAY_TEST_MODEL=$(model_path)
+  export SPILLWAY_TEST_MODEL
+else
+  say "the model could not be fetched: its tests are skipped"
+fi
+
+logs=()
+failed=0
+run_tests() { # build folder, label, meson test options …
+  local folder=$1 label=$2
+  shift 2
+  say "testing: $label"
+  meson test -C "$folder" --logbase "log-$label" --no-rebuild --print-errorlogs "$@" >&2 || failed=1
+  logs+=("$folder/meson-logs/log-$label.json")
+}
+
+run_tests "$build" all
+if [ "$quick" = no ]; then
+  sanitized=$root/build-sanitize
+  say "building with sanitizers"
+  build_in "$sanitized" -Dwerror=$werror -Dbuildtype=debugoptimized -Db_ndebug=false -Db_lundef=false \
+    -Db_sanitize=address,undefined
+  export ASAN_OPTIONS=abort_on_error=0:allocator_may_return_null=1:detect_leaks=1
+  export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+  run_tests "$sanitized" sanitizers --suite unit --suite property --suite sim --suite fuzz --timeout-multiplier 5
+fi
+
+python3 "$root/tests/count_results.py" "${logs[@]}" || failed=1
+exit "$failed"
