@@ -6,13 +6,7 @@
 
 enum { BLOCK_ELEMENTS_MAX = 256 };
 
-bool matrix_source_whole_blocks(const MatrixSource *source) {
-    uint32_t block_elements = source->tensor.quant->block_elements;
-    return source->column_begin % block_elements == 0 && source->column_end % block_elements == 0;
-}
-
-/* First byte of the block that holds `column` of `row` (counted from row_begin). */
-static const uint8_t *source_block(const MatrixSource *source, uint64_t row, uint64_t column) {
+const uint8_t *matrix_source_block(const MatrixSource *source, uint64_t row, uint64_t column) {
     const Quant *quant = source->tensor.quant;
     uint64_t row_blocks =
         source->tensor.shape[source->tensor.dim_count - 1] / quant->block_elements;
@@ -20,16 +14,8 @@ static const uint8_t *source_block(const MatrixSource *source, uint64_t row, uin
     return (const uint8_t *)source->tensor.data + block * quant->block_bytes;
 }
 
-const void *matrix_source_blocks(const MatrixSource *source, uint64_t row) {
-    return source_block(source, row, source->column_begin);
-}
-
 void matrix_source_decode_row(const MatrixSource *source, uint64_t row, float *out) {
     const Quant *quant = source->tensor.quant;
-    if (matrix_source_whole_blocks(source)) {
-        quant->dequantise(matrix_source_blocks(source, row), matrix_source_columns(source), out);
-        return;
-    }
     CHECK(quant->block_elements <= BLOCK_ELEMENTS_MAX);
     uint64_t column = source->column_begin;
     while (column < source->column_end) {
@@ -37,7 +23,7 @@ void matrix_source_decode_row(const MatrixSource *source, uint64_t row, float *o
         uint64_t first = column % quant->block_elements;
         uint64_t count = quant->block_elements - first;
         if (count > source->column_end - column) count = source->column_end - column;
-        quant->dequantise(source_block(source, row, column), quant->block_elements, block);
+        quant->dequantise(matrix_source_block(source, row, column), quant->block_elements, block);
         memcpy(out + (column - source->column_begin), block + first, count * sizeof *out);
         column += count;
     }

@@ -15,11 +15,8 @@ static inline uint64_t matrix_source_columns(const MatrixSource *source) {
     return source->column_end - source->column_begin;
 }
 
-/* True when no quant block is cut, so that blocks can be repacked as they are. */
-bool matrix_source_whole_blocks(const MatrixSource *source);
-
-/* First block of `row` (counted from row_begin), for sources of whole blocks. */
-const void *matrix_source_blocks(const MatrixSource *source, uint64_t row);
+/* The block that holds `column` (of the tensor) of `row` (counted from row_begin). */
+const uint8_t *matrix_source_block(const MatrixSource *source, uint64_t row, uint64_t column);
 
 /* Decodes `row` (counted from row_begin) to out[matrix_source_columns(source)]. */
 void matrix_source_decode_row(const MatrixSource *source, uint64_t row, float *out);

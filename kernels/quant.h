@@ -29,6 +29,8 @@ typedef struct Quant {
     /* The scale and offset of group g relate as offset == -code_bias * scale exactly (Q4_0: 8, Q8_0: 128,
      * Q6_K: 32); 0 where each group has an offset of its own. */
     uint32_t code_bias;
+    /* Scales and offsets are f16 values, or the product of an f16 and a small integer (then f32). */
+    bool scales_f16;
     /* count elements, a multiple of block_elements, from blocks at any alignment */
     void (*dequantise)(const void *blocks, uint64_t count, float *out);
     /* codes[count], scales[count / group_elements], offsets[...]; NULL for floats */
@@ -38,6 +40,9 @@ typedef struct Quant {
 
 /* All formats, ended by NULL. */
 extern const Quant *const quants[];
+
+/* The floats, for code that keeps them as they are. */
+extern const Quant quant_f32, quant_f16, quant_bf16;
 
 const Quant *quant_find(const char *name);              /* NULL when unknown */
 const Quant *quant_find_gguf(uint32_t gguf_type);       /* NULL when unknown */

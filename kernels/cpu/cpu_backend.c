@@ -5,7 +5,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu_features.h"
-#include "runtime/base/invariant.h"
+#include "kernels/reference/reference.h"
 
 extern const Backend backend_cpu;
 
@@ -20,9 +20,29 @@ typedef struct IsaRow {
 /* Lowest first; each stands on the ones before it. */
 static const IsaRow isa_rows[] = {
     {"reference", 0, {kernels_fill_reference}},
+#if defined(__x86_64__)
+    {"avx2", CPU_AVX2, {matmul_fill_avx2}},
+    {"avx512", CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI, {matmul_fill_avx512}},
+#endif
 };
 
 enum { ISA_COUNT = sizeof isa_rows / sizeof isa_rows[0] };
+
+/* Slots of any row may stay in use, and only one runs at a time: the largest need. */
+static size_t scratch_bytes_cpu(const KernelLimits *limits, uint32_t thread_count) {
+    static size_t (*const needs[])(const KernelLimits *limits, uint32_t thread_count) = {
+        scratch_bytes_reference,
+#if defined(__x86_64__)
+        matmul_scratch_bytes,
+#endif
+    };
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++) {
+        size_t need = needs[i](limits, thread_count);
+        if (need > most) most = need;
+    }
+    return most;
+}
 
 static bool isa_usable(const IsaRow *isa) {
     return (cpu_features() & isa->needs) == isa->needs;
@@ -48,7 +68,7 @@ static Status cpu_probe(const char **out_reason) {
 }
 
 static Status cpu_open(const BackendOptions *options, Device **out_device, Kernels *out_kernels) {
-    size_t last;
+    size_t last = 0;
     TRY(isa_choose(options->cpu_isa, &last));
     Device *device;
     TRY(device_host_open(&device));
@@ -56,6 +76,7 @@ static Status cpu_open(const BackendOptions *options, Device **out_device, Kerne
     for (size_t i = 0; i <= last; i++)
         for (size_t f = 0; isa_rows[i].fills[f]; f++)
             isa_rows[i].fills[f](&kernels);
+    kernels.scratch_bytes = scratch_bytes_cpu;
     kernels.name = isa_rows[last].name;
     *out_device = device;
     *out_kernels = kernels;

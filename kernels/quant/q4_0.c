@@ -32,6 +32,7 @@ const Quant quant_q4_0 = {
     .group_elements = BLOCK_ELEMENTS,
     .code_bits = 4,
     .code_bias = 8,
+    .scales_f16 = true,
     .dequantise = dequantise_q4_0,
     .expand = expand_q4_0,
 };

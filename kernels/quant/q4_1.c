@@ -31,6 +31,7 @@ const Quant quant_q4_1 = {
     .group_elements = BLOCK_ELEMENTS,
     .code_bits = 4,
     .code_bias = 0,
+    .scales_f16 = true,
     .dequantise = dequantise_q4_1,
     .expand = expand_q4_1,
 };

@@ -32,6 +32,7 @@ const Quant quant_q5_0 = {
     .group_elements = BLOCK_ELEMENTS,
     .code_bits = 5,
     .code_bias = 16,
+    .scales_f16 = true,
     .dequantise = dequantise_q5_0,
     .expand = expand_q5_0,
 };

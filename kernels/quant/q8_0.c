@@ -32,6 +32,7 @@ const Quant quant_q8_0 = {
     .group_elements = BLOCK_ELEMENTS,
     .code_bits = 8,
     .code_bias = 128,
+    .scales_f16 = true,
     .dequantise = dequantise_q8_0,
     .expand = expand_q8_0,
 };

@@ -13,7 +13,7 @@ typedef struct Partial {
     double *out;
 } Partial;
 
-static size_t scratch_bytes_reference(const KernelLimits *limits, uint32_t thread_count) {
+size_t scratch_bytes_reference(const KernelLimits *limits, uint32_t thread_count) {
     (void)thread_count;
     return 2u * limits->head_dim * sizeof(double);
 }

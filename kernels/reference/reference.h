@@ -8,6 +8,9 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
+/* What all of these together need. */
+size_t scratch_bytes_reference(const KernelLimits *limits, uint32_t thread_count);
+
 void matmul_fill_reference(Kernels *kernels);
 void norm_fill_reference(Kernels *kernels);
 void rope_fill_reference(Kernels *kernels);

@@ -1,0 +1,344 @@
+#ifndef KERNELS_CPU_MATMUL_KERNELS_H
+#define KERNELS_CPU_MATMUL_KERNELS_H
+
+/* The inner loops of the matrix product, written once over matmul_vectors.h: each ISA file compiles them with its own
+ * flags. Every function is inlined into kernels whose `bits`, `int16`, `rows` and `span` are constants, so that
+ * loops unroll and arrays become registers. */
+
+#include "kernels/cpu/matmul_tiles.h"
+#include "kernels/cpu/matmul_vectors.h"
+
+#if defined(__AVX2__)
+
+enum { PREFETCH_BYTES = 2048 };
+
+typedef struct FloatSums {
+    Floats at[TILE_ROWS_MAX][TILE_SPAN_MAX];
+} FloatSums;
+
+typedef struct IntegerSums {
+    Words at[TILE_ROWS_MAX][TILE_SPAN_MAX];
+} IntegerSums;
+
+/* What the parts of one step need. */
+typedef struct StepView {
+    const uint8_t *codes;  /* of the first tile */
+    const uint8_t *scales; /* likewise */
+    uint64_t tile_stride;
+    const uint8_t *x; /* codes of the first row */
+    uint64_t x_stride;
+    const ActivationGroup *groups; /* of the first row */
+    uint64_t groups_stride;
+} StepView;
+
+/* ---- running sums ---- */
+
+INLINE void sums_begin(const TileRun *run, int rows, int span, FloatSums *out) {
+    for (int t = 0; t < span; t++) {
+        LaneMask mask = lane_mask((int)run->column_count - t * COLUMNS);
+        for (int r = 0; r < rows; r++)
+            out->at[r][t] = run->resume
+                                ? floats_load_lanes(
+                                      run->out + (uint64_t)r * run->out_stride + t * COLUMNS, mask)
+                                : floats_zero();
+    }
+}
+
+INLINE void sums_end(const TileRun *run, int rows, int span, const FloatSums *sums) {
+    for (int t = 0; t < span; t++) {
+        LaneMask mask = lane_mask((int)run->column_count - t * COLUMNS);
+        for (int r = 0; r < rows; r++) {
+            Floats sum = sums->at[r][t];
+            if (run->bias) sum = floats_add(sum, floats_load_lanes(run->bias + t * COLUMNS, mask));
+            floats_store_lanes(run->out + (uint64_t)r * run->out_stride + t * COLUMNS, mask, sum);
+        }
+    }
+}
+
+/* ---- encoded weights ---- */
+
+INLINE Words words_broadcast(const uint8_t *bytes) {
+    int32_t value;
+    __builtin_memcpy(&value, bytes, sizeof value);
+    return words_set(value);
+}
+
+/* Vector j of a step's eight: four codes of each column. */
+INLINE Words code_vector(const uint8_t *step, int bits, int j) {
+    const int vector_bytes = 4 * COLUMNS;
+    if (bits == 8) return words_load(step + vector_bytes * j);
+    Words nibbles = words_load(step + vector_bytes * (j & 3));
+    if (j >= 4) nibbles = halves_shift_right(nibbles, 4);
+    Words codes = words_and(nibbles, words_set(0x0f0f0f0f));
+    if (bits == 4) return codes;
+    Words plane = words_load(step + vector_bytes * (bits == 6 ? 4 + (j >> 2) : 4));
+    int left = bits == 5 ? 4 - j : 4 - 2 * (j & 3); /* from the plane's bit to bit 4 */
+    plane = left >= 0 ? halves_shift_left(plane, left) : halves_shift_right(plane, -left);
+    return words_or(codes, words_and(plane, words_set(bits == 5 ? 0x10101010 : 0x30303030)));
+}
+
+/* sums += codes times activations over the vectors [first, end) of a step. */
+#if defined(__AVX512VNNI__)
+
+enum { INT8_CODE_BITS_MAX = 8 };
+
+INLINE void dot_int8(const StepView *step, int bits, int rows, int span, int first, int end,
+                     IntegerSums *sums) {
+#pragma GCC unroll 8
+    for (int j = first; j < end; j++) {
+        Words codes[TILE_SPAN_MAX];
+        for (int t = 0; t < span; t++)
+            codes[t] = code_vector(step->codes + (uint64_t)t * step->tile_stride, bits, j);
+        for (int r = 0; r < rows; r++) {
+            Words x = words_broadcast(step->x + (uint64_t)r * step->x_stride + 4 * j);
+            for (int t = 0; t < span; t++)
+                sums->at[r][t] = _mm512_dpbusd_epi32(sums->at[r][t], codes[t], x);
+        }
+    }
+}
+
+INLINE Words dot_halves(Words sum, Words codes, Words x) {
+    return _mm512_dpwssd_epi32(sum, codes, x);
+}
+
+#else
+
+/* int8: `vpmaddubsw` adds two products in int16, and a few of those are added in int16 before they are widened.
+ * Exact while count * 2 * code_max * 128 < 2^15: eight vectors of 4-bit codes, four of 5-bit, two of 6-bit. With
+ * 8-bit codes even one would overflow; they always meet int16 activations, which `vpmaddwd` takes as fast as
+ * any exact int8 way would. */
+enum { INT8_CODE_BITS_MAX = 6 };
+
+/* gcc 12 hoists the multiplications over the additions and spills; an addition that it cannot see through stays put. */
+#define KEEP_IN_REGISTER(vector) __asm__ volatile("" : "+x"(vector))
+
+INLINE void dot_int8_widen(const StepView *step, int bits, int rows, int span, int first, int end,
+                           IntegerSums *sums) {
+    Words halves[TILE_ROWS_MAX][TILE_SPAN_MAX];
+#pragma GCC unroll 8
+    for (int j = first; j < end; j++) {
+        Words codes[TILE_SPAN_MAX];
+        for (int t = 0; t < span; t++)
+            codes[t] = code_vector(step->codes + (uint64_t)t * step->tile_stride, bits, j);
+        for (int r = 0; r < rows; r++) {
+            Words x = words_broadcast(step->x + (uint64_t)r * step->x_stride + 4 * j);
+            for (int t = 0; t < span; t++) {
+                Words products = _mm256_maddubs_epi16(codes[t], x);
+                halves[r][t] = j == first ? products : _mm256_add_epi16(halves[r][t], products);
+                KEEP_IN_REGISTER(halves[r][t]);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < span; t++)
+            sums->at[r][t] = _mm256_add_epi32(
+                sums->at[r][t], _mm256_madd_epi16(halves[r][t], _mm256_set1_epi16(1)));
+}
+
+INLINE void dot_int8(const StepView *step, int bits, int rows, int span, int first, int end,
+                     IntegerSums *sums) {
+    const int count = bits == 4 ? 8 : bits == 5 ? 4 : 2;
+#pragma GCC unroll 4
+    for (int j = first; j < end; j += count)
+        dot_int8_widen(step, bits, rows, span, j, j + count, sums);
+}
+
+INLINE Words dot_halves(Words sum, Words codes, Words x) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
+    KEEP_IN_REGISTER(sum);
+    return sum;
+}
+
+#endif
+
+INLINE void dot_int16(const StepView *step, int bits, int rows, int span, int first, int end,
+                      IntegerSums *sums) {
+#pragma GCC unroll 8
+    for (int j = first; j < end; j++) {
+        Words even[TILE_SPAN_MAX], odd[TILE_SPAN_MAX];
+        for (int t = 0; t < span; t++) {
+            Words codes = code_vector(step->codes + (uint64_t)t * step->tile_stride, bits, j);
+            even[t] = words_and(codes, words_set(0x00ff00ff));
+            odd[t] = halves_shift_right(codes, 8);
+        }
+        for (int r = 0; r < rows; r++) {
+            const uint8_t *x = step->x + (uint64_t)r * step->x_stride + 8 * j;
+            Words x_even = words_broadcast(x), x_odd = words_broadcast(x + 4);
+            for (int t = 0; t < span; t++)
+                sums->at[r][t] =
+                    dot_halves(dot_halves(sums->at[r][t], even[t], x_even), odd[t], x_odd);
+        }
+    }
+}
+
+/* Scales or offsets: vector `index` of a step's. */
+INLINE Floats scale_vector(bool wide, const uint8_t *scales, int index) {
+    return wide ? floats_load(scales + 4 * COLUMNS * index)
+                : floats_load_f16(scales + 2 * COLUMNS * index);
+}
+
+/* One weight group of a step, the `index`th of `group_count`: integer sums, then into the running sums. */
+INLINE void group_add(const TileFormat *format, const StepView *step, int bits, bool int16,
+                      int rows, int span, int index, int group_count, FloatSums *sums) {
+    IntegerSums integers;
+    for (int r = 0; r < rows; r++) {
+        const ActivationGroup *group = step->groups + (uint64_t)r * step->groups_stride;
+        int32_t code_sum = group_count == 2 ? group->sums[index] : group->sums[0] + group->sums[1];
+        for (int t = 0; t < span; t++)
+            integers.at[r][t] = words_set(-format->code_bias * code_sum);
+    }
+    const int first = 8 / group_count * index, end = 8 / group_count * (index + 1);
+    (int16 ? dot_int16 : dot_int8)(step, bits, rows, span, first, end, &integers);
+    for (int t = 0; t < span; t++) {
+        const uint8_t *scales = step->scales + (uint64_t)t * step->tile_stride;
+        Floats scale = scale_vector(format->wide_scales, scales, index);
+        for (int r = 0; r < rows; r++) {
+            const ActivationGroup *group = step->groups + (uint64_t)r * step->groups_stride;
+            Floats factor = floats_multiply(scale, floats_set(group->scale));
+            sums->at[r][t] =
+                floats_fma(floats_from_int32(integers.at[r][t]), factor, sums->at[r][t]);
+        }
+        if (!format->has_offsets) continue;
+        Floats offset = scale_vector(format->wide_scales, scales, group_count + index);
+        for (int r = 0; r < rows; r++) {
+            const ActivationGroup *group = step->groups + (uint64_t)r * step->groups_stride;
+            sums->at[r][t] = floats_fma(offset, floats_set(group->scaled_sum), sums->at[r][t]);
+        }
+    }
+}
+
+INLINE void prefetch(const uint8_t *bytes, uint32_t count) {
+    for (uint32_t line = 0; line < count; line += 64)
+        _mm_prefetch((const char *)bytes + PREFETCH_BYTES + line, _MM_HINT_T0);
+}
+
+INLINE void encoded_kernel(const TileRun *run, int bits, bool int16, int rows, int span) {
+    const TileFormat *format = run->format;
+    const uint32_t step_bytes = (uint32_t)(bits == 8 ? 32 : 4 * bits) * COLUMNS;
+    const uint32_t code_bytes = int16 ? 2 : 1;
+    StepView step = {
+        .codes = run->codes,
+        .scales = run->scales,
+        .tile_stride = format->column_tile_bytes,
+        .x = run->x.codes,
+        .x_stride = run->x.codes_stride * code_bytes,
+        .groups = run->x.groups,
+        .groups_stride = run->x.groups_stride,
+    };
+    FloatSums sums;
+    sums_begin(run, rows, span, &sums);
+    for (uint64_t i = 0; i < run->step_count; i++) {
+        if (rows == 1)
+            for (int t = 0; t < span; t++)
+                prefetch(step.codes + (uint64_t)t * step.tile_stride, step_bytes);
+        if (bits == 6) {
+            group_add(format, &step, bits, int16, rows, span, 0, 2, &sums);
+            group_add(format, &step, bits, int16, rows, span, 1, 2, &sums);
+        } else {
+            group_add(format, &step, bits, int16, rows, span, 0, 1, &sums);
+        }
+        step.codes += step_bytes;
+        step.scales += format->scale_bytes;
+        step.x += TILE_GROUP * code_bytes;
+        step.groups++;
+    }
+    sums_end(run, rows, span, &sums);
+}
+
+/* ---- float weights ---- */
+
+INLINE Floats float_vector(const uint8_t *step, TileClass tile_class) {
+    if (tile_class == TILE_F32) return floats_load(step);
+    return tile_class == TILE_F16 ? floats_load_f16(step) : floats_load_bf16(step);
+}
+
+INLINE void float_kernel(const TileRun *run, TileClass tile_class, int rows, int span) {
+    const uint32_t step_bytes = (tile_class == TILE_F32 ? 4 : 2) * COLUMNS;
+    const float *x = (const float *)(const void *)run->x.codes;
+    FloatSums sums;
+    sums_begin(run, rows, span, &sums);
+    for (uint64_t k = 0; k < run->step_count; k++) {
+        Floats weights[TILE_SPAN_MAX];
+        for (int t = 0; t < span; t++) {
+            const uint8_t *step =
+                run->codes + (uint64_t)t * run->format->column_tile_bytes + k * step_bytes;
+            if (rows == 1) prefetch(step, step_bytes);
+            weights[t] = float_vector(step, tile_class);
+        }
+        for (int r = 0; r < rows; r++) {
+            Floats number = floats_set(x[(uint64_t)r * run->x.codes_stride + k]);
+            for (int t = 0; t < span; t++)
+                sums.at[r][t] = floats_fma(weights[t], number, sums.at[r][t]);
+        }
+    }
+    sums_end(run, rows, span, &sums);
+}
+
+/* ---- tables ---- */
+
+/* Instantiates inner(run, …, rows, span) for every shape that TileKernelSet holds. */
+#define TILE_KERNEL(name, rows, span, inner, ...)            \
+    static void name##_##rows##_##span(const TileRun *run) { \
+        inner(run, __VA_ARGS__, rows, span);                 \
+    }
+#define TILE_KERNEL_SET(name, inner, ...)                                                 \
+    TILE_KERNEL(name, 1, 1, inner, __VA_ARGS__)                                           \
+    TILE_KERNEL(name, 2, 1, inner, __VA_ARGS__)                                           \
+    TILE_KERNEL(name, 3, 1, inner, __VA_ARGS__)                                           \
+    TILE_KERNEL(name, 4, 1, inner, __VA_ARGS__)                                           \
+    TILE_KERNEL(name, 1, 2, inner, __VA_ARGS__)                                           \
+    TILE_KERNEL(name, 2, 2, inner, __VA_ARGS__)                                           \
+    TILE_KERNEL(name, 3, 2, inner, __VA_ARGS__)                                           \
+    TILE_KERNEL(name, 4, 2, inner, __VA_ARGS__)                                           \
+    static const TileKernelSet name = {{{name##_1_1, name##_2_1, name##_3_1, name##_4_1}, \
+                                        {name##_1_2, name##_2_2, name##_3_2, name##_4_2}}};
+
+TILE_KERNEL_SET(kernels_f32, float_kernel, TILE_F32)
+TILE_KERNEL_SET(kernels_f16, float_kernel, TILE_F16)
+TILE_KERNEL_SET(kernels_bf16, float_kernel, TILE_BF16)
+TILE_KERNEL_SET(kernels_int8_4, encoded_kernel, 4, false)
+TILE_KERNEL_SET(kernels_int8_5, encoded_kernel, 5, false)
+TILE_KERNEL_SET(kernels_int8_6, encoded_kernel, 6, false)
+TILE_KERNEL_SET(kernels_int16_4, encoded_kernel, 4, true)
+TILE_KERNEL_SET(kernels_int16_5, encoded_kernel, 5, true)
+TILE_KERNEL_SET(kernels_int16_6, encoded_kernel, 6, true)
+TILE_KERNEL_SET(kernels_int16_8, encoded_kernel, 8, true)
+#if defined(__AVX512VNNI__)
+TILE_KERNEL_SET(kernels_int8_8, encoded_kernel, 8, false)
+#define KERNELS_INT8_8 &kernels_int8_8
+#else
+#define KERNELS_INT8_8 NULL
+#endif
+
+static const TileIsa tile_isa = {
+    .columns = COLUMNS,
+    .kernels = {&kernels_f32, &kernels_f16, &kernels_bf16, &kernels_int8_4, &kernels_int8_5,
+                &kernels_int8_6, KERNELS_INT8_8},
+    .kernels_int16 = {NULL, NULL, NULL, &kernels_int16_4, &kernels_int16_5, &kernels_int16_6,
+                      &kernels_int16_8},
+    .quantise_int8 = quantise_int8_avx2,
+    .quantise_int16 = quantise_int16_avx2,
+};
+
+static uint64_t tile_matrix_bytes(const MatrixSource *source) {
+    return tiles_matrix_bytes(&tile_isa, source);
+}
+
+static void tile_matrix_pack(const KernelContext *context, const MatrixSource *source, void *memory,
+                             Matrix *out) {
+    tiles_matrix_pack(&tile_isa, context, source, memory, out);
+}
+
+static void tile_matmul(const KernelContext *context, const MatmulArgs *args) {
+    tiles_matmul(&tile_isa, context, args);
+}
+
+static inline void tile_slots_fill(Kernels *kernels) {
+    kernels->matrix_bytes = tile_matrix_bytes;
+    kernels->matrix_pack = tile_matrix_pack;
+    kernels->matmul = tile_matmul;
+}
+
+#endif
+
+#endif

@@ -1,0 +1,399 @@
+#include "kernels/cpu/matmul_tiles.h"
+
+#include <omp.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/matrix_source.h"
+#include "runtime/base/bytes.h"
+#include "runtime/base/invariant.h"
+
+enum {
+    VECTORS_PER_STEP = 8, /* words of four codes in 32 k */
+    ROW_BLOCK = 128,      /* rows whose activations stay in the second-level cache */
+    CHUNK_STEPS = 64, /* groups of 32 k whose two column tiles stay near the first-level cache */
+    CHUNK_STEPS_FLOAT = 256,
+    STREAM_ROWS_MAX = 8, /* up to here the weights are streamed once, in the order they lie in */
+    BLOCK_ELEMENTS_MAX = 256,
+    BLOCK_GROUPS_MAX = 16,
+};
+
+/* ---- layout ---- */
+
+/* By bits of a code. */
+static const TileClass classes_by_bits[9] = {
+    [4] = TILE_CODES_4, [5] = TILE_CODES_5, [6] = TILE_CODES_6, [8] = TILE_CODES_8};
+
+static TileClass float_class(const Quant *quant) {
+    if (quant == &quant_f16) return TILE_F16;
+    return quant == &quant_bf16 ? TILE_BF16 : TILE_F32;
+}
+
+/* Encoded when no group of weights or activations is cut; else numbers, as f32 unless the file's floats are shorter. */
+static TileClass source_class(const MatrixSource *source) {
+    const Quant *quant = source->tensor.quant;
+    if (!quant->expand) return float_class(quant);
+    bool whole_groups =
+        source->column_begin % TILE_GROUP == 0 && source->column_end % TILE_GROUP == 0;
+    return whole_groups ? classes_by_bits[quant->code_bits] : TILE_F32;
+}
+
+static TileFormat tile_format(uint32_t columns, TileClass tile_class, const Quant *quant,
+                              uint64_t column_count) {
+    static const uint32_t step_bytes_per_column[TILE_CLASS_COUNT] = {4, 2, 2, 16, 20, 24, 32};
+    TileFormat format = {
+        .tile_class = tile_class,
+        .encoded = tile_class >= TILE_CODES_4,
+        .step_k = 1,
+        .step_bytes = step_bytes_per_column[tile_class] * columns,
+    };
+    if (format.encoded) {
+        format.wide_scales = !quant->scales_f16;
+        format.code_bias = (int32_t)quant->code_bias;
+        format.has_offsets = quant->code_bias == 0;
+        format.step_k = TILE_GROUP;
+        format.scale_bytes = columns * (format.wide_scales ? 4 : 2) *
+                             (TILE_GROUP / quant->group_elements) * (format.has_offsets ? 2 : 1);
+    }
+    format.step_count = column_count / format.step_k;
+    format.column_tile_bytes =
+        align_up(format.step_count * (format.step_bytes + format.scale_bytes), 64);
+    return format;
+}
+
+static uint64_t tile_count(uint64_t row_count, uint32_t columns) {
+    return divide_up(row_count, columns);
+}
+
+uint64_t tiles_matrix_bytes(const TileIsa *isa, const MatrixSource *source) {
+    TileFormat format = tile_format(isa->columns, source_class(source), source->tensor.quant,
+                                    matrix_source_columns(source));
+    return tile_count(matrix_source_rows(source), isa->columns) * format.column_tile_bytes;
+}
+
+/* ---- packing ---- */
+
+static void store_scale(const TileFormat *format, uint8_t *scales, uint32_t index, float value) {
+    if (format->wide_scales) {
+        memcpy(scales + 4 * index, &value, 4);
+    } else {
+        uint16_t half = f32_to_f16(value);
+        memcpy(scales + 2 * index, &half, 2);
+    }
+}
+
+/* Column `lane` of one step: 32 codes as eight words of four. */
+static void pack_codes(const TileFormat *format, uint32_t columns, uint32_t lane,
+                       const uint8_t *codes, uint8_t *step) {
+    uint32_t words[VECTORS_PER_STEP], *vectors = (uint32_t *)(void *)step + lane;
+    memcpy(words, codes, sizeof words);
+    if (format->tile_class == TILE_CODES_8) {
+        for (uint32_t j = 0; j < 8; j++)
+            vectors[j * columns] = words[j];
+        return;
+    }
+    for (uint32_t j = 0; j < 4; j++)
+        vectors[j * columns] = (words[j] & 0x0f0f0f0fu) | (words[j + 4] & 0x0f0f0f0fu) << 4;
+    if (format->tile_class == TILE_CODES_5) {
+        uint32_t plane = 0;
+        for (uint32_t j = 0; j < 8; j++)
+            plane |= (words[j] >> 4 & 0x01010101u) << j;
+        vectors[4 * columns] = plane;
+    } else if (format->tile_class == TILE_CODES_6) {
+        uint32_t planes[2] = {0, 0};
+        for (uint32_t j = 0; j < 8; j++)
+            planes[j / 4] |= (words[j] >> 4 & 0x03030303u) << (2 * (j % 4));
+        vectors[4 * columns] = planes[0];
+        vectors[5 * columns] = planes[1];
+    }
+}
+
+/* A step's scales: scales of the first (or only) group, scales of the second group if there are two, then offsets. */
+static void pack_scales(const TileFormat *format, uint32_t columns, uint32_t lane,
+                        uint32_t group_count, const float *group_scales, const float *group_offsets,
+                        uint8_t *step) {
+    for (uint32_t g = 0; g < group_count; g++) {
+        store_scale(format, step, g * columns + lane, group_scales[g]);
+        if (format->has_offsets)
+            store_scale(format, step, (group_count + g) * columns + lane, group_offsets[g]);
+    }
+}
+
+/* Output `row` of an encoded source into its lane of a column tile, block after block of the file. */
+static void pack_encoded_row(const TileFormat *format, uint32_t columns, const MatrixSource *source,
+                             uint64_t row, uint8_t *column_tile) {
+    const Quant *quant = source->tensor.quant;
+    uint32_t lane = (uint32_t)(row % columns);
+    uint32_t step_groups = TILE_GROUP / quant->group_elements;
+    uint8_t *scales = column_tile + format->step_count * format->step_bytes;
+    uint64_t column = source->column_begin;
+    while (column < source->column_end) {
+        uint8_t codes[BLOCK_ELEMENTS_MAX];
+        float group_scales[BLOCK_GROUPS_MAX], group_offsets[BLOCK_GROUPS_MAX];
+        uint64_t block_begin = column - column % quant->block_elements;
+        quant->expand(matrix_source_block(source, row, column), quant->block_elements, codes,
+                      group_scales, group_offsets);
+        uint64_t end = block_begin + quant->block_elements;
+        if (end > source->column_end) end = source->column_end;
+        for (; column < end; column += TILE_GROUP) {
+            uint64_t step = (column - source->column_begin) / TILE_GROUP;
+            uint64_t group = (column - block_begin) / quant->group_elements;
+            pack_codes(format, columns, lane, codes + (column - block_begin),
+                       column_tile + step * format->step_bytes);
+            pack_scales(format, columns, lane, step_groups, group_scales + group,
+                        group_offsets + group, scales + step * format->scale_bytes);
+        }
+    }
+}
+
+static void pack_float_row(const TileFormat *format, uint32_t columns, const MatrixSource *source,
+                           uint64_t row, uint8_t *column_tile) {
+    const Quant *quant = source->tensor.quant;
+    uint64_t column = source->column_begin;
+    uint32_t element_bytes = format->step_bytes / columns;
+    uint8_t *lane = column_tile + row % columns * element_bytes;
+    while (column < source->column_end) {
+        float numbers[BLOCK_ELEMENTS_MAX];
+        uint64_t first = column % quant->block_elements;
+        const uint8_t *bytes = matrix_source_block(source, row, column);
+        if (quant->expand) {
+            quant->dequantise(bytes, quant->block_elements, numbers);
+            bytes = (const uint8_t *)(numbers + first);
+        }
+        for (; first < quant->block_elements && column < source->column_end; first++, column++) {
+            memcpy(lane, bytes, element_bytes);
+            bytes += element_bytes;
+            lane += format->step_bytes;
+        }
+    }
+}
+
+void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const MatrixSource *source,
+                       void *memory, Matrix *out) {
+    const Quant *quant = source->tensor.quant;
+    uint64_t rows = matrix_source_rows(source);
+    TileFormat format =
+        tile_format(isa->columns, source_class(source), quant, matrix_source_columns(source));
+    CHECK(quant->block_elements <= BLOCK_ELEMENTS_MAX);
+#pragma omp parallel for num_threads(context->thread_count) schedule(static)
+    for (uint64_t t = 0; t < tile_count(rows, isa->columns); t++) {
+        uint8_t *column_tile = (uint8_t *)memory + t * format.column_tile_bytes;
+        memset(column_tile, 0, format.column_tile_bytes);
+        uint64_t end = (t + 1) * isa->columns < rows ? (t + 1) * isa->columns : rows;
+        for (uint64_t row = t * isa->columns; row < end; row++)
+            (format.encoded ? pack_encoded_row : pack_float_row)(&format, isa->columns, source, row,
+                                                                 column_tile);
+    }
+    *out = (Matrix){
+        .row_count = (uint32_t)rows,
+        .column_count = (uint32_t)matrix_source_columns(source),
+        .layout = format.tile_class,
+        .quant = quant,
+        .data = memory,
+        .bytes = tiles_matrix_bytes(isa, source),
+    };
+}
+
+/* ---- activations ---- */
+
+static uint64_t quantised_bytes(uint64_t rows, uint64_t columns, uint32_t code_bytes) {
+    return align_up(rows * columns * code_bytes, 64) +
+           align_up(rows * (columns / TILE_GROUP) * sizeof(ActivationGroup), 64);
+}
+
+size_t matmul_scratch_bytes(const KernelLimits *limits, uint32_t thread_count) {
+    (void)thread_count;
+    uint64_t columns = align_up(limits->column_count, TILE_GROUP);
+    return quantised_bytes(limits->row_count, columns, 1) +
+           quantised_bytes(limits->row_count, columns, 2);
+}
+
+/* Where one integer form of x lies in scratch. */
+typedef struct QuantisedX {
+    bool used;
+    uint8_t *codes;          /* [row_count][column_count] */
+    ActivationGroup *groups; /* [row_count][column_count / 32] */
+} QuantisedX;
+
+static void quantise_rows(const TileIsa *isa, const MatmulArgs *args, const QuantisedX forms[2],
+                          uint64_t columns, uint32_t row_begin, uint32_t row_end) {
+    for (uint64_t m = row_begin; m < row_end; m++) {
+        const float *x = args->x + m * args->x_stride;
+        uint64_t group = m * (columns / TILE_GROUP);
+        if (forms[0].used)
+            isa->quantise_int8(x, columns, (int8_t *)forms[0].codes + m * columns,
+                               forms[0].groups + group);
+        if (forms[1].used)
+            isa->quantise_int16(x, columns, (int16_t *)(void *)forms[1].codes + m * columns,
+                                forms[1].groups + group);
+    }
+}
+
+/* ---- product ---- */
+
+/* What a call does for one of its matrices. */
+typedef struct Product {
+    const MatmulOutput *output;
+    TileFormat format;
+    const TileKernelSet *kernels;
+    Activations x; /* at row 0 */
+    uint64_t tile_count;
+} Product;
+
+typedef struct MatmulPlan {
+    Product products[MATMUL_OUTPUTS_MAX];
+    uint32_t product_count;
+    uint64_t tile_count; /* of all products */
+    uint64_t column_count;
+    QuantisedX forms[2]; /* int8, int16 */
+} MatmulPlan;
+
+static Activations plan_activations(const MatmulArgs *args, const QuantisedX *form,
+                                    uint64_t column_count) {
+    if (!form)
+        return (Activations){.codes = (const uint8_t *)args->x,
+                             .code_bytes = sizeof(float),
+                             .codes_stride = args->x_stride};
+    return (Activations){
+        .codes = form->codes,
+        .codes_stride = column_count,
+        .groups = form->groups,
+        .groups_stride = column_count / TILE_GROUP,
+    };
+}
+
+static void plan_product(MatmulPlan *plan, const TileIsa *isa, const MatmulArgs *args,
+                         uint32_t index) {
+    Product *product = &plan->products[index];
+    const Matrix *matrix = args->outputs[index].weights;
+    CHECK(matrix->column_count == plan->column_count && matrix->layout < TILE_CLASS_COUNT);
+    product->output = &args->outputs[index];
+    product->format = tile_format(isa->columns, matrix->layout, matrix->quant, plan->column_count);
+    product->tile_count = tile_count(matrix->row_count, isa->columns);
+    plan->tile_count += product->tile_count;
+    if (!product->format.encoded) {
+        product->kernels = isa->kernels[matrix->layout];
+        product->x = plan_activations(args, NULL, plan->column_count);
+        return;
+    }
+    bool int16 = args->precise || !isa->kernels[matrix->layout];
+    product->kernels = (int16 ? isa->kernels_int16 : isa->kernels)[matrix->layout];
+    product->x = plan_activations(args, &plan->forms[int16], plan->column_count);
+    product->x.code_bytes = int16 ? 2 : 1;
+    plan->forms[int16].used = true;
+}
+
+static void plan_call(MatmulPlan *plan, const TileIsa *isa, const KernelContext *context,
+                      const MatmulArgs *args) {
+    CHECK(args->output_count >= 1 && args->output_count <= MATMUL_OUTPUTS_MAX);
+    uint64_t rows = args->row_count, columns = args->outputs[0].weights->column_count;
+    *plan = (MatmulPlan){.product_count = args->output_count, .column_count = columns};
+    uint8_t *memory = context->scratch;
+    for (uint32_t form = 0; form < 2; form++) {
+        plan->forms[form].codes = memory;
+        plan->forms[form].groups =
+            (ActivationGroup *)(void *)(memory + align_up(rows * columns * (form + 1), 64));
+        memory += quantised_bytes(rows, columns, form + 1);
+    }
+    for (uint32_t i = 0; i < args->output_count; i++)
+        plan_product(plan, isa, args, i);
+    bool quantised = plan->forms[0].used || plan->forms[1].used;
+    CHECK(!quantised || (size_t)(memory - (uint8_t *)context->scratch) <= context->scratch_bytes);
+}
+
+/* A span of column tiles against `row_count` rows from `row`, over the steps [step, step_end): the rows are cut into
+ * near-equal groups, a kernel call each. */
+static void multiply_rows(const Product *product, TileRun *run, uint32_t span, uint64_t step,
+                          uint32_t row, uint32_t row_count) {
+    const Activations *x = &product->x;
+    float *out = run->out;
+    uint32_t call_count = (uint32_t)divide_up(row_count, TILE_ROWS_MAX);
+    for (uint32_t call = 0; call < call_count; call++) {
+        uint32_t begin = row + row_count * call / call_count;
+        uint32_t end = row + row_count * (call + 1) / call_count;
+        run->x.codes =
+            x->codes + (begin * x->codes_stride + step * product->format.step_k) * x->code_bytes;
+        if (x->groups) run->x.groups = x->groups + begin * x->groups_stride + step;
+        run->out = out + begin * run->out_stride;
+        product->kernels->kernels[span - 1][end - begin - 1](run);
+    }
+    run->out = out;
+}
+
+/* Column tiles [tile, tile_end) of a product for some rows, over the steps [step, step_end). */
+static void multiply_tiles(const TileIsa *isa, const Product *product, uint64_t tile,
+                           uint64_t tile_end, uint64_t step, uint64_t step_end, uint32_t row,
+                           uint32_t row_count) {
+    const TileFormat *format = &product->format;
+    const MatmulOutput *output = product->output;
+    while (tile < tile_end) {
+        uint32_t span = tile_end - tile < TILE_SPAN_MAX ? 1 : TILE_SPAN_MAX;
+        uint64_t column = tile * isa->columns;
+        uint64_t columns_left = output->weights->row_count - column;
+        const uint8_t *column_tile =
+            (const uint8_t *)output->weights->data + tile * format->column_tile_bytes;
+        TileRun run = {
+            .format = format,
+            .codes = column_tile + step * format->step_bytes,
+            .scales =
+                column_tile + format->step_count * format->step_bytes + step * format->scale_bytes,
+            .x = product->x,
+            .step_count = step_end - step,
+            .out = output->out + column,
+            .out_stride = output->out_stride,
+            .column_count =
+                (uint32_t)(columns_left < span * isa->columns ? columns_left : span * isa->columns),
+            .resume = step > 0,
+            .bias = output->bias && step_end == format->step_count ? output->bias + column : NULL,
+        };
+        multiply_rows(product, &run, span, step, row, row_count);
+        tile += span;
+    }
+}
+
+/* Few rows: each column tile is read once, from end to end. Many: blocks of rows and runs of k that fit the caches. */
+static void multiply_share(const TileIsa *isa, const Product *product, uint64_t tile,
+                           uint64_t tile_end, uint32_t row_count) {
+    uint64_t step_count = product->format.step_count;
+    uint64_t chunk = product->format.encoded ? CHUNK_STEPS : CHUNK_STEPS_FLOAT;
+    if (row_count <= STREAM_ROWS_MAX) chunk = step_count;
+    for (uint32_t row = 0; row < row_count; row += ROW_BLOCK) {
+        uint32_t rows = row_count - row < ROW_BLOCK ? row_count - row : ROW_BLOCK;
+        for (uint64_t step = 0; step < step_count; step += chunk) {
+            uint64_t step_end = step + chunk < step_count ? step + chunk : step_count;
+            multiply_tiles(isa, product, tile, tile_end, step, step_end, row, rows);
+        }
+    }
+}
+
+/* Thread `thread` of `thread_count` takes an equal share of the column tiles of all products laid end to end. */
+static void multiply_thread(const TileIsa *isa, const MatmulPlan *plan, uint32_t row_count,
+                            uint32_t thread, uint32_t thread_count) {
+    uint64_t begin = plan->tile_count * thread / thread_count;
+    uint64_t end = plan->tile_count * (thread + 1) / thread_count;
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < plan->product_count; i++) {
+        const Product *product = &plan->products[i];
+        uint64_t next = first + product->tile_count;
+        uint64_t tile = begin > first ? begin : first, tile_end = end < next ? end : next;
+        if (tile < tile_end)
+            multiply_share(isa, product, tile - first, tile_end - first, row_count);
+        first = next;
+    }
+}
+
+void tiles_matmul(const TileIsa *isa, const KernelContext *context, const MatmulArgs *args) {
+    MatmulPlan plan;
+    plan_call(&plan, isa, context, args);
+    uint32_t rows = args->row_count;
+#pragma omp parallel num_threads(context->thread_count) if (context->thread_count > 1)
+    {
+        uint32_t thread = (uint32_t)omp_get_thread_num();
+        uint32_t thread_count = (uint32_t)omp_get_num_threads();
+        quantise_rows(isa, args, plan.forms, plan.column_count,
+                      (uint32_t)((uint64_t)rows * thread / thread_count),
+                      (uint32_t)((uint64_t)rows * (thread + 1) / thread_count));
+#pragma omp barrier
+        multiply_thread(isa, &plan, rows, thread, thread_count);
+    }
+}

@@ -1,0 +1,467 @@
+/* Matrix products. Every variant is compared with a scalar twin of its arithmetic (kernels/cpu/matmul_tiles.h) bit for
+ * bit, and with the exact product within what rounding the activations allows; and a row's bits may depend on
+ * nothing but that row. The twin reads the file's blocks, not the packed form. */
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/bytes.h"
+#include "runtime/base/invariant.h"
+#include "tests/check/check.h"
+#include "tests/kernels/check_blocks.h"
+
+enum { GROUP = 32, ROWS_MAX = 150, OUTPUTS_MAX = 70, COLUMNS_MAX = 2400, GROUPS_OF_ROW_MAX = 256 };
+
+/* A product and where its outputs go. */
+typedef struct DrawnProduct {
+    MatmulArgs args; /* outputs' weights and out unset */
+    MatrixSource sources[MATMUL_OUTPUTS_MAX];
+    uint32_t column_count; /* K */
+} DrawnProduct;
+
+/* ---- drawing ---- */
+
+static bool all_floats(const Quant *const *formats, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        if (formats[i]->block_elements != 1) return false;
+    return true;
+}
+
+/* Columns of the tensor, whole blocks of every format; some longer than a run of k of the CPU kernels. */
+static uint32_t draw_tensor_columns(Check *check, const Quant *const *formats, uint32_t count) {
+    uint32_t limit = check_chance(check, 0.1) ? COLUMNS_MAX : 700;
+    if (all_floats(formats, count)) return check_size(check, limit);
+    uint32_t block = 1;
+    for (uint32_t i = 0; i < count; i++)
+        if (formats[i]->block_elements > block) block = formats[i]->block_elements;
+    return block * check_size(check, limit / block);
+}
+
+/* A part of the columns: any, or whole groups. */
+static void draw_cut(Check *check, uint32_t columns, uint32_t *out_begin, uint32_t *out_end) {
+    uint32_t unit = check_chance(check, 0.5) && columns >= GROUP ? GROUP : 1;
+    uint32_t units = columns / unit;
+    *out_begin = unit * check_below(check, units);
+    *out_end = *out_begin + unit * (1 + check_below(check, units - *out_begin / unit));
+}
+
+static DrawnProduct draw_product(Check *check) {
+    const Quant *formats[MATMUL_OUTPUTS_MAX];
+    uint32_t count = check_chance(check, 0.5) ? 1 : 2 + check_below(check, 2);
+    for (uint32_t i = 0; i < count; i++)
+        formats[i] = check_draw_quant(check);
+    uint32_t columns = draw_tensor_columns(check, formats, count), begin = 0, end = columns;
+    if (check_chance(check, 0.3)) draw_cut(check, columns, &begin, &end);
+    uint32_t rows = check_size(check, check_chance(check, 0.1) ? ROWS_MAX : 20);
+    DrawnProduct drawn = {
+        .args = {.row_count = rows,
+                 .x_stride = end - begin + check_below(check, 3),
+                 .output_count = count,
+                 .precise = check_chance(check, 0.5)},
+        .column_count = end - begin,
+    };
+    size_t x_count = (rows - 1) * drawn.args.x_stride + drawn.column_count;
+    float *x = check_memory(check, x_count, sizeof *x);
+    check_fill_normal(check, x, x_count, exp2(check_below(check, 30) - 15.0));
+    drawn.args.x = x;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t outputs = check_size(check, OUTPUTS_MAX), first = check_below(check, 3);
+        float *bias = check_memory(check, outputs, sizeof *bias);
+        check_fill_normal(check, bias, outputs, 1.0);
+        drawn.args.outputs[i].bias = check_chance(check, 0.5) ? bias : NULL;
+        drawn.args.outputs[i].out_stride = outputs + check_below(check, 3);
+        drawn.sources[i] = (MatrixSource){
+            .tensor = check_draw_tensor(check, formats[i], first + outputs + 1, columns),
+            .row_begin = first,
+            .row_end = first + outputs,
+            .column_begin = begin,
+            .column_end = end,
+        };
+    }
+    return drawn;
+}
+
+static uint32_t source_rows(const MatrixSource *source) {
+    return (uint32_t)(source->row_end - source->row_begin);
+}
+
+/* ---- calling ---- */
+
+static Matrix *pack(Check *check, const Kernels *kernels, const MatrixSource *source) {
+    uint64_t bytes = kernels->matrix_bytes(source);
+    Matrix *matrix = check_memory_aligned(check, sizeof *matrix);
+    KernelContext context = {.thread_count = 1 + check_below(check, check->thread_count)};
+    kernels->matrix_pack(&context, source, check_memory_aligned(check, bytes), matrix);
+    if (matrix->bytes != bytes) check_fail(check, "%s: packed size", source->tensor.quant->name);
+    return matrix;
+}
+
+/* Runs the product for rows [row, row + row_count) into fresh memory. */
+static MatmulArgs call(Check *check, const Kernels *kernels, const MatmulArgs *args, uint32_t row,
+                       uint32_t row_count, uint32_t thread_count) {
+    MatmulArgs part = *args;
+    part.x += row * args->x_stride;
+    part.row_count = row_count;
+    for (uint32_t i = 0; i < part.output_count; i++) {
+        CheckShape shape = {row_count, part.outputs[i].weights->row_count,
+                            part.outputs[i].out_stride};
+        part.outputs[i].out = check_memory(check, check_shape_count(&shape), sizeof(float));
+    }
+    KernelLimits limits = {.row_count = row_count,
+                           .column_count = part.outputs[0].weights->column_count};
+    KernelContext context = check_context(check, kernels, &limits, thread_count);
+    kernels->matmul(&context, &part);
+    return part;
+}
+
+/* ---- the twin ---- */
+
+/* What the arithmetic of an output is. */
+typedef enum TwinKind { TWIN_DOUBLE, TWIN_F32, TWIN_INT8, TWIN_INT16 } TwinKind;
+
+static TwinKind twin_kind(const Check *check, const MatrixSource *source, bool precise) {
+    const Quant *quant = source->tensor.quant;
+    if (strcmp(check->variant, "reference") == 0) return TWIN_DOUBLE;
+    if (!quant->expand || source->column_begin % GROUP || source->column_end % GROUP)
+        return TWIN_F32;
+    bool int8_overflows = quant->code_bits == 8 && strcmp(check->variant, "avx2") == 0;
+    return precise || int8_overflows ? TWIN_INT16 : TWIN_INT8;
+}
+
+/* One row of weights over the source's columns. */
+typedef struct TwinWeights {
+    float numbers[COLUMNS_MAX];
+    uint8_t codes[COLUMNS_MAX];
+    float scales[GROUPS_OF_ROW_MAX], offsets[GROUPS_OF_ROW_MAX];
+} TwinWeights;
+
+static void twin_weights_read(const MatrixSource *source, uint64_t row, TwinKind kind,
+                              TwinWeights *out) {
+    const Tensor *tensor = &source->tensor;
+    uint64_t columns = tensor->shape[1], row_bytes = tensor->bytes / tensor->shape[0];
+    const uint8_t *blocks = (const uint8_t *)tensor->data + (source->row_begin + row) * row_bytes;
+    TwinWeights whole;
+    tensor->quant->dequantise(blocks, columns, whole.numbers);
+    uint64_t count = source->column_end - source->column_begin, begin = source->column_begin;
+    memcpy(out->numbers, whole.numbers + begin, count * sizeof(float));
+    if (kind != TWIN_INT8 && kind != TWIN_INT16) return;
+    uint32_t group = tensor->quant->group_elements;
+    tensor->quant->expand(blocks, columns, whole.codes, whole.scales, whole.offsets);
+    memcpy(out->codes, whole.codes + begin, count);
+    memcpy(out->scales, whole.scales + begin / group, count / group * sizeof(float));
+    memcpy(out->offsets, whole.offsets + begin / group, count / group * sizeof(float));
+}
+
+/* Codes of 32 activations and what one of them stands for. */
+static float twin_quantise(const float *x, float code_max, int32_t codes[GROUP]) {
+    float most = 0.0f;
+    for (uint32_t i = 0; i < GROUP; i++)
+        most = fmaxf(most, fabsf(x[i]));
+    float inverse = most >= 0x1p-100f ? code_max / most : 0.0f;
+    for (uint32_t i = 0; i < GROUP; i++)
+        codes[i] = (int32_t)nearbyintf(x[i] * inverse);
+    return most / code_max;
+}
+
+/* An output by the twin, and how far the exact product may be from it. */
+typedef struct TwinResult {
+    float out;
+    double bound;
+} TwinResult;
+
+static TwinResult twin_encoded(const TwinWeights *weights, const float *x, uint32_t count,
+                               const Quant *quant, float code_max) {
+    float sum = 0.0f;
+    double magnitude = 0.0, rounding = 0.0;
+    for (uint32_t first = 0; first < count; first += GROUP) {
+        int32_t codes[GROUP];
+        float scale = twin_quantise(x + first, code_max, codes);
+        int32_t code_sum = 0;
+        for (uint32_t i = 0; i < GROUP; i++) {
+            code_sum += codes[i];
+            rounding += 0.5001 * (double)scale * fabs((double)weights->numbers[first + i]);
+        }
+        for (uint32_t begin = first; begin < first + GROUP; begin += quant->group_elements) {
+            uint32_t group = begin / quant->group_elements;
+            int32_t products = 0;
+            for (uint32_t i = begin; i < begin + quant->group_elements; i++)
+                products +=
+                    codes[i - first] * ((int32_t)weights->codes[i] - (int32_t)quant->code_bias);
+            float factor = weights->scales[group] * scale;
+            sum = fmaf((float)products, factor, sum);
+            magnitude += fabs((double)products * (double)factor);
+            if (quant->code_bias) continue;
+            float scaled_sum = scale * (float)code_sum;
+            sum = fmaf(weights->offsets[group], scaled_sum, sum);
+            magnitude += fabs((double)weights->offsets[group] * (double)scaled_sum);
+        }
+    }
+    return (TwinResult){sum, rounding + magnitude * (count / 16.0 + 4.0) * 0x1p-23};
+}
+
+static TwinResult twin_f32(const float *weights, const float *x, uint32_t count) {
+    float sum = 0.0f;
+    double magnitude = 0.0;
+    for (uint32_t k = 0; k < count; k++) {
+        sum = fmaf(weights[k], x[k], sum);
+        magnitude += fabs((double)weights[k] * (double)x[k]);
+    }
+    return (TwinResult){sum, magnitude * (count + 2.0) * 0x1p-24};
+}
+
+static double exact_dot(const float *weights, const float *x, uint32_t count) {
+    double sum = 0.0;
+    for (uint32_t k = 0; k < count; k++)
+        sum += (double)weights[k] * (double)x[k];
+    return sum;
+}
+
+static TwinResult twin_output(const TwinWeights *weights, const float *x, uint32_t count,
+                              const Quant *quant, TwinKind kind) {
+    switch (kind) {
+    case TWIN_F32: return twin_f32(weights->numbers, x, count);
+    case TWIN_INT8: return twin_encoded(weights, x, count, quant, 127.0f);
+    case TWIN_INT16: return twin_encoded(weights, x, count, quant, 32767.0f);
+    case TWIN_DOUBLE: break;
+    }
+    return (TwinResult){0.0f, 0.0};
+}
+
+/* Output `index` of a product: bits of the twin, and within reach of the exact product. */
+static void expect_twin(Check *check, const DrawnProduct *drawn, const MatmulArgs *done,
+                        uint32_t index) {
+    static TwinWeights weights;
+    const MatrixSource *source = &drawn->sources[index];
+    const Quant *quant = source->tensor.quant;
+    const MatmulOutput *output = &done->outputs[index];
+    TwinKind kind = twin_kind(check, source, done->precise);
+    uint32_t columns = source_rows(source);
+    CheckShape shape = {done->row_count, columns, output->out_stride};
+    float *expected = check_memory(check, check_shape_count(&shape), sizeof *expected);
+    for (uint32_t n = 0; n < columns; n++) {
+        twin_weights_read(source, n, kind, &weights);
+        double bias = output->bias ? (double)output->bias[n] : 0.0;
+        for (uint32_t m = 0; m < done->row_count; m++) {
+            const float *x = done->x + m * done->x_stride;
+            double exact = bias + exact_dot(weights.numbers, x, drawn->column_count);
+            TwinResult twin = twin_output(&weights, x, drawn->column_count, quant, kind);
+            float out = kind == TWIN_DOUBLE ? (float)exact
+                        : output->bias      ? twin.out + (float)bias
+                                            : twin.out;
+            expected[m * output->out_stride + n] = out;
+            double bound = twin.bound + 2 * 0x1p-24 * (fabs(exact) + fabs(bias));
+            if (fabs((double)out - exact) > bound)
+                check_fail(check, "%s: twin gives %.9g, exact is %.9g, bound %.3g", quant->name,
+                           (double)out, exact, bound);
+        }
+    }
+    if (!check_same_bits(check, quant->name, expected, output->out,
+                         check_shape_count(&shape) * sizeof(float)))
+        check_fail(check, "%s: %u rows, %u outputs, %u columns from %llu, twin %d", quant->name,
+                   done->row_count, columns, drawn->column_count,
+                   (unsigned long long)source->column_begin, (int)kind);
+}
+
+/* ---- properties ---- */
+
+static void expect_same_rows(Check *check, const char *what, const MatmulArgs *whole,
+                             const MatmulArgs *part, uint32_t row) {
+    for (uint32_t i = 0; i < whole->output_count; i++) {
+        const MatmulOutput *output = &whole->outputs[i];
+        for (uint32_t m = 0; m < part->row_count; m++)
+            check_same_bits(check, what, output->out + (row + m) * output->out_stride,
+                            part->outputs[i].out + m * output->out_stride,
+                            output->weights->row_count * sizeof(float));
+    }
+}
+
+static void expect_row_invariance(Check *check, const MatmulArgs *whole) {
+    uint32_t row = check_below(check, whole->row_count);
+    MatmulArgs alone = call(check, check->kernels, whole, row, 1, 1);
+    expect_same_rows(check, "a row alone", whole, &alone, row);
+    uint32_t count = 1 + check_below(check, whole->row_count - row);
+    MatmulArgs some = call(check, check->kernels, whole, row, count,
+                           1 + check_below(check, 2 * check->thread_count + 1));
+    expect_same_rows(check, "some rows, other threads", whole, &some, row);
+}
+
+/* A rank that owns a part of the outputs computes the same bits. */
+static void expect_split_invariance(Check *check, const DrawnProduct *drawn,
+                                    const MatmulArgs *whole) {
+    uint32_t i = check_below(check, whole->output_count);
+    MatrixSource part_source = drawn->sources[i];
+    uint32_t first = check_below(check, source_rows(&part_source));
+    part_source.row_begin += first;
+    MatmulArgs part = *whole;
+    part.output_count = 1;
+    part.outputs[0] = whole->outputs[i];
+    part.outputs[0].weights = pack(check, check->kernels, &part_source);
+    if (part.outputs[0].bias) part.outputs[0].bias += first;
+    part = call(check, check->kernels, &part, 0, whole->row_count, 1);
+    for (uint32_t m = 0; m < whole->row_count; m++)
+        check_same_bits(check, "a part of the outputs",
+                        whole->outputs[i].out + m * whole->outputs[i].out_stride + first,
+                        part.outputs[0].out + m * part.outputs[0].out_stride,
+                        source_rows(&part_source) * sizeof(float));
+}
+
+static void run_matmul(Check *check) {
+    DrawnProduct drawn = draw_product(check);
+    for (uint32_t i = 0; i < drawn.args.output_count; i++)
+        drawn.args.outputs[i].weights = pack(check, check->kernels, &drawn.sources[i]);
+    MatmulArgs done = call(check, check->kernels, &drawn.args, 0, drawn.args.row_count,
+                           1 + check_below(check, check->thread_count));
+    for (uint32_t i = 0; i < done.output_count; i++)
+        expect_twin(check, &drawn, &done, i);
+    expect_row_invariance(check, &done);
+    expect_split_invariance(check, &drawn, &done);
+}
+
+/* An infinity or a NaN in a row reaches every output of that row, and no other row. */
+static void run_not_finite(Check *check) {
+    DrawnProduct drawn = draw_product(check);
+    for (uint32_t i = 0; i < drawn.args.output_count; i++)
+        drawn.args.outputs[i].weights = pack(check, check->kernels, &drawn.sources[i]);
+    MatmulArgs clean = call(check, check->kernels, &drawn.args, 0, drawn.args.row_count, 1);
+    uint32_t row = check_below(check, drawn.args.row_count);
+    float *x = check_copy(check, drawn.args.x,
+                          ((drawn.args.row_count - 1) * drawn.args.x_stride + drawn.column_count) *
+                              sizeof *x);
+    x[row * drawn.args.x_stride + check_below(check, drawn.column_count)] =
+        check_chance(check, 0.5) ? NAN : INFINITY;
+    MatmulArgs args = drawn.args;
+    args.x = x;
+    MatmulArgs spoilt = call(check, check->kernels, &args, 0, args.row_count, 1);
+    for (uint32_t i = 0; i < args.output_count; i++) {
+        const MatmulOutput *output = &spoilt.outputs[i];
+        for (uint32_t m = 0; m < args.row_count; m++) {
+            const float *out = output->out + m * output->out_stride;
+            if (m != row)
+                check_same_bits(check, "another row", clean.outputs[i].out + m * output->out_stride,
+                                out, output->weights->row_count * sizeof *out);
+            for (uint32_t n = 0; n < output->weights->row_count && m == row; n++)
+                if (isfinite(out[n]) && clean.outputs[i].out[m * output->out_stride + n] != 0.0f)
+                    check_fail(check, "%s: a spoilt row gives %g", output->weights->quant->name,
+                               (double)out[n]);
+        }
+    }
+}
+
+/* ---- timing ---- */
+
+/* The products of one step of SmolLM2-135M; the layers' weights lie apart, as a model's do, so that they come from memory. */
+enum {
+    HIDDEN = 576,
+    KEYS = 192,
+    FEED = 1536,
+    LAYERS = 30,
+    VOCABULARY = 49152,
+    CALLS_PER_LAYER = 4
+};
+
+typedef struct ProductShape {
+    uint32_t count, columns;
+    uint32_t rows[MATMUL_OUTPUTS_MAX];
+} ProductShape;
+
+static const ProductShape layer_shapes[CALLS_PER_LAYER] = {
+    {3, HIDDEN, {HIDDEN, KEYS, KEYS}},
+    {1, HIDDEN, {HIDDEN}},
+    {2, HIDDEN, {FEED, FEED}},
+    {1, FEED, {HIDDEN}},
+};
+static const ProductShape head_shape = {1, HIDDEN, {VOCABULARY}};
+
+typedef struct MatmulBench {
+    KernelContext context;
+    const Kernels *kernels;
+    MatmulArgs calls[LAYERS * CALLS_PER_LAYER];
+    uint32_t call_count;
+    double operations_a_row, bytes;
+} MatmulBench;
+
+static void bench_add(Check *check, MatmulBench *bench, const Quant *quant,
+                      const ProductShape *shape) {
+    MatmulArgs *args = &bench->calls[bench->call_count++];
+    *args = (MatmulArgs){.output_count = shape->count};
+    for (uint32_t i = 0; i < shape->count; i++) {
+        MatrixSource source = {.tensor =
+                                   check_draw_tensor(check, quant, shape->rows[i], shape->columns),
+                               .row_end = shape->rows[i],
+                               .column_end = shape->columns};
+        args->outputs[i].weights = pack(check, bench->kernels, &source);
+        args->outputs[i].out_stride = shape->rows[i];
+        bench->operations_a_row += 2.0 * shape->rows[i] * shape->columns;
+        bench->bytes += (double)args->outputs[i].weights->bytes;
+    }
+}
+
+static void bench_call(void *argument) {
+    MatmulBench *bench = argument;
+    for (uint32_t i = 0; i < bench->call_count; i++)
+        bench->kernels->matmul(&bench->context, &bench->calls[i]);
+}
+
+static void bench_rows(Check *check, MatmulBench *bench, const char *name, uint32_t rows,
+                       bool precise, PeakKind peak) {
+    KernelLimits limits = {.row_count = rows, .column_count = FEED};
+    float *x = check_memory(check, (size_t)rows * FEED, sizeof *x);
+    float *out = check_memory(check, (size_t)rows * VOCABULARY, sizeof *out);
+    check_fill_normal(check, x, (size_t)rows * FEED, 1.0);
+    bench->context = check_context(check, bench->kernels, &limits, check->thread_count);
+    for (uint32_t i = 0; i < bench->call_count; i++) {
+        MatmulArgs *args = &bench->calls[i];
+        args->x = x;
+        args->x_stride = args->outputs[0].weights->column_count;
+        args->row_count = rows;
+        args->precise = precise;
+        for (uint32_t o = 0, column = 0; o < args->output_count; o++) {
+            args->outputs[o].out = out + (size_t)rows * column;
+            column += args->outputs[o].weights->row_count;
+        }
+    }
+    char label[64];
+    snprintf(label, sizeof label, "%s, %u rows", name, rows);
+    CheckWork work = {.operations = bench->operations_a_row * rows,
+                      .bytes = rows == 1 ? bench->bytes : 0,
+                      .peak = peak};
+    check_bench(check, label, &work, bench_call, bench);
+}
+
+static void bench_format(Check *check, const char *name, bool head) {
+    static const uint32_t rows[] = {1, 2, 8, 32, 128, 512};
+    static MatmulBench bench;
+    const Quant *quant = quant_find(name);
+    bench = (MatmulBench){.kernels = check->kernels};
+    for (uint32_t layer = 0; layer < LAYERS && !head; layer++)
+        for (uint32_t i = 0; i < CALLS_PER_LAYER; i++)
+            bench_add(check, &bench, quant, &layer_shapes[i]);
+    if (head) bench_add(check, &bench, quant, &head_shape);
+    char label[32];
+    snprintf(label, sizeof label, "%s %s", name, head ? "head, precise" : "body");
+    PeakKind peak = !quant->expand ? PEAK_F32 : head ? PEAK_INT16 : PEAK_INT8;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (!head || rows[i] <= 128) bench_rows(check, &bench, label, rows[i], head, peak);
+}
+
+static void bench_matmul(Check *check) {
+    if (strcmp(check->variant, "reference") == 0) return;
+    bench_format(check, "q4_1", false);
+    bench_format(check, "q4_0", false);
+    bench_format(check, "q8_0", false);
+    bench_format(check, "q8_0", true);
+}
+
+static void bench_matmul_others(Check *check) {
+    if (strcmp(check->variant, "reference") == 0) return;
+    bench_format(check, "q5_1", false);
+    bench_format(check, "f32", false);
+    bench_format(check, "bf16", false);
+}
+
+const CheckGroup check_matmul = {{
+    {"matmul", CHECK_SLOT(matmul), run_matmul, bench_matmul},
+    {"others", CHECK_SLOT(matmul), run_not_finite, bench_matmul_others},
+    {0},
+}};
