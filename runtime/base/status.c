@@ -49,6 +49,13 @@ Status error_raise(ErrorCode error, const char *format, ...) {
     return row->status;
 }
 
+Status error_adopt(ErrorCode error, const char *text) {
+    last_error.code = error;
+    snprintf(last_error.text, sizeof last_error.text, "%s", text);
+    atomic_store(&first_logged, (int)error);
+    return error_rows[error].status;
+}
+
 void error_capture_begin(void) {
     capture_depth++;
 }

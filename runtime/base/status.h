@@ -67,6 +67,10 @@ void error_capture_end(void);
 /* Last error raised by this thread: its code and text, or ERROR_COUNT and "". Valid until the next raise. */
 ErrorCode error_last(const char **out_text);
 
+/* Takes over an error that another rank raised and logged, without a line of its own: from now on it decides
+ * error_exit_code here too. Returns the row's status. */
+Status error_adopt(ErrorCode error, const char *text);
+
 /* Exit code for a process that ends because of `status`: that of the first error logged by any thread, else a
  * default for the status. STATUS_OK gives 0. */
 int error_exit_code(Status status);

@@ -8,6 +8,7 @@
  * thread that created the Comm. Errors are STATUS_PEER; a peer that is silent is the watchdog's business
  * (launch/watchdog.h), so calls here may block for ever. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runtime/base/status.h"
@@ -20,6 +21,8 @@ typedef struct Comm {
     int size;
     int local_rank; /* among the ranks of this node, which are local_size many */
     int local_size;
+    bool
+        crowded; /* may be set any time: more threads than cores here, so give the core away while waiting */
     void *state; /* of the row */
     /* How long this rank spent inside collectives, for the time split of a step. */
     double seconds;
@@ -54,17 +57,13 @@ uint64_t comm_calls(const Comm *comm);
 
 Status comm_self_create(Comm **out); /* one rank, no start-up cost */
 
-typedef struct CommMpiOptions {
-    bool
-        by_message; /* do not use memory that the ranks of a node share, even if all are on one node */
-    bool crowded; /* more threads than cores: give the core away instead of spinning */
-} CommMpiOptions;
+bool comm_mpi_built(void); /* is MPI in this build? */
 
 /* Every process that the launcher started. Initialises MPI (FUNNELED), so at most once a process and from the
  * main thread; destroying it finalises MPI, which waits for the other ranks. When all ranks are on one node
- * they talk through shared memory (row "shared") and MPI is only the start-up; else by messages (row "mpi").
- * E-UNAVAILABLE in a build without MPI. */
-Status comm_mpi_create(Comm **out, const CommMpiOptions *options);
+ * they talk through shared memory (row "shared") and MPI is only the start-up; else, or when told so, by
+ * messages (row "mpi"). E-UNAVAILABLE in a build without MPI. */
+Status comm_mpi_create(Comm **out, bool by_message);
 
 /* `size` ranks as threads of this process, for tests: out[size], row "shared". Each is used by a thread of its
  * own and destroyed after all threads are done with theirs. */

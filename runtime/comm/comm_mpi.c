@@ -234,15 +234,13 @@ static bool node_region_open(SharedMemory *out, const Comm *place) {
     return opened;
 }
 
-static Status create_shared(Comm **out, const Comm *place, const SharedMemory *memory,
-                            bool crowded) {
+static Status create_shared(Comm **out, const Comm *place, const SharedMemory *memory) {
     void *kept;
     TRY(memory_take(&kept, 1, sizeof *memory, "communicator"));
     *(SharedMemory *)kept = *memory;
     const CommSharedOptions options = {.region = memory->base,
                                        .rank = place->rank,
                                        .size = place->size,
-                                       .crowded = crowded,
                                        .release = node_region_release,
                                        .context = kept};
     return comm_shared_create(out, &options);
@@ -261,16 +259,19 @@ static Status find_place(Comm *out) {
     return STATUS_OK;
 }
 
-Status comm_mpi_create(Comm **out, const CommMpiOptions *options) {
+bool comm_mpi_built(void) {
+    return true;
+}
+
+Status comm_mpi_create(Comm **out, bool by_message) {
     int provided;
     TRY_MPI(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     Comm place = {0};
     TRY(find_place(&place));
     SharedMemory memory = {.descriptor = -1};
-    if (!options->by_message && place.size > 1 && place.local_size == place.size) {
-        if (node_region_open(&memory, &place))
-            return create_shared(out, &place, &memory, options->crowded);
+    if (!by_message && place.size > 1 && place.local_size == place.size) {
+        if (node_region_open(&memory, &place)) return create_shared(out, &place, &memory);
         if (place.rank == 0)
             log_note("the ranks of this node cannot share memory (containers, or different "
                      "programs?): they talk by messages, which is slower");

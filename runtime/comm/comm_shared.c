@@ -33,7 +33,6 @@ typedef struct Shared {
     RankFlag *flags; /* [size] */
     uint8_t *slots;  /* [size][COMM_SHARED_DEPTH][COMM_SHARED_CHUNK_BYTES] */
     uint32_t step;   /* the next to publish */
-    bool crowded;
     void (*release)(void *context);
     void *context;
 } Shared;
@@ -64,13 +63,13 @@ static void sleep_until_published(RankFlag *flag, uint32_t step) {
     atomic_fetch_sub(&flag->sleepers, 1);
 }
 
-static void wait_long(const Shared *shared, RankFlag *flag, uint32_t step) {
-    if (!shared->crowded)
+static void wait_long(bool crowded, RankFlag *flag, uint32_t step) {
+    if (!crowded)
         for (int spin = 0; spin < SPINS_MAX; spin++) {
             if (has_published(flag, step)) return;
             __builtin_ia32_pause();
         }
-    uint64_t patience_ns = shared->crowded ? YIELD_CROWDED_NS_MAX : YIELD_NS_MAX;
+    uint64_t patience_ns = crowded ? YIELD_CROWDED_NS_MAX : YIELD_NS_MAX;
     uint64_t until_ns = monotonic_now_ns(&monotonic_system) + patience_ns;
     while (monotonic_now_ns(&monotonic_system) < until_ns) {
         if (has_published(flag, step)) return;
@@ -82,7 +81,7 @@ static void wait_long(const Shared *shared, RankFlag *flag, uint32_t step) {
 static void wait_for(const Comm *comm, int rank, uint32_t step) {
     const Shared *shared = comm->state;
     RankFlag *flag = &shared->flags[rank];
-    if (!has_published(flag, step)) wait_long(shared, flag, step);
+    if (!has_published(flag, step)) wait_long(comm->crowded, flag, step);
 }
 
 static void wait_for_all(const Comm *comm, uint32_t step) {
@@ -279,7 +278,6 @@ Status comm_shared_create(Comm **out, const CommSharedOptions *options) {
     Shared *shared = shared_memory;
     shared->flags = options->region;
     shared->slots = (uint8_t *)(shared->flags + options->size);
-    shared->crowded = options->crowded;
     shared->release = options->release;
     shared->context = options->context;
     Comm *comm = comm_memory;

@@ -25,7 +25,6 @@ typedef struct CommSharedOptions {
         region; /* comm_shared_region_bytes(size) bytes, 64-byte aligned, zero before the first rank uses it */
     int rank;
     int size;
-    bool crowded; /* more threads than cores: yield instead of spinning */
     /* Called once by destroy, may be NULL: gives the region back. */
     void (*release)(void *context);
     void *context;

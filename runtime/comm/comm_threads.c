@@ -38,10 +38,10 @@ static Status create_ranks(Comm **out, SharedRegion *region, int size) {
         const CommSharedOptions options = {.region = region->memory,
                                            .rank = rank,
                                            .size = size,
-                                           .crowded = true,
                                            .release = region_release,
                                            .context = region};
         TRY(comm_shared_create(&out[rank], &options));
+        out[rank]->crowded = true;
         atomic_fetch_add(&region->users, 1);
     }
     return STATUS_OK;

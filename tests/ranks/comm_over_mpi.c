@@ -10,11 +10,11 @@ enum { ROUNDS = 150 };
 
 int main(int argc, char **argv) {
     Comm *comm;
-    const CommMpiOptions options = {.by_message = argc > 1 && strcmp(argv[1], "--by-message") == 0,
-                                    .crowded = true};
-    Status status = comm_mpi_create(&comm, &options);
+    bool by_message = argc > 1 && strcmp(argv[1], "--by-message") == 0;
+    Status status = comm_mpi_create(&comm, by_message);
     if (status != STATUS_OK) return error_exit_code(status);
-    const char *expected_row = options.by_message || comm->size == 1 ? "mpi" : "shared";
+    comm->crowded = true;
+    const char *expected_row = by_message || comm->size == 1 ? "mpi" : "shared";
     int failures = comm_property_check(comm, 11, ROUNDS);
     failures += strcmp(comm->row->name, expected_row) != 0;
     if (failures)
