@@ -10,6 +10,9 @@
 #include "runtime/weights/metadata.h"
 #include "runtime/weights/weights_builder.h"
 
+#pragma GCC diagnostic error "-Wconversion"
+#pragma GCC diagnostic error "-Wsign-conversion"
+
 enum {
     MAGIC_BYTES = 4,
     VERSION_MIN = 2,

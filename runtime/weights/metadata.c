@@ -5,6 +5,9 @@
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 
+#pragma GCC diagnostic error "-Wconversion"
+#pragma GCC diagnostic error "-Wsign-conversion"
+
 /* The start of every STRING_STRIDE-th string of an array is kept: a string is found by walking over at most that many. */
 enum { STRING_STRIDE = 16 };
 

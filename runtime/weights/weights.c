@@ -18,8 +18,13 @@
 #include "runtime/base/invariant.h"
 #include "runtime/weights/weights_builder.h"
 
+#pragma GCC diagnostic error "-Wconversion"
+#pragma GCC diagnostic error "-Wsign-conversion"
+
 static const WeightsFormat *const formats[] = {
     &weights_format_gguf,
+    &weights_format_safetensors,
+    &weights_format_hf_folder,
 };
 
 enum { FORMAT_COUNT = sizeof formats / sizeof *formats };
@@ -84,7 +89,7 @@ Status weights_join_path(Weights *weights, const char *folder, const char *name,
 static int open_ordinary(const char *path, uint64_t *out_size_bytes) {
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) return -1;
-    struct stat info;
+    struct stat info = {.st_mode = 0};
     if (fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode) && info.st_size >= 0) {
         *out_size_bytes = (uint64_t)info.st_size;
         return descriptor;
@@ -95,7 +100,7 @@ static int open_ordinary(const char *path, uint64_t *out_size_bytes) {
 }
 
 Status weights_map_file(Weights *weights, const char *path, const MappedFile **out) {
-    CHECK(weights->file_count < SHARDS_MAX);
+    CHECK(weights->file_count < FILES_MAX);
     MappedFile *file = &weights->files[weights->file_count];
     TRY(weights_copy_text(weights, path, strlen(path), &file->path));
     int descriptor = open_ordinary(path, &file->size_bytes);
@@ -285,7 +290,7 @@ static Status find_format(const char *path, const WeightsFormat **out) {
 
 static Status fill(Weights *weights, const char *path) {
     void *files = NULL;
-    TRY(memory_take(&files, SHARDS_MAX, sizeof(MappedFile), "weight files"));
+    TRY(memory_take(&files, FILES_MAX, sizeof(MappedFile), "weight files"));
     weights->files = files;
     TRY(weights_copy_text(weights, path, strlen(path), &weights->path));
     weights->metadata_path = weights->path;
@@ -447,4 +452,52 @@ Status weights_read_string(const Weights *weights, const char *key, const char *
     if (entry->type != METADATA_STRING) return refuse_value(weights, entry, "a string");
     *out = entry->string;
     return STATUS_OK;
+}
+
+/* ---- files beside the weights ---- */
+
+enum { SIDE_FILE_BYTES_MAX = 256 << 20 };
+
+static Status read_whole(int descriptor, const char *path, uint64_t size_bytes, char *out) {
+    for (uint64_t at = 0; at < size_bytes;) {
+        ssize_t got = pread(descriptor, out + at, size_bytes - at, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0)
+            FAIL(FILE_MISSING, "\"%s\" at byte %" PRIu64 ": cannot be read: %s", path, at,
+                 got < 0 ? strerror(errno) : "the file became shorter");
+        at += (uint64_t)got;
+    }
+    return STATUS_OK;
+}
+
+static Status read_side_file(int descriptor, const char *path, uint64_t size_bytes,
+                             char **out_text) {
+    if (size_bytes > SIDE_FILE_BYTES_MAX)
+        FAIL(JSON, "\"%s\": %" PRIu64 " bytes long, the limit is %d MiB; fetch the model again",
+             path, size_bytes, SIDE_FILE_BYTES_MAX >> 20);
+    void *text = NULL;
+    TRY(memory_take(&text, size_bytes + 1, 1, path));
+    Status status = read_whole(descriptor, path, size_bytes, text);
+    if (status == STATUS_OK)
+        *out_text = text;
+    else
+        free(text);
+    return status;
+}
+
+Status weights_read_side_file(const Weights *weights, const char *name, char **out_text,
+                              size_t *out_bytes) {
+    CHECK(!strchr(name, '/') && name[0] != '.');
+    if (!weights->folder) return STATUS_NOT_FOUND;
+    char path[4096];
+    uint64_t size_bytes;
+    int written = snprintf(path, sizeof path, "%s/%s", weights->folder, name);
+    if (written < 0 || (size_t)written >= sizeof path) return STATUS_NOT_FOUND;
+    int descriptor = open_ordinary(path, &size_bytes);
+    if (descriptor < 0 && errno == ENOENT) return STATUS_NOT_FOUND;
+    if (descriptor < 0) FAIL(FILE_MISSING, "\"%s\": cannot be opened: %s", path, strerror(errno));
+    Status status = read_side_file(descriptor, path, size_bytes, out_text);
+    close(descriptor);
+    if (status == STATUS_OK) *out_bytes = size_bytes;
+    return status;
 }

@@ -18,7 +18,8 @@ enum {
     MODEL_TENSORS_MAX = 262144,
     METADATA_MAX = 65536,
     SHARDS_MAX = 1024,
-    NAME_BYTES_MAX = 1024, /* tensor names and keys */
+    FILES_MAX = SHARDS_MAX + 2, /* shards, config.json and the index of shards */
+    NAME_BYTES_MAX = 1024,      /* tensor names and keys */
     POOL_BYTES_MAX = 32 << 20,
     HEADER_BYTES_MAX = 100 << 20, /* of one file: everything before the tensor data */
 };
@@ -32,8 +33,9 @@ typedef struct MappedFile {
 struct Weights {
     const WeightsFormat *format;
     const char *path;          /* as given */
+    const char *folder;        /* NULL when the model is a single file */
     const char *metadata_path; /* file that the metadata came from */
-    MappedFile *files;         /* [SHARDS_MAX], so that their addresses stay */
+    MappedFile *files;         /* [FILES_MAX], so that their addresses stay */
     size_t file_count;
     NamedTensor *tensors;
     size_t tensor_count, tensor_capacity;

@@ -10,7 +10,7 @@
 #include "runtime/base/log.h"
 #include "runtime/weights/weights_builder.h"
 
-enum { WATCHED_MAX = 2 * SHARDS_MAX, LINE_BYTES_MAX = 2048 };
+enum { WATCHED_MAX = 2 * FILES_MAX, LINE_BYTES_MAX = 2048 };
 
 static _Atomic(const MappedFile *) watched[WATCHED_MAX];
 
