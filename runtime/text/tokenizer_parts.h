@@ -1,0 +1,55 @@
+#ifndef RUNTIME_TEXT_TOKENIZER_PARTS_H
+#define RUNTIME_TEXT_TOKENIZER_PARTS_H
+
+/* What a Tokenizer is made of, for the loaders (tokenizer_gguf.c, tokenizer_json.c) that fill it:
+ *
+ *   text → added tokens in raw text → normalizer → added tokens in normalised text → pre-tokenizer → word model
+ *   tokens → decoder
+ *
+ * A loader fills a zeroed Tokenizer as far as it comes; tokenizer_destroy frees what is there. */
+
+#include "runtime/text/added_tokens.h"
+#include "runtime/text/decode.h"
+#include "runtime/text/normalize.h"
+#include "runtime/text/pretokenize.h"
+#include "runtime/text/tokenizer.h"
+#include "runtime/text/vocabulary.h"
+#include "runtime/text/word_model.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+enum { TOKENIZER_EOS_MAX = 64, TOKENIZER_VOCAB_MAX = 16 * 1024 * 1024 };
+
+struct Tokenizer {
+    Vocabulary vocabulary;
+    bool *special; /* [vocabulary.count] */
+    AddedTokens added;
+    Normalizer normalizer;
+    PreTokenizer pre_tokenizer;
+    WordModel model;
+    bool takes_any_bytes; /* broken UTF-8 can be encoded */
+    int32_t byte_token
+        [256]; /* token of a byte outside characters, where the model is on characters; else -1 */
+    Decoder decoder;
+    TextBuffer token_text;    /* the bytes of all tokens, one behind the other */
+    uint32_t *token_starts;   /* [vocabulary.count + 1] in token_text */
+    TokenList prefix, suffix; /* put around a text with TOKENIZE_ADD_SPECIAL */
+    int32_t bos;              /* -1: none */
+    int32_t eos[TOKENIZER_EOS_MAX];
+    uint32_t eos_count;
+};
+
+/* Copies the pieces and takes memory per token. 1 to TOKENIZER_VOCAB_MAX pieces. */
+Status tokenizer_set_vocabulary(Tokenizer *tokenizer, const Piece *pieces, uint64_t count);
+
+/* Makes a token end texts; once each, in order. E-TOKENIZER when it is no token of the vocabulary; `what` names it. */
+Status tokenizer_add_eos(Tokenizer *tokenizer, int64_t token, const char *what);
+
+/* Whether every byte has a "<0xHH>" token; writes them to byte_token (-1 where there is none). */
+bool tokenizer_find_byte_tokens(const Vocabulary *vocabulary, int32_t byte_token[256]);
+
+Status tokenizer_load_gguf(Tokenizer *tokenizer, const Weights *weights);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
