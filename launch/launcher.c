@@ -33,6 +33,9 @@ static const char *const resource_managers[] = {"SLURM_JOB_ID", "PBS_JOBID", "LS
 
 enum { INPUT_BYTES = 65536, ARGUMENTS_MAX = 32, LEFTOVER_WAIT_MS = 5000, LEFTOVER_STEP_MS = 50 };
 
+/* While mpirun starts, a signal may reach nobody; to drain twice is to drain once. */
+enum { REPEAT_DRAIN_MS = 500 };
+
 static int number_of(const char *variable) {
     const char *text = variable ? getenv(variable) : NULL;
     return text ? atoi(text) : 0;
@@ -227,7 +230,10 @@ static void serve_once(Launch *launch) {
         {.fd = launch->input >= 0 && !pending ? STDIN_FILENO : -1, .events = POLLIN},
         {.fd = pending ? launch->input : -1, .events = POLLOUT},
     };
-    if (poll(polled, sizeof polled / sizeof polled[0], -1) <= 0) return;
+    int ready = poll(polled, sizeof polled / sizeof polled[0],
+                     launch->stop_count == 1 ? REPEAT_DRAIN_MS : -1);
+    if (ready == 0) kill(launch->mpirun, SIGUSR1);
+    if (ready <= 0) return;
     if (polled[0].revents) on_signal(launch);
     if (polled[1].revents) read_input(launch);
     if (polled[2].revents) send_input(launch);
@@ -264,12 +270,18 @@ static void reap_leftovers(void) {
     kill_leftovers();
 }
 
-/* A signal can reach ranks before they listen to it; asked to end, they ended. */
+/* A signal can reach mpirun or the ranks before they listen to it: asked to end, they ended. Ranks that lost mpirun
+ * lost their error output with it, so we speak for them. */
 static int exit_code_of(const Launch *launch, int status) {
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    int stopped = error_row(ERROR_STOPPED)->exit_code;
     bool by_drain = code == 128 + SIGUSR1 && launch->stop_count > 0;
-    return by_drain || launch->stop_count > 1 ? stopped : code;
+    if (by_drain || launch->stop_count > 1) return error_row(ERROR_STOPPED)->exit_code;
+    if (WIFEXITED(status)) return code;
+    (void)error_raise(ERROR_PEER_LOST,
+                      "mpirun (process %d) was killed by signal %d; the ranks end, run the same "
+                      "command again",
+                      launch->mpirun, WTERMSIG(status));
+    return error_row(ERROR_PEER_LOST)->exit_code;
 }
 
 static Status open_input(Launch *launch, bool forward, int *out_read_end) {

@@ -52,7 +52,8 @@ Status ranks_agree(Ranks *ranks, const RanksFact *facts, int fact_count);
 Status ranks_vote(Ranks *ranks, Status mine);
 
 /* All ranks are on their way out (the engine has stopped, or a vote failed): waits for them and ends MPI. main
- * then returns the exit code, which need not be the same on all. */
+ * then returns the exit code, which need not be the same on all. Write and sync everything before: once a rank
+ * has ended with another code than 0, mpirun gives the rest a second. */
 void ranks_stop(Ranks *ranks, int exit_code);
 
 /* Ends this process now, and with it the job: for an error that the other ranks do not know of. They sit in a
