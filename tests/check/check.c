@@ -19,6 +19,7 @@ enum {
     BENCH_SAMPLES = 9,
 };
 #define BENCH_SAMPLE_SECONDS 0.02
+#define BENCH_SLOW_SECONDS   0.1 /* a call that takes longer is timed once more only */
 
 /* One mapping: [guard … poison][user bytes][slack poison][page without access]. */
 struct CheckMemory {
@@ -220,14 +221,14 @@ static int compare_doubles(const void *left, const void *right) {
 }
 
 static double median_seconds(void (*call)(void *), void *argument) {
-    seconds_of_calls(1, call, argument);
     double once = seconds_of_calls(1, call, argument);
     uint64_t repeats = 1 + (uint64_t)(BENCH_SAMPLE_SECONDS / fmax(once, 1e-7));
     double samples[BENCH_SAMPLES];
-    for (int i = 0; i < BENCH_SAMPLES; i++)
+    int count = once < BENCH_SLOW_SECONDS ? BENCH_SAMPLES : 1;
+    for (int i = 0; i < count; i++)
         samples[i] = seconds_of_calls(repeats, call, argument) / (double)repeats;
-    qsort(samples, BENCH_SAMPLES, sizeof *samples, compare_doubles);
-    return samples[BENCH_SAMPLES / 2];
+    qsort(samples, (size_t)count, sizeof *samples, compare_doubles);
+    return samples[count / 2];
 }
 
 static void print_rate(const char *unit, double rate, const char *peak_text, double peak) {
