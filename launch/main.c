@@ -8,9 +8,12 @@
 #include <unistd.h>
 
 #include "launch/command.h"
+#include "launch/launcher.h"
 #include "runtime/base/log.h"
 
-enum { NAMES_MAX = 64 };
+enum { NAMES_MAX = 64, ARGUMENTS_MAX = 4096 };
+
+static char *const *program_arguments; /* as they were given: what the launcher starts again */
 
 static void print_overview(FILE *out) {
     fprintf(out,
@@ -89,6 +92,24 @@ static Status read_settings(OptionSet *options, const Command *command, int coun
     return settings_check(settings);
 }
 
+static bool wants_ranks(const Command *command, const Settings *settings) {
+    const char *place = strstr(command->takes, "@ranks");
+    return place && settings->ranks > 1;
+}
+
+/* Under a launcher, or alone, the command runs here; else mpirun starts this program again, once a rank. */
+static int run_ranks(const Command *command, const Settings *settings) {
+    LauncherPlace place = {0};
+    if (!wants_ranks(command, settings)) return command->run(settings);
+    Status status = launcher_find(&place);
+    if (status == STATUS_OK && place.name) return command->run(settings);
+    const LauncherOptions options = {
+        .ranks = (int)settings->ranks, .argv = program_arguments, .forward_input = true};
+    int exit_code = 0;
+    if (status == STATUS_OK) status = launcher_run(&options, &exit_code);
+    return status == STATUS_OK ? exit_code : error_exit_code(status);
+}
+
 static int run_command(const Command *command, int count, const char *const *arguments) {
     Settings settings;
     OptionSet *options;
@@ -108,7 +129,7 @@ static int run_command(const Command *command, int count, const char *const *arg
     else if ((status = check_needs(command, options)) != STATUS_OK)
         exit_code = error_exit_code(status);
     else
-        exit_code = command->run(&settings);
+        exit_code = run_ranks(command, &settings);
     options_destroy(options);
     return exit_code;
 }
@@ -136,7 +157,12 @@ static int dispatch(int count, const char **arguments) {
 }
 
 int main(int argc, char **argv) {
-    int exit_code = dispatch(argc - 1, (const char **)argv + 1);
+    const char *arguments[ARGUMENTS_MAX];
+    if (argc > ARGUMENTS_MAX)
+        return error_exit_code(error_raise(ERROR_USAGE, "more than %d arguments", ARGUMENTS_MAX));
+    program_arguments = argv;
+    memcpy(arguments, argv, (size_t)argc * sizeof *arguments);
+    int exit_code = dispatch(argc - 1, arguments + 1);
     if (fflush(stdout) != 0 && exit_code == 0)
         exit_code = error_exit_code(
             error_raise(ERROR_OUTPUT_WRITE, "standard output: %s", strerror(errno)));

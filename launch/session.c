@@ -1,0 +1,315 @@
+#include "launch/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "build_libraries.h"
+#include "launch/model_defaults.h"
+#include "launch/stop.h"
+#include "launch/summary.h"
+#include "runtime/base/log.h"
+#include "runtime/base/monotonic.h"
+
+enum { MODEL_NAME_BYTES = 128 };
+
+/* ---- hooks of the engine ---- */
+
+static StopRequest stop_with_deadline(void *user) {
+    Session *session = user;
+    StopRequest request = stop_requested();
+    if (session->own_interrupt) return STOP_NONE;
+    if (request != STOP_DRAIN) return request;
+    double now = monotonic_seconds();
+    if (session->drain_seconds == 0) {
+        session->drain_seconds = now;
+        log_note("stopping: running requests have %.0f s to finish (--drain-timeout)",
+                 session->settings->drain_timeout_s);
+    }
+    bool late = now - session->drain_seconds > session->settings->drain_timeout_s;
+    return late ? STOP_HURRY : STOP_DRAIN;
+}
+
+static void unit_begin(void *user, const char *phase) {
+    watchdog_unit_begin(((Session *)user)->ranks.watchdog, phase);
+}
+
+static void unit_end(void *user) {
+    watchdog_unit_end(((Session *)user)->ranks.watchdog);
+}
+
+static void print_state(void *user) {
+    const Session *session = user;
+    if (!session->engine) {
+        log_note("state: loading");
+        return;
+    }
+    const EngineStats *stats = engine_stats(session->engine);
+    log_note("state: step %llu, running %u, waiting %u, prompt tokens %llu, generated tokens %llu, "
+             "KV %llu of %llu bytes",
+             (unsigned long long)stats->steps, stats->running, stats->waiting,
+             (unsigned long long)stats->prompt_tokens, (unsigned long long)stats->generated_tokens,
+             (unsigned long long)stats->kv_used_bytes,
+             (unsigned long long)stats->kv_capacity_bytes);
+}
+
+/* ---- opening ---- */
+
+/* The effective options as text, for the ranks to compare. */
+static Status start_ranks(Session *session) {
+    const Settings *settings = session->settings;
+    char *text;
+    size_t text_bytes;
+    FILE *memory = open_memstream(&text, &text_bytes);
+    if (!memory) FAIL(MEMORY, "no memory to compare the settings of the ranks");
+    options_print_config(settings->options, memory);
+    fclose(memory);
+    const RanksFact facts[] = {{"program", BUILD_VERSION}, {"settings", text}};
+    const RanksOptions options = {
+        .size = (int)settings->ranks,
+        .threads = (uint32_t)settings->threads,
+        .comm_timeout_seconds = settings->comm_timeout_s,
+        .facts = facts,
+        .fact_count = sizeof facts / sizeof *facts,
+    };
+    Status status = ranks_start(&session->ranks, &options);
+    free(text);
+    return status;
+}
+
+/* A model without a tokenizer, or with a template that is not known, is good for commands without text. */
+static Status open_text(Session *session, const SessionPlan *plan) {
+    error_capture_begin();
+    Status status = tokenizer_create(&session->tokenizer, session->weights);
+    error_capture_end();
+    const char *text;
+    ErrorCode error = error_last(&text);
+    if (status != STATUS_OK) return plan->needs_text ? error_raise(error, "%s", text) : STATUS_OK;
+    return STATUS_OK;
+}
+
+static Status open_model(Session *session, const SessionPlan *plan) {
+    TRY(weights_open(&session->weights, session->settings->model));
+    TRY(open_text(session, plan));
+    return model_defaults_read(session->settings, session->weights, &session->sampling);
+}
+
+static Status agree_on_model(Session *session) {
+    char fingerprint[32];
+    snprintf(fingerprint, sizeof fingerprint, "%016llx",
+             (unsigned long long)weights_fingerprint(session->weights));
+    const RanksFact fact = {"model", fingerprint};
+    return ranks_agree(&session->ranks, &fact, 1);
+}
+
+/* --kv-device-size in bytes of this rank; per cent are of the memory that is free, shared by the node's ranks. */
+static Status kv_bytes(const Session *session, uint64_t *out) {
+    const OptionSize *size = &session->settings->kv_device_size;
+    *out = size->bytes;
+    if (size->per_cent == 0) return STATUS_OK;
+    FILE *file = fopen("/proc/meminfo", "re");
+    char line[128];
+    unsigned long long free_kib = 0;
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu kB", &free_kib) == 1) break;
+    if (file) fclose(file);
+    if (free_kib == 0)
+        FAIL(UNAVAILABLE, "/proc/meminfo does not tell the free memory: give --kv-device-size in "
+                          "bytes");
+    *out = (uint64_t)((double)free_kib * 1024 * size->per_cent / 100 /
+                      session->ranks.comm->local_size);
+    return STATUS_OK;
+}
+
+static Status open_engine(Session *session) {
+    const Settings *settings = session->settings;
+    EngineOptions options = {
+        .backend = settings->backend,
+        .cpu_isa = settings->cpu_isa,
+        .thread_count = session->ranks.threads,
+        .max_model_len = (uint32_t)settings->max_model_len,
+        .max_num_seqs = (uint32_t)settings->max_num_seqs,
+        .max_num_batched_tokens = (uint32_t)settings->max_num_batched_tokens,
+        .block_tokens = (uint32_t)settings->block_size,
+        .hooks = {session, stop_with_deadline, unit_begin, unit_end},
+    };
+    Status status = kv_bytes(session, &options.kv_device_bytes);
+    TRY(ranks_vote(&session->ranks, status));
+    status = engine_open(&session->engine, &options, session->weights, session->tokenizer,
+                         session->ranks.comm);
+    TRY(ranks_vote(&session->ranks, status));
+    const RanksFact fact = {"kernels", engine_kernels_name(session->engine)};
+    session->loaded_seconds = monotonic_seconds();
+    return ranks_agree(&session->ranks, &fact, 1);
+}
+
+static void print_banner(const Session *session) {
+    const ModelConfig *model = engine_model(session->engine);
+    const EngineStats *stats = engine_stats(session->engine);
+    log_line(LOG_INFO, "session",
+             "spillway %s, model %s (%s, %u layers), kernels %s, ranks %d, threads %u a rank",
+             BUILD_VERSION, session_model_name(session), model->architecture, model->layer_count,
+             engine_kernels_name(session->engine), session->ranks.comm->size,
+             session->ranks.threads);
+    log_line(LOG_INFO, "session",
+             "context %u tokens, KV %.1f MiB a rank in blocks of %u tokens, weights %.1f MiB a "
+             "rank, loaded in %.2f s",
+             engine_max_model_len(session->engine), (double)stats->kv_capacity_bytes / 1048576,
+             stats->kv_block_tokens, (double)stats->weight_bytes / 1048576,
+             session->loaded_seconds - session->started_seconds);
+}
+
+static Status open_all(Session *session, const SessionPlan *plan) {
+    TRY(ranks_vote(&session->ranks, open_model(session, plan)));
+    TRY(agree_on_model(session));
+    Status status = STATUS_OK;
+    if (session->ranks.comm->rank == 0 && plan->prepare)
+        status = plan->prepare(session, plan->user);
+    TRY(ranks_vote(&session->ranks, status));
+    if (session->settings->dry_run) return STATUS_OK;
+    return open_engine(session);
+}
+
+/* ---- work ---- */
+
+static Status tell_summary(const Session *session, const SessionPlan *plan) {
+    const Summary summary = {
+        .stats = engine_stats(session->engine),
+        .lines_ok = session->lines_ok,
+        .lines_failed = session->lines_failed,
+        .lines_skipped = session->lines_skipped,
+        .seconds_total = monotonic_seconds() - session->started_seconds,
+        .seconds_load = session->loaded_seconds - session->started_seconds,
+        .decode_tokens = session->decode_tokens,
+    };
+    if (plan->tells_summary && !session->settings->quiet) summary_print(&summary, stderr);
+    if (!session->settings->summary_json) return STATUS_OK;
+    return summary_write_json(&summary, session->settings->summary_json);
+}
+
+/* An error that the other ranks cannot know of ends the job from here. */
+static Status lead(Session *session, const SessionPlan *plan) {
+    print_banner(session);
+    Status status = plan->work(session, plan->user);
+    bool engine_broken = status == STATUS_DEVICE || status == STATUS_PEER;
+    if (engine_broken && session->ranks.comm->size > 1)
+        ranks_abort(&session->ranks, error_exit_code(status));
+    Status stopped = engine_stop(session->engine);
+    if (status == STATUS_OK) status = stopped;
+    Status summed =
+        status == STATUS_OK || status == STATUS_STOPPED ? tell_summary(session, plan) : STATUS_OK;
+    return status == STATUS_OK ? summed : status;
+}
+
+static Status follow(Session *session) {
+    Status status = engine_follow(session->engine);
+    if (status != STATUS_OK) ranks_abort(&session->ranks, error_exit_code(status));
+    return status;
+}
+
+static Status run_all(Session *session, const SessionPlan *plan) {
+    TRY(open_all(session, plan));
+    if (session->settings->dry_run) {
+        if (session->ranks.comm->rank == 0)
+            log_note("dry run: %s and its files are in order; %d rank%s of %u threads would run it",
+                     session_model_name(session), session->ranks.comm->size,
+                     session->ranks.comm->size == 1 ? "" : "s", session->ranks.threads);
+        return STATUS_OK;
+    }
+    Status status = session->ranks.comm->rank == 0 ? lead(session, plan) : follow(session);
+    return ranks_vote(&session->ranks, status);
+}
+
+static void name_rank_in_log(const Session *session) {
+    static char host[64];
+    if (session->ranks.comm->size == 1) return;
+    gethostname(host, sizeof host - 1);
+    LogOptions options = *log_configured();
+    options.rank = session->ranks.comm->rank;
+    options.host = host;
+    log_configure(&options);
+}
+
+int session_run(const Settings *settings, const SessionPlan *plan) {
+    Session session = {.settings = settings, .started_seconds = monotonic_seconds()};
+    Status status = stop_install(print_state, &session);
+    if (status == STATUS_OK) status = start_ranks(&session);
+    if (status != STATUS_OK) return error_exit_code(status);
+    name_rank_in_log(&session);
+    status = run_all(&session, plan);
+    int exit_code = error_exit_code(status);
+    engine_close(session.engine);
+    session.engine = NULL;
+    tokenizer_destroy(session.tokenizer);
+    weights_close(session.weights);
+    ranks_stop(&session.ranks, exit_code);
+    return exit_code;
+}
+
+/* ---- what commands use ---- */
+
+Status session_step(Session *session, bool *out_idle) {
+    const EngineStats *stats = engine_stats(session->engine);
+    double decode_before = stats->seconds_decode;
+    uint64_t generated_before = stats->generated_tokens;
+    TRY(engine_step(session->engine, out_idle));
+    if (stats->seconds_decode > decode_before)
+        session->decode_tokens += stats->generated_tokens - generated_before;
+    return STATUS_OK;
+}
+
+Status session_run_until_idle(Session *session) {
+    bool idle = false;
+    while (!idle)
+        TRY(session_step(session, &idle));
+    if (engine_stop_seen(session->engine) == STOP_NONE) return STATUS_OK;
+    FAIL(STOPPED, "stopped on request before the end");
+}
+
+Status session_encode_prompt(const Session *session, const char *text, size_t text_bytes,
+                             TokenList *out) {
+    const Settings *settings = session->settings;
+    if (settings->raw || strcmp(settings->chat_template, "none") == 0)
+        return tokenizer_encode(session->tokenizer, text, text_bytes, TOKENIZE_ADD_SPECIAL, out);
+    if (!session->chat)
+        return tokenizer_encode(session->tokenizer, text, text_bytes, TOKENIZE_ADD_SPECIAL, out);
+    const char *system = settings->system ? settings->system : "";
+    const ChatMessage messages[] = {{"system", system, strlen(system)}, {"user", text, text_bytes}};
+    size_t skipped = settings->system ? 0 : 1;
+    TextBuffer prompt = {0};
+    Status status = session->chat->render(messages + skipped, 2 - skipped, true, &prompt);
+    if (status == STATUS_OK)
+        status = tokenizer_encode(session->tokenizer, prompt.text, prompt.bytes,
+                                  TOKENIZE_PARSE_SPECIAL, out);
+    text_buffer_free(&prompt);
+    return status;
+}
+
+ApiDefaults session_api_defaults(const Session *session) {
+    const Settings *settings = session->settings;
+    return (ApiDefaults){
+        .sampling = session->sampling,
+        .max_tokens = (uint32_t)settings->max_tokens,
+        .stops = settings->stop.items,
+        .stop_count = (uint32_t)settings->stop.count,
+        .ignore_eos = settings->ignore_eos,
+        .served_model_name = settings->served_model_name,
+    };
+}
+
+const char *session_model_name(const Session *session) {
+    static char name[MODEL_NAME_BYTES];
+    const Settings *settings = session->settings;
+    if (settings->served_model_name) return settings->served_model_name;
+    size_t bytes = strlen(settings->model);
+    while (bytes > 1 && settings->model[bytes - 1] == '/')
+        bytes--;
+    size_t start = bytes;
+    while (start > 0 && settings->model[start - 1] != '/')
+        start--;
+    snprintf(name, sizeof name, "%.*s", (int)(bytes - start), settings->model + start);
+    char *suffix = strstr(name, ".gguf");
+    if (suffix && suffix[5] == 0) *suffix = 0;
+    return name;
+}

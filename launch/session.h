@@ -1,0 +1,66 @@
+#ifndef LAUNCH_SESSION_H
+#define LAUNCH_SESSION_H
+
+/* What every command with a model shares: the ranks come up and agree, each opens the weights and its share of the
+ * engine, rank 0 does the command's work while the others follow, and all end with one exit code.
+ *
+ *     ranks_start → weights, tokenizer, template → prepare (rank 0) → engine_open → work (rank 0) → stop
+ *
+ * After each part that can fail on one rank alone the ranks vote, so that nobody waits for a rank that is gone. */
+
+#include "launch/api.h"
+#include "launch/ranks.h"
+#include "launch/settings.h"
+#include "runtime/engine/engine.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct Session {
+    const Settings *settings;
+    Ranks ranks;
+    Weights *weights;
+    Tokenizer *tokenizer;     /* NULL when the plan does without text and the model has none */
+    const ChatTemplate *chat; /* NULL: the model has none that is known */
+    char chat_refusal[512];   /* why not */
+    Engine *engine;
+    SamplingOptions
+        sampling;           /* what a request has that says nothing: flags, else the model's own */
+    double started_seconds; /* monotonic_seconds when the command began */
+    double loaded_seconds;  /* when the engine was open */
+    double drain_seconds;   /* when a drain was first asked for; 0: not */
+    bool own_interrupt;     /* the command handles the stop by itself (chat) */
+    uint64_t lines_ok, lines_failed, lines_skipped; /* for the summary; the command counts */
+    uint64_t decode_tokens;                         /* generated in steps without prompt rows */
+} Session;
+
+typedef struct SessionPlan {
+    bool needs_text; /* the model must have a tokenizer */
+    /* Rank 0, before the weights are packed: opens files, so that a wrong one is told at once. Optional. */
+    Status (*prepare)(Session *session, void *user);
+    /* Rank 0, with the engine open. */
+    Status (*work)(Session *session, void *user);
+    bool tells_summary; /* print the summary at the end, unless --quiet */
+    void *user;
+} SessionPlan;
+
+/* Runs the plan on this rank and returns the exit code. */
+int session_run(const Settings *settings, const SessionPlan *plan);
+
+/* engine_step, with the books that the summary needs. Rank 0. */
+Status session_step(Session *session, bool *out_idle);
+/* Steps until the engine is idle. STATUS_STOPPED, raised, when it went idle because a stop was asked for. Rank 0. */
+Status session_run_until_idle(Session *session);
+
+/* One prompt as a chat (template, --system) or as it is. Tokens are the caller's to free. E-REQUEST. */
+Status session_encode_prompt(const Session *session, const char *text, size_t text_bytes,
+                             TokenList *out);
+
+/* What API requests take when they say nothing. Valid as long as the settings. */
+ApiDefaults session_api_defaults(const Session *session);
+
+/* A file name for people: "SmolLM2-135M-Instruct.Q4_1", or --served-model-name. Static storage. */
+const char *session_model_name(const Session *session);
+
+SPILLWAY_EXTERN_C_END
+
+#endif

@@ -1,0 +1,77 @@
+#include "launch/summary.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include <jansson.h>
+
+static double rate(uint64_t count, double seconds) {
+    return count > 0 && seconds > 0 ? (double)count / seconds : 0;
+}
+
+double summary_prefill_rate(const Summary *summary) {
+    return rate(summary->stats->prompt_tokens, summary->stats->seconds_prefill);
+}
+
+double summary_decode_rate(const Summary *summary) {
+    return rate(summary->decode_tokens, summary->stats->seconds_decode);
+}
+
+static json_t *tier(uint64_t capacity_bytes, uint64_t peak_bytes) {
+    return json_pack("{sI sI si si}", "capacity_bytes", (json_int_t)capacity_bytes, "peak_bytes",
+                     (json_int_t)peak_bytes, "read_bytes", 0, "written_bytes", 0);
+}
+
+static json_t *to_json(const Summary *summary) {
+    const EngineStats *stats = summary->stats;
+    char digest[32];
+    snprintf(digest, sizeof digest, "%016" PRIx64, stats->determinism_digest);
+    return json_pack(
+        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{si si si sf}} s{sf sf} s{so so so} si si sI ss}",
+        "lines", "ok", (json_int_t)summary->lines_ok, "failed", (json_int_t)summary->lines_failed,
+        "skipped", (json_int_t)summary->lines_skipped, "tokens", "prompt",
+        (json_int_t)stats->prompt_tokens, "generated", (json_int_t)stats->generated_tokens,
+        "recomputed", (json_int_t)stats->recomputed_tokens, "seconds", "total",
+        summary->seconds_total, "load", summary->seconds_load, "prefill", stats->seconds_prefill,
+        "decode", stats->seconds_decode, "stall", "nvme", 0, "host", 0, "copy", 0, "peer",
+        stats->seconds_collective, "tokens_per_second", "prefill", summary_prefill_rate(summary),
+        "decode", summary_decode_rate(summary), "tiers", "device",
+        tier(stats->kv_capacity_bytes, stats->kv_peak_bytes), "host", tier(0, 0), "nvme",
+        tier(0, 0), "corrupt_blocks", 0, "io_errors", 0, "memory_peak_bytes",
+        (json_int_t)stats->memory_peak_bytes, "determinism_digest", digest);
+}
+
+Status summary_write_json(const Summary *summary, const char *path) {
+    json_t *root = to_json(summary);
+    if (!root) FAIL(MEMORY, "no memory for the summary");
+    FILE *file = fopen(path, "we");
+    if (!file) {
+        json_decref(root);
+        FAIL(OUTPUT_CREATE, "\"%s\": %s; see --summary-json", path, strerror(errno));
+    }
+    bool failed = json_dumpf(root, file, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) != 0;
+    json_decref(root);
+    failed |= fputc('\n', file) == EOF;
+    failed |= fclose(file) != 0;
+    if (failed) FAIL(OUTPUT_WRITE, "\"%s\": %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+void summary_print(const Summary *summary, FILE *out) {
+    const EngineStats *stats = summary->stats;
+    const double mebibyte = 1048576;
+    fprintf(out, "lines      %" PRIu64 " ok, %" PRIu64 " failed, %" PRIu64 " done before\n",
+            summary->lines_ok, summary->lines_failed, summary->lines_skipped);
+    fprintf(out,
+            "tokens     %" PRIu64 " in (%.1f tok/s), %" PRIu64 " out (%.1f tok/s), %" PRIu64
+            " recomputed\n",
+            stats->prompt_tokens, summary_prefill_rate(summary), stats->generated_tokens,
+            summary_decode_rate(summary), stats->recomputed_tokens);
+    fprintf(out, "seconds    %.2f in all: load %.2f, prefill %.2f, decode %.2f; with peers %.2f\n",
+            summary->seconds_total, summary->seconds_load, stats->seconds_prefill,
+            stats->seconds_decode, stats->seconds_collective);
+    fprintf(out, "memory     KV %.1f of %.1f MiB at the peak, resident %.1f MiB at the peak\n",
+            (double)stats->kv_peak_bytes / mebibyte, (double)stats->kv_capacity_bytes / mebibyte,
+            (double)stats->memory_peak_bytes / mebibyte);
+}
