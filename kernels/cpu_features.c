@@ -1,6 +1,9 @@
 #include "kernels/cpu_features.h"
 
 #include <stdio.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 typedef struct FeatureRow {
     uint32_t flag;
@@ -16,13 +19,20 @@ static const FeatureRow feature_rows[] = {
 
 enum { FEATURE_COUNT = sizeof feature_rows / sizeof feature_rows[0] };
 
+#if defined(__x86_64__)
+/* __builtin_cpu_supports of clang 14 does not know it; its registers are those of AVX. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 uint32_t cpu_features(void) {
     uint32_t flags = 0;
 #if defined(__x86_64__)
     /* these builtins also ask whether the kernel saves the wide registers */
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
         flags |= CPU_AVX2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
