@@ -44,7 +44,9 @@ Status loader_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint6
     if (!found) return loader_missing(loader, name);
     const Tensor *tensor = &found->tensor;
     if (!tensor->quant)
-        FAIL(TENSOR, "%s: tensor %s is of a number type that is not supported", found->file, name);
+        FAIL(TENSOR,
+             "%s: tensor %s is of type %s, which is not supported; convert it to q8_0 or q4_k",
+             found->file, name, found->type_name);
     if (tensor->dim_count != 2 || tensor->shape[0] != rows || tensor->shape[1] != columns)
         FAIL(TENSOR, "%s: tensor %s has shape [%llu, %llu] in %u dimensions, expected [%llu, %llu]",
              found->file, name, (unsigned long long)tensor->shape[0],

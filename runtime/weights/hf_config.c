@@ -1,9 +1,9 @@
 /* config.json as metadata: members of nested objects get dotted keys, lists become arrays in GGUF's encoding. */
 
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/weights/json_walk.h"
 #include "runtime/weights/metadata.h"
 #include "runtime/weights/safetensors.h"
 
@@ -134,7 +134,7 @@ Status hf_config_read(Weights *weights, const char *path) {
                                 JSON_REJECT_DUPLICATES, &error);
     if (!config)
         FAIL(HF_CONFIG, "\"%s\" line %d column %d: malformed JSON: %s; fetch the model again", path,
-             error.line, error.column, error.text);
+             error.line, error.column, json_walk_error_text(&error));
     Status status =
         json_is_object(config)
             ? add_members(weights, key, config)

@@ -30,6 +30,12 @@ Status json_walk_fail(const JsonWalk *walk, const char *format, ...) {
                        text);
 }
 
+const char *json_walk_error_text(json_error_t *error) {
+    for (char *at = error->text; *at; at++)
+        if ((unsigned char)*at < ' ' || *at == 0x7f) *at = ' ';
+    return error->text;
+}
+
 static void skip_blanks(JsonWalk *walk) {
     while (walk->at < walk->text_bytes && memchr(" \t\r\n", walk->text[walk->at], 4))
         walk->at++;
@@ -65,7 +71,7 @@ Status json_walk_value(JsonWalk *walk, size_t text_bytes_max, json_t **out) {
             return json_walk_fail(walk, "a value is longer than %zu bytes", text_bytes_max);
         walk->at +=
             error.position > 0 && (uint64_t)error.position < left ? (uint64_t)error.position : 0;
-        return json_walk_fail(walk, "malformed JSON: %s", error.text);
+        return json_walk_fail(walk, "malformed JSON: %s", json_walk_error_text(&error));
     }
     walk->at += (uint64_t)error.position;
     walk->after_member = true;

@@ -45,6 +45,9 @@ Status json_walk_finish(JsonWalk *walk);
 Status json_walk_fail(const JsonWalk *walk, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* What jansson says, with the control characters that it quotes from the file made blanks. */
+const char *json_walk_error_text(json_error_t *error);
+
 SPILLWAY_EXTERN_C_END
 
 #endif

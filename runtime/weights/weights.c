@@ -365,20 +365,6 @@ const NamedTensor *weights_find(const Weights *weights, const char *name) {
     return found ? *found : NULL;
 }
 
-Status weights_require(const Weights *weights, const char *name, const NamedTensor **out) {
-    const NamedTensor *found = weights_find(weights, name);
-    if (!found)
-        FAIL(TENSOR, "\"%s\": tensor \"%s\" is missing; fetch or convert the model again",
-             weights->path, name);
-    if (!found->tensor.quant)
-        FAIL(TENSOR,
-             "\"%s\" at byte %" PRIu64 ": tensor \"%s\" is of type %s, which is not supported; "
-             "convert the model to a supported type such as q8_0 or q4_k",
-             found->file, found->file_offset, name, found->type_name);
-    *out = found;
-    return STATUS_OK;
-}
-
 uint64_t weights_fingerprint(const Weights *weights) {
     return weights->fingerprint;
 }

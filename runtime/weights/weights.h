@@ -36,17 +36,15 @@ const char *weights_format_name(const Weights *weights); /* "gguf", "safetensors
 typedef struct NamedTensor {
     const char *name;
     const char *type_name; /* "q4_1", "i64": as quants[] and the formats name it, in lower case */
-    Tensor tensor;         /* quant is NULL when the type is known but has no row in quants[] */
-    const char *file;      /* that holds it */
-    uint64_t file_offset;  /* of its first byte */
+    Tensor
+        tensor; /* quant is NULL when the type has no row in quants[]: refuse to compute with it */
+    const char *file;     /* that holds it */
+    uint64_t file_offset; /* of its first byte */
 } NamedTensor;
 
 size_t weights_tensor_count(const Weights *weights);
 const NamedTensor *weights_tensor(const Weights *weights, size_t index);   /* in file order */
 const NamedTensor *weights_find(const Weights *weights, const char *name); /* NULL when absent */
-
-/* As weights_find, for a tensor that will be computed with: E-TENSOR when it is absent or of a type without quant row. */
-Status weights_require(const Weights *weights, const char *name, const NamedTensor **out);
 
 /* 64 bits that change when metadata or the tensor directory change (names, types, shapes, offsets): ranks compare it. */
 uint64_t weights_fingerprint(const Weights *weights);

@@ -19,7 +19,7 @@ enum {
     METADATA_MAX = 65536,
     SHARDS_MAX = 1024,
     FILES_MAX = SHARDS_MAX + 2, /* shards, config.json and the index of shards */
-    NAME_BYTES_MAX = 1024,      /* tensor names and keys */
+    NAME_BYTES_MAX = 256,       /* tensor names and keys: they fit into an error line */
     POOL_BYTES_MAX = 32 << 20,
     HEADER_BYTES_MAX = 100 << 20, /* of one file: everything before the tensor data */
 };

@@ -16,7 +16,8 @@
 
 #include <cmocka.h>
 
-#include "tests/runtime/weights_listing.h"
+#include "runtime/weights/weights.h"
+#include "tests/runtime/weights_assertions.h"
 
 static void test_one_shard(void **state) {
     (void)state;
@@ -89,8 +90,8 @@ static const struct HostileHeader {
     {"{\"a\":}", 0, "E-SAFETENSORS", "malformed JSON"},
     {"{\"a\\u0000\":1}", 0, "E-SAFETENSORS", "malformed JSON"},
     {"{\"a\xff\":1}", 0, "E-SAFETENSORS", "malformed JSON"},
-    {"{\"a\\n\":{}}", 0, "E-SAFETENSORS", "a name is not 1 to 1024 bytes of printable UTF-8"},
-    {"{\"\":{}}", 0, "E-SAFETENSORS", "a name is not 1 to 1024 bytes of printable UTF-8"},
+    {"{\"a\\n\":{}}", 0, "E-SAFETENSORS", "a name is not 1 to 256 bytes of printable UTF-8"},
+    {"{\"\":{}}", 0, "E-SAFETENSORS", "a name is not 1 to 256 bytes of printable UTF-8"},
     {"{" TENSOR_A ",}", 8, "E-SAFETENSORS", "a key is missing"},
     {"{" TENSOR_A " \"b\":1}", 8, "E-SAFETENSORS", "a comma or } is missing"},
     {"{\n" TENSOR_A ",\n\"b\":7}", 8, "E-SAFETENSORS", "line 3 column 6"},
@@ -260,12 +261,13 @@ static const struct HostileConfig {
     {"{\"a\": 1,\n \"b\" 2}", "E-HF-CONFIG", "line 2 column 6"},
     {"{\"a\": 1, \"a\": 2}", "E-HF-CONFIG", "duplicate object key"},
     {"{\"a\": 1} x", "E-HF-CONFIG", "end of file expected"},
+    {"{\"a\": \"\\udf\n0\"}", "E-HF-CONFIG", "invalid escape near '\"\\udf '"},
     {"{\"a\": NaN}", "E-HF-CONFIG", "invalid token"},
     {"{\"a\": 1e999}", "E-HF-CONFIG", "real number overflow"},
     {"{\"a\": 9223372036854775808}", "E-HF-CONFIG", "too big integer"},
     {"{\"a.b\": 1, \"a\": {\"b\": 2}}", "E-HF-CONFIG", "key \"a.b\" occurs twice"},
-    {"{\"\": 1}", "E-HF-CONFIG", "a key is not 1 to 1024 bytes of printable UTF-8"},
-    {"{\"a\\n\": 1}", "E-HF-CONFIG", "a key is not 1 to 1024 bytes of printable UTF-8"},
+    {"{\"\": 1}", "E-HF-CONFIG", "a key is not 1 to 256 bytes of printable UTF-8"},
+    {"{\"a\\n\": 1}", "E-HF-CONFIG", "a key is not 1 to 256 bytes of printable UTF-8"},
 };
 
 static void test_hostile_configs(void **state) {
@@ -295,7 +297,7 @@ static void test_deep_config(void **state) {
     for (int i = 0; i < 1000; i++)
         at += sprintf(at, "}");
     write_text("config.json", config);
-    assert_weights_refused(folder, "E-HF-CONFIG", "a key is longer than 1024 bytes");
+    assert_weights_refused(folder, "E-HF-CONFIG", "a key is longer than 256 bytes");
 }
 
 static const struct HostileIndex {

@@ -5,13 +5,7 @@
 
 #include "runtime/weights/weights.h"
 
-/* free() it */
-char *weights_listing(const Weights *weights);
-
-/* Opens golden/weights/<path> and compares with golden/weights/<listing> (cmocka assertion). */
-void assert_golden_weights(const char *path, const char *listing);
-
-/* Opens the path, which must be refused with this code and a text that holds `fragment` (cmocka assertion). */
-void assert_weights_refused(const char *path, const char *code, const char *fragment);
+/* with_places: file and offset of each tensor. free() it */
+char *weights_listing(const Weights *weights, bool with_places);
 
 #endif
