@@ -35,22 +35,18 @@ const ModelFamily *const *model_families(void) {
     return families;
 }
 
-static bool listed(const char *const *names, const char *name) {
+/* The name as the family's list holds it, which ends with NUL and lives for ever; NULL when it is not in the list. */
+static const char *find_listed(const char *const *names, const char *name, size_t name_bytes) {
     for (size_t i = 0; names && names[i]; i++)
-        if (!strcmp(names[i], name)) return true;
-    return false;
-}
-
-static const ModelFamily *find_family(bool gguf, const char *architecture) {
-    for (const ModelFamily *const *row = model_families(); *row; row++)
-        if (listed(gguf ? (*row)->gguf_architectures : (*row)->hf_architectures, architecture))
-            return *row;
+        if (strlen(names[i]) == name_bytes && !memcmp(names[i], name, name_bytes)) return names[i];
     return NULL;
 }
 
-static Status read_architecture(const Weights *weights, const char **out) {
+/* The name is not ended by NUL in config.json's list. */
+static Status read_architecture(const Weights *weights, const char **out, size_t *out_bytes) {
     if (weights_naming(weights) == WEIGHTS_NAMING_GGUF) {
         TRY(config_string_or(weights, "general.architecture", "", out));
+        *out_bytes = strlen(*out);
         return STATUS_OK;
     }
     const Metadata *list = weights_metadata_find(weights, "architectures");
@@ -58,9 +54,24 @@ static Status read_architecture(const Weights *weights, const char **out) {
         list->element_count != 1)
         FAIL(HF_CONFIG, "%s: config.json: architectures should be a list of one name",
              weights_path(weights));
-    size_t bytes;
-    *out = weights_array_string(list, 0, &bytes);
+    *out = weights_array_string(list, 0, out_bytes);
     return STATUS_OK;
+}
+
+static Status find_family(const Weights *weights, ModelConfig *out) {
+    bool gguf = weights_naming(weights) == WEIGHTS_NAMING_GGUF;
+    const char *name;
+    size_t bytes;
+    TRY(read_architecture(weights, &name, &bytes));
+    for (const ModelFamily *const *row = model_families(); *row; row++) {
+        out->family = *row;
+        out->architecture =
+            find_listed(gguf ? (*row)->gguf_architectures : (*row)->hf_architectures, name, bytes);
+        if (out->architecture) return STATUS_OK;
+    }
+    FAIL(MODEL_UNSUPPORTED,
+         "%s: architecture \"%.*s\" is not supported (see the list in the README)",
+         weights_path(weights), (int)(bytes < 100 ? bytes : 100), name);
 }
 
 /* Relations that every family needs and that later code divides by. */
@@ -91,16 +102,9 @@ static Status check_config(const Weights *weights, const ModelConfig *config) {
 }
 
 Status model_read_config(const Weights *weights, ModelConfig *out) {
-    const char *architecture;
-    TRY(read_architecture(weights, &architecture));
-    const ModelFamily *family =
-        find_family(weights_naming(weights) == WEIGHTS_NAMING_GGUF, architecture);
-    if (!family)
-        FAIL(MODEL_UNSUPPORTED,
-             "%s: architecture \"%s\" is not supported (see the list in the README)",
-             weights_path(weights), architecture);
-    ModelConfig config = {.family = family, .architecture = architecture, .final_norm = true};
-    TRY(family->read_config(weights, &config));
+    ModelConfig config = {.final_norm = true};
+    TRY(find_family(weights, &config));
+    TRY(config.family->read_config(weights, &config));
     TRY(check_config(weights, &config));
     *out = config;
     return STATUS_OK;
