@@ -10,8 +10,6 @@
 
 #if defined(__AVX2__)
 
-enum { PREFETCH_BYTES = 2048 };
-
 typedef struct FloatSums {
     Floats at[TILE_ROWS_MAX][TILE_SPAN_MAX];
 } FloatSums;
@@ -207,9 +205,12 @@ INLINE void group_add(const TileFormat *format, const StepView *step, int bits, 
     }
 }
 
-INLINE void prefetch(const uint8_t *bytes, uint32_t count) {
-    for (uint32_t line = 0; line < count; line += 64)
-        _mm_prefetch((const char *)bytes + PREFETCH_BYTES + line, _MM_HINT_T0);
+/* The same step of the tiles that come after these. */
+INLINE void prefetch_next(const uint8_t *bytes, uint32_t count, uint64_t tile_stride, int span) {
+    for (int t = 0; t < span; t++)
+        for (uint32_t line = 0; line < count; line += 64)
+            _mm_prefetch((const char *)bytes + (uint64_t)(span + t) * tile_stride + line,
+                         _MM_HINT_T0);
 }
 
 INLINE void encoded_kernel(const TileRun *run, int bits, bool int16, int rows, int span) {
@@ -228,9 +229,10 @@ INLINE void encoded_kernel(const TileRun *run, int bits, bool int16, int rows, i
     FloatSums sums;
     sums_begin(run, rows, span, &sums);
     for (uint64_t i = 0; i < run->step_count; i++) {
-        if (rows == 1)
-            for (int t = 0; t < span; t++)
-                prefetch(step.codes + (uint64_t)t * step.tile_stride, step_bytes);
+        if (run->prefetch) {
+            prefetch_next(step.codes, step_bytes, step.tile_stride, span);
+            prefetch_next(step.scales, 1, step.tile_stride, span);
+        }
         if (bits == 6) {
             group_add(format, &step, bits, int16, rows, span, 0, 2, &sums);
             group_add(format, &step, bits, int16, rows, span, 1, 2, &sums);
@@ -258,11 +260,12 @@ INLINE void float_kernel(const TileRun *run, TileClass tile_class, int rows, int
     FloatSums sums;
     sums_begin(run, rows, span, &sums);
     for (uint64_t k = 0; k < run->step_count; k++) {
+        if (run->prefetch)
+            prefetch_next(run->codes + k * step_bytes, 1, run->format->column_tile_bytes, span);
         Floats weights[TILE_SPAN_MAX];
         for (int t = 0; t < span; t++) {
             const uint8_t *step =
                 run->codes + (uint64_t)t * run->format->column_tile_bytes + k * step_bytes;
-            if (rows == 1) prefetch(step, step_bytes);
             weights[t] = float_vector(step, tile_class);
         }
         for (int r = 0; r < rows; r++) {

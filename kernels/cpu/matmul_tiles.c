@@ -315,6 +315,7 @@ static void multiply_rows(const Product *product, TileRun *run, uint32_t span, u
             x->codes + (begin * x->codes_stride + step * product->format.step_k) * x->code_bytes;
         if (x->groups) run->x.groups = x->groups + begin * x->groups_stride + step;
         run->out = out + begin * run->out_stride;
+        run->prefetch = call + 1 == call_count;
         product->kernels->kernels[span - 1][end - begin - 1](run);
     }
     run->out = out;

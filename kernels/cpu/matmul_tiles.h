@@ -87,6 +87,7 @@ typedef struct TileRun {
     float *out; /* first row and column */
     uint64_t out_stride;
     uint32_t column_count; /* columns to write over all tiles of the call */
+    bool prefetch;         /* fetch the same steps of the next tiles */
     bool resume;           /* go on from the sums in out */
     const float *bias;     /* added at the end; NULL: none */
 } TileRun;
