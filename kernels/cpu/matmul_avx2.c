@@ -28,7 +28,7 @@ INLINE int32_t sum_of_words(__m256i words) {
 
 /* Rounds 32 numbers to nearest even and fills *out. */
 INLINE void group_quantise(const float *numbers, float code_max, __m256i words[4],
-                           ActivationGroup *out) {
+                           ActivationHead *out) {
     __m256 x[4];
     for (int i = 0; i < 4; i++)
         x[i] = _mm256_loadu_ps(numbers + 8 * i);
@@ -41,27 +41,29 @@ INLINE void group_quantise(const float *numbers, float code_max, __m256i words[4
     out->scaled_sum = out->scale * (float)(out->sums[0] + out->sums[1]);
 }
 
-void quantise_int8_avx2(const float *x, uint64_t count, int8_t *codes, ActivationGroup *groups) {
+void quantise_int8_avx2(const float *x, uint64_t count, uint8_t *records) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* packs work by halves */
-    for (uint64_t k = 0; k < count; k += TILE_GROUP) {
+    for (uint64_t k = 0; k < count; k += TILE_GROUP, records += INT8_RECORD_BYTES) {
         __m256i words[4];
-        group_quantise(x + k, 127.0f, words, groups + k / TILE_GROUP);
+        ActivationHead *head = (ActivationHead *)(void *)records;
+        group_quantise(x + k, 127.0f, words, head);
         __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]),
                                            _mm256_packs_epi32(words[2], words[3]));
-        _mm256_storeu_si256((__m256i *)(void *)(codes + k),
+        _mm256_storeu_si256((__m256i *)(void *)(head + 1),
                             _mm256_permutevar8x32_epi32(bytes, order));
     }
 }
 
-void quantise_int16_avx2(const float *x, uint64_t count, int16_t *codes, ActivationGroup *groups) {
-    for (uint64_t k = 0; k < count; k += TILE_GROUP) {
+void quantise_int16_avx2(const float *x, uint64_t count, uint8_t *records) {
+    for (uint64_t k = 0; k < count; k += TILE_GROUP, records += INT16_RECORD_BYTES) {
         __m256i words[4];
-        group_quantise(x + k, 32767.0f, words, groups + k / TILE_GROUP);
+        ActivationHead *head = (ActivationHead *)(void *)records;
+        group_quantise(x + k, 32767.0f, words, head);
         for (int i = 0; i < 2; i++) {
             __m256i halves = _mm256_packs_epi32(words[2 * i], words[2 * i + 1]);
             halves = _mm256_permute4x64_epi64(halves, 0xd8);
             halves = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(halves, 0xd8), 0xd8);
-            _mm256_storeu_si256((__m256i *)(void *)(codes + k + 16 * i), halves);
+            _mm256_storeu_si256((__m256i *)(void *)(head + 1) + i, halves);
         }
     }
 }

@@ -23,11 +23,20 @@ typedef struct StepView {
     const uint8_t *codes;  /* of the first tile */
     const uint8_t *scales; /* likewise */
     uint64_t tile_stride;
-    const uint8_t *x; /* codes of the first row */
+    const uint8_t *x; /* record of the first row */
     uint64_t x_stride;
-    const ActivationGroup *groups; /* of the first row */
-    uint64_t groups_stride;
 } StepView;
+
+INLINE const ActivationHead *step_head(const StepView *step, int row) {
+    return (const ActivationHead *)(const void *)(step->x + (uint64_t)row * step->x_stride);
+}
+
+/* Four bytes of a row's codes, in every lane. */
+INLINE Words step_x(const StepView *step, int row, int offset) {
+    int32_t word;
+    __builtin_memcpy(&word, (const uint8_t *)(step_head(step, row) + 1) + offset, sizeof word);
+    return words_set(word);
+}
 
 /* ---- running sums ---- */
 
@@ -54,12 +63,6 @@ INLINE void sums_end(const TileRun *run, int rows, int span, const FloatSums *su
 }
 
 /* ---- encoded weights ---- */
-
-INLINE Words words_broadcast(const uint8_t *bytes) {
-    int32_t value;
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return words_set(value);
-}
 
 /* Vector j of a step's eight: four codes of each column. */
 INLINE Words code_vector(const uint8_t *step, int bits, int j) {
@@ -88,7 +91,7 @@ INLINE void dot_int8(const StepView *step, int bits, int rows, int span, int fir
         for (int t = 0; t < span; t++)
             codes[t] = code_vector(step->codes + (uint64_t)t * step->tile_stride, bits, j);
         for (int r = 0; r < rows; r++) {
-            Words x = words_broadcast(step->x + (uint64_t)r * step->x_stride + 4 * j);
+            Words x = step_x(step, r, 4 * j);
             for (int t = 0; t < span; t++)
                 sums->at[r][t] = _mm512_dpbusd_epi32(sums->at[r][t], codes[t], x);
         }
@@ -119,7 +122,7 @@ INLINE void dot_int8_widen(const StepView *step, int bits, int rows, int span, i
         for (int t = 0; t < span; t++)
             codes[t] = code_vector(step->codes + (uint64_t)t * step->tile_stride, bits, j);
         for (int r = 0; r < rows; r++) {
-            Words x = words_broadcast(step->x + (uint64_t)r * step->x_stride + 4 * j);
+            Words x = step_x(step, r, 4 * j);
             for (int t = 0; t < span; t++) {
                 Words products = _mm256_maddubs_epi16(codes[t], x);
                 halves[r][t] = j == first ? products : _mm256_add_epi16(halves[r][t], products);
@@ -160,8 +163,7 @@ INLINE void dot_int16(const StepView *step, int bits, int rows, int span, int fi
             odd[t] = halves_shift_right(codes, 8);
         }
         for (int r = 0; r < rows; r++) {
-            const uint8_t *x = step->x + (uint64_t)r * step->x_stride + 8 * j;
-            Words x_even = words_broadcast(x), x_odd = words_broadcast(x + 4);
+            Words x_even = step_x(step, r, 8 * j), x_odd = step_x(step, r, 8 * j + 4);
             for (int t = 0; t < span; t++)
                 sums->at[r][t] =
                     dot_halves(dot_halves(sums->at[r][t], even[t], x_even), odd[t], x_odd);
@@ -180,8 +182,8 @@ INLINE void group_add(const TileFormat *format, const StepView *step, int bits, 
                       int rows, int span, int index, int group_count, FloatSums *sums) {
     IntegerSums integers;
     for (int r = 0; r < rows; r++) {
-        const ActivationGroup *group = step->groups + (uint64_t)r * step->groups_stride;
-        int32_t code_sum = group_count == 2 ? group->sums[index] : group->sums[0] + group->sums[1];
+        const ActivationHead *head = step_head(step, r);
+        int32_t code_sum = group_count == 2 ? head->sums[index] : head->sums[0] + head->sums[1];
         for (int t = 0; t < span; t++)
             integers.at[r][t] = words_set(-format->code_bias * code_sum);
     }
@@ -191,47 +193,49 @@ INLINE void group_add(const TileFormat *format, const StepView *step, int bits, 
         const uint8_t *scales = step->scales + (uint64_t)t * step->tile_stride;
         Floats scale = scale_vector(format->wide_scales, scales, index);
         for (int r = 0; r < rows; r++) {
-            const ActivationGroup *group = step->groups + (uint64_t)r * step->groups_stride;
-            Floats factor = floats_multiply(scale, floats_set(group->scale));
+            const ActivationHead *head = step_head(step, r);
+            Floats factor = floats_multiply(scale, floats_set(head->scale));
             sums->at[r][t] =
                 floats_fma(floats_from_int32(integers.at[r][t]), factor, sums->at[r][t]);
         }
         if (!format->has_offsets) continue;
         Floats offset = scale_vector(format->wide_scales, scales, group_count + index);
         for (int r = 0; r < rows; r++) {
-            const ActivationGroup *group = step->groups + (uint64_t)r * step->groups_stride;
-            sums->at[r][t] = floats_fma(offset, floats_set(group->scaled_sum), sums->at[r][t]);
+            const ActivationHead *head = step_head(step, r);
+            sums->at[r][t] = floats_fma(offset, floats_set(head->scaled_sum), sums->at[r][t]);
         }
     }
 }
 
-/* The same step of the tiles that come after these. */
-INLINE void prefetch_next(const uint8_t *bytes, uint32_t count, uint64_t tile_stride, int span) {
+/* `count` bytes, prefetch_bytes ahead in the stream of each tile. */
+INLINE void prefetch(const TileRun *run, const uint8_t *bytes, uint32_t count, int span) {
     for (int t = 0; t < span; t++)
         for (uint32_t line = 0; line < count; line += 64)
-            _mm_prefetch((const char *)bytes + (uint64_t)(span + t) * tile_stride + line,
+            _mm_prefetch((const char *)bytes + (uint64_t)t * run->format->column_tile_bytes +
+                             run->prefetch_bytes + line,
                          _MM_HINT_T0);
 }
 
 INLINE void encoded_kernel(const TileRun *run, int bits, bool int16, int rows, int span) {
     const TileFormat *format = run->format;
     const uint32_t step_bytes = (uint32_t)(bits == 8 ? 32 : 4 * bits) * COLUMNS;
-    const uint32_t code_bytes = int16 ? 2 : 1;
     StepView step = {
-        .codes = run->codes,
-        .scales = run->scales,
+        .codes = run->weights,
+        .scales = run->weights + 2 * step_bytes,
         .tile_stride = format->column_tile_bytes,
-        .x = run->x.codes,
-        .x_stride = run->x.codes_stride * code_bytes,
-        .groups = run->x.groups,
-        .groups_stride = run->x.groups_stride,
+        .x = run->x,
+        .x_stride = run->x_stride_bytes,
     };
     FloatSums sums;
     sums_begin(run, rows, span, &sums);
+    /* from an even step to the odd one of its pair, and on to the next pair */
+    const uint32_t scale_bytes = format->scale_bytes;
+    const uint32_t codes_forward[2] = {step_bytes, step_bytes + 2 * scale_bytes};
+    const uint32_t scales_forward[2] = {scale_bytes, scale_bytes + 2 * step_bytes};
     for (uint64_t i = 0; i < run->step_count; i++) {
-        if (run->prefetch) {
-            prefetch_next(step.codes, step_bytes, step.tile_stride, span);
-            prefetch_next(step.scales, 1, step.tile_stride, span);
+        if (run->prefetch_bytes) {
+            prefetch(run, step.codes, step_bytes, span);
+            prefetch(run, step.scales, 1, span);
         }
         if (bits == 6) {
             group_add(format, &step, bits, int16, rows, span, 0, 2, &sums);
@@ -239,10 +243,9 @@ INLINE void encoded_kernel(const TileRun *run, int bits, bool int16, int rows, i
         } else {
             group_add(format, &step, bits, int16, rows, span, 0, 1, &sums);
         }
-        step.codes += step_bytes;
-        step.scales += format->scale_bytes;
-        step.x += TILE_GROUP * code_bytes;
-        step.groups++;
+        step.codes += codes_forward[i & 1];
+        step.scales += scales_forward[i & 1];
+        step.x += int16 ? INT16_RECORD_BYTES : INT8_RECORD_BYTES;
     }
     sums_end(run, rows, span, &sums);
 }
@@ -256,20 +259,20 @@ INLINE Floats float_vector(const uint8_t *step, TileClass tile_class) {
 
 INLINE void float_kernel(const TileRun *run, TileClass tile_class, int rows, int span) {
     const uint32_t step_bytes = (tile_class == TILE_F32 ? 4 : 2) * COLUMNS;
-    const float *x = (const float *)(const void *)run->x.codes;
+    const float *x = (const float *)(const void *)run->x;
+    const uint64_t x_stride = run->x_stride_bytes / sizeof *x;
     FloatSums sums;
     sums_begin(run, rows, span, &sums);
     for (uint64_t k = 0; k < run->step_count; k++) {
-        if (run->prefetch)
-            prefetch_next(run->codes + k * step_bytes, 1, run->format->column_tile_bytes, span);
+        if (run->prefetch_bytes) prefetch(run, run->weights + k * step_bytes, 1, span);
         Floats weights[TILE_SPAN_MAX];
         for (int t = 0; t < span; t++) {
             const uint8_t *step =
-                run->codes + (uint64_t)t * run->format->column_tile_bytes + k * step_bytes;
+                run->weights + (uint64_t)t * run->format->column_tile_bytes + k * step_bytes;
             weights[t] = float_vector(step, tile_class);
         }
         for (int r = 0; r < rows; r++) {
-            Floats number = floats_set(x[(uint64_t)r * run->x.codes_stride + k]);
+            Floats number = floats_set(x[(uint64_t)r * x_stride + k]);
             for (int t = 0; t < span; t++)
                 sums.at[r][t] = floats_fma(weights[t], number, sums.at[r][t]);
         }

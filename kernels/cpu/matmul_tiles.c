@@ -13,6 +13,7 @@ enum {
     ROW_BLOCK = 128,      /* rows whose activations stay in the second-level cache */
     CHUNK_STEPS = 64, /* groups of 32 k whose two column tiles stay near the first-level cache */
     CHUNK_STEPS_FLOAT = 256,
+    STREAM_AHEAD_BYTES = 8192,
     STREAM_ROWS_MAX = 8, /* up to here the weights are streamed once, in the order they lie in */
     BLOCK_ELEMENTS_MAX = 256,
     BLOCK_GROUPS_MAX = 16,
@@ -57,8 +58,13 @@ static TileFormat tile_format(uint32_t columns, TileClass tile_class, const Quan
     }
     format.step_count = column_count / format.step_k;
     format.column_tile_bytes =
-        align_up(format.step_count * (format.step_bytes + format.scale_bytes), 64);
+        align_up(align_up(format.step_count, 2) * (format.step_bytes + format.scale_bytes), 64);
     return format;
+}
+
+/* Offset of an even step in its column tile. */
+static uint64_t step_offset(const TileFormat *format, uint64_t step) {
+    return step * (format->step_bytes + format->scale_bytes);
 }
 
 static uint64_t tile_count(uint64_t row_count, uint32_t columns) {
@@ -125,7 +131,6 @@ static void pack_encoded_row(const TileFormat *format, uint32_t columns, const M
     const Quant *quant = source->tensor.quant;
     uint32_t lane = (uint32_t)(row % columns);
     uint32_t step_groups = TILE_GROUP / quant->group_elements;
-    uint8_t *scales = column_tile + format->step_count * format->step_bytes;
     uint64_t column = source->column_begin;
     while (column < source->column_end) {
         uint8_t codes[BLOCK_ELEMENTS_MAX];
@@ -138,10 +143,13 @@ static void pack_encoded_row(const TileFormat *format, uint32_t columns, const M
         for (; column < end; column += TILE_GROUP) {
             uint64_t step = (column - source->column_begin) / TILE_GROUP;
             uint64_t group = (column - block_begin) / quant->group_elements;
+            uint64_t odd = step % 2;
+            uint8_t *pair = column_tile + step_offset(format, step - odd);
             pack_codes(format, columns, lane, codes + (column - block_begin),
-                       column_tile + step * format->step_bytes);
+                       pair + odd * format->step_bytes);
             pack_scales(format, columns, lane, step_groups, group_scales + group,
-                        group_offsets + group, scales + step * format->scale_bytes);
+                        group_offsets + group,
+                        pair + 2 * format->step_bytes + odd * format->scale_bytes);
         }
     }
 }
@@ -196,36 +204,32 @@ void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const M
 
 /* ---- activations ---- */
 
-static uint64_t quantised_bytes(uint64_t rows, uint64_t columns, uint32_t code_bytes) {
-    return align_up(rows * columns * code_bytes, 64) +
-           align_up(rows * (columns / TILE_GROUP) * sizeof(ActivationGroup), 64);
+static const uint32_t record_bytes[2] = {INT8_RECORD_BYTES, INT16_RECORD_BYTES};
+
+static uint64_t records_bytes(uint64_t rows, uint64_t columns, uint32_t form) {
+    return align_up(rows * (columns / TILE_GROUP) * record_bytes[form], 64);
 }
 
 size_t matmul_scratch_bytes(const KernelLimits *limits, uint32_t thread_count) {
     (void)thread_count;
     uint64_t columns = align_up(limits->column_count, TILE_GROUP);
-    return quantised_bytes(limits->row_count, columns, 1) +
-           quantised_bytes(limits->row_count, columns, 2);
+    return records_bytes(limits->row_count, columns, 0) +
+           records_bytes(limits->row_count, columns, 1);
 }
 
-/* Where one integer form of x lies in scratch. */
+/* x as records: forms[0] int8, forms[1] int16; NULL where no output needs it. */
 typedef struct QuantisedX {
-    bool used;
-    uint8_t *codes;          /* [row_count][column_count] */
-    ActivationGroup *groups; /* [row_count][column_count / 32] */
+    uint8_t *forms[2];       /* [row_count][column_count / 32] */
+    uint64_t row_strides[2]; /* in bytes */
 } QuantisedX;
 
-static void quantise_rows(const TileIsa *isa, const MatmulArgs *args, const QuantisedX forms[2],
-                          uint64_t columns, uint32_t row_begin, uint32_t row_end) {
+static void quantise_rows(const TileIsa *isa, const MatmulArgs *args, const QuantisedX *out,
+                          uint32_t row_begin, uint32_t row_end) {
+    uint64_t columns = args->outputs[0].weights->column_count;
     for (uint64_t m = row_begin; m < row_end; m++) {
         const float *x = args->x + m * args->x_stride;
-        uint64_t group = m * (columns / TILE_GROUP);
-        if (forms[0].used)
-            isa->quantise_int8(x, columns, (int8_t *)forms[0].codes + m * columns,
-                               forms[0].groups + group);
-        if (forms[1].used)
-            isa->quantise_int16(x, columns, (int16_t *)(void *)forms[1].codes + m * columns,
-                                forms[1].groups + group);
+        if (out->forms[0]) isa->quantise_int8(x, columns, out->forms[0] + m * out->row_strides[0]);
+        if (out->forms[1]) isa->quantise_int16(x, columns, out->forms[1] + m * out->row_strides[1]);
     }
 }
 
@@ -236,7 +240,9 @@ typedef struct Product {
     const MatmulOutput *output;
     TileFormat format;
     const TileKernelSet *kernels;
-    Activations x; /* at row 0 */
+    const uint8_t *x; /* row 0 */
+    uint64_t x_stride_bytes;
+    uint32_t x_step_bytes;
     uint64_t tile_count;
 } Product;
 
@@ -244,78 +250,70 @@ typedef struct MatmulPlan {
     Product products[MATMUL_OUTPUTS_MAX];
     uint32_t product_count;
     uint64_t tile_count; /* of all products */
-    uint64_t column_count;
-    QuantisedX forms[2]; /* int8, int16 */
+    QuantisedX quantised;
 } MatmulPlan;
 
-static Activations plan_activations(const MatmulArgs *args, const QuantisedX *form,
-                                    uint64_t column_count) {
-    if (!form)
-        return (Activations){.codes = (const uint8_t *)args->x,
-                             .code_bytes = sizeof(float),
-                             .codes_stride = args->x_stride};
-    return (Activations){
-        .codes = form->codes,
-        .codes_stride = column_count,
-        .groups = form->groups,
-        .groups_stride = column_count / TILE_GROUP,
-    };
+/* Room for one integer form of x in scratch, once. */
+static void plan_form(MatmulPlan *plan, const KernelContext *context, const MatmulArgs *args,
+                      uint32_t form) {
+    QuantisedX *quantised = &plan->quantised;
+    if (quantised->forms[form]) return;
+    uint64_t rows = args->row_count, columns = args->outputs[0].weights->column_count;
+    uint64_t first = form ? records_bytes(rows, columns, 0) : 0;
+    CHECK(first + records_bytes(rows, columns, form) <= context->scratch_bytes);
+    quantised->forms[form] = (uint8_t *)context->scratch + first;
+    quantised->row_strides[form] = columns / TILE_GROUP * record_bytes[form];
 }
 
-static void plan_product(MatmulPlan *plan, const TileIsa *isa, const MatmulArgs *args,
-                         uint32_t index) {
+static void plan_product(MatmulPlan *plan, const TileIsa *isa, const KernelContext *context,
+                         const MatmulArgs *args, uint32_t index) {
     Product *product = &plan->products[index];
     const Matrix *matrix = args->outputs[index].weights;
-    CHECK(matrix->column_count == plan->column_count && matrix->layout < TILE_CLASS_COUNT);
+    CHECK(matrix->column_count == args->outputs[0].weights->column_count);
+    CHECK(matrix->layout < TILE_CLASS_COUNT);
     product->output = &args->outputs[index];
-    product->format = tile_format(isa->columns, matrix->layout, matrix->quant, plan->column_count);
+    product->format =
+        tile_format(isa->columns, matrix->layout, matrix->quant, matrix->column_count);
     product->tile_count = tile_count(matrix->row_count, isa->columns);
     plan->tile_count += product->tile_count;
     if (!product->format.encoded) {
         product->kernels = isa->kernels[matrix->layout];
-        product->x = plan_activations(args, NULL, plan->column_count);
+        product->x = (const uint8_t *)args->x;
+        product->x_stride_bytes = args->x_stride * sizeof(float);
+        product->x_step_bytes = sizeof(float);
         return;
     }
-    bool int16 = args->precise || !isa->kernels[matrix->layout];
-    product->kernels = (int16 ? isa->kernels_int16 : isa->kernels)[matrix->layout];
-    product->x = plan_activations(args, &plan->forms[int16], plan->column_count);
-    product->x.code_bytes = int16 ? 2 : 1;
-    plan->forms[int16].used = true;
+    uint32_t form = args->precise || !isa->kernels[matrix->layout];
+    plan_form(plan, context, args, form);
+    product->kernels = (form ? isa->kernels_int16 : isa->kernels)[matrix->layout];
+    product->x = plan->quantised.forms[form];
+    product->x_stride_bytes = plan->quantised.row_strides[form];
+    product->x_step_bytes = record_bytes[form];
 }
 
-static void plan_call(MatmulPlan *plan, const TileIsa *isa, const KernelContext *context,
-                      const MatmulArgs *args) {
+static MatmulPlan plan_call(const TileIsa *isa, const KernelContext *context,
+                            const MatmulArgs *args) {
     CHECK(args->output_count >= 1 && args->output_count <= MATMUL_OUTPUTS_MAX);
-    uint64_t rows = args->row_count, columns = args->outputs[0].weights->column_count;
-    *plan = (MatmulPlan){.product_count = args->output_count, .column_count = columns};
-    uint8_t *memory = context->scratch;
-    for (uint32_t form = 0; form < 2; form++) {
-        plan->forms[form].codes = memory;
-        plan->forms[form].groups =
-            (ActivationGroup *)(void *)(memory + align_up(rows * columns * (form + 1), 64));
-        memory += quantised_bytes(rows, columns, form + 1);
-    }
+    MatmulPlan plan = {.product_count = args->output_count};
     for (uint32_t i = 0; i < args->output_count; i++)
-        plan_product(plan, isa, args, i);
-    bool quantised = plan->forms[0].used || plan->forms[1].used;
-    CHECK(!quantised || (size_t)(memory - (uint8_t *)context->scratch) <= context->scratch_bytes);
+        plan_product(&plan, isa, context, args, i);
+    return plan;
 }
 
 /* A span of column tiles against `row_count` rows from `row`, over the steps [step, step_end): the rows are cut into
  * near-equal groups, a kernel call each. */
 static void multiply_rows(const Product *product, TileRun *run, uint32_t span, uint64_t step,
                           uint32_t row, uint32_t row_count) {
-    const Activations *x = &product->x;
     float *out = run->out;
     uint32_t call_count = (uint32_t)divide_up(row_count, TILE_ROWS_MAX);
     for (uint32_t call = 0; call < call_count; call++) {
         uint32_t begin = row + row_count * call / call_count;
         uint32_t end = row + row_count * (call + 1) / call_count;
-        run->x.codes =
-            x->codes + (begin * x->codes_stride + step * product->format.step_k) * x->code_bytes;
-        if (x->groups) run->x.groups = x->groups + begin * x->groups_stride + step;
+        run->x = product->x + begin * product->x_stride_bytes + step * product->x_step_bytes;
         run->out = out + begin * run->out_stride;
-        run->prefetch = call + 1 == call_count;
+        run->prefetch_bytes = row_count == 1           ? STREAM_AHEAD_BYTES
+                              : call + 1 == call_count ? span * product->format.column_tile_bytes
+                                                       : 0;
         product->kernels->kernels[span - 1][end - begin - 1](run);
     }
     run->out = out;
@@ -328,17 +326,15 @@ static void multiply_tiles(const TileIsa *isa, const Product *product, uint64_t 
     const TileFormat *format = &product->format;
     const MatmulOutput *output = product->output;
     while (tile < tile_end) {
-        uint32_t span = tile_end - tile < TILE_SPAN_MAX ? 1 : TILE_SPAN_MAX;
+        uint32_t span = row_count == 1 || tile_end - tile < TILE_SPAN_MAX ? 1 : TILE_SPAN_MAX;
         uint64_t column = tile * isa->columns;
         uint64_t columns_left = output->weights->row_count - column;
         const uint8_t *column_tile =
             (const uint8_t *)output->weights->data + tile * format->column_tile_bytes;
         TileRun run = {
             .format = format,
-            .codes = column_tile + step * format->step_bytes,
-            .scales =
-                column_tile + format->step_count * format->step_bytes + step * format->scale_bytes,
-            .x = product->x,
+            .weights = column_tile + step_offset(format, step),
+            .x_stride_bytes = product->x_stride_bytes,
             .step_count = step_end - step,
             .out = output->out + column,
             .out_stride = output->out_stride,
@@ -384,14 +380,13 @@ static void multiply_thread(const TileIsa *isa, const MatmulPlan *plan, uint32_t
 }
 
 void tiles_matmul(const TileIsa *isa, const KernelContext *context, const MatmulArgs *args) {
-    MatmulPlan plan;
-    plan_call(&plan, isa, context, args);
+    const MatmulPlan plan = plan_call(isa, context, args);
     uint32_t rows = args->row_count;
 #pragma omp parallel num_threads(context->thread_count) if (context->thread_count > 1)
     {
         uint32_t thread = (uint32_t)omp_get_thread_num();
         uint32_t thread_count = (uint32_t)omp_get_num_threads();
-        quantise_rows(isa, args, plan.forms, plan.column_count,
+        quantise_rows(isa, args, &plan.quantised,
                       (uint32_t)((uint64_t)rows * thread / thread_count),
                       (uint32_t)((uint64_t)rows * (thread + 1) / thread_count));
 #pragma omp barrier

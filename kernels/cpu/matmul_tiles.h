@@ -5,11 +5,12 @@
  * brings the inner loops (TileIsa) and nothing else. Internal to kernels/cpu.
  *
  * A packed matrix is a row of column tiles. A column tile holds `columns` outputs n (the ISA's width) over all of
- * K; outputs past the last are zero weights. Inside it, for encoded weights, run first the codes of every group
- * of 32 k, then their scales and offsets:
+ * K; outputs past the last are zero weights. Encoded weights go in steps of 32 k, two by two, so that everything of a
+ * step lies together and vectors of codes do not straddle cache lines:
  *
- *     column tile:  [ codes of k 0-31 | codes of k 32-63 | … ][ scales, offsets of k 0-31 | … ]  (64-byte multiple)
+ *     column tile:  [ codes of step 0 | codes of step 1 | scales of step 0 | scales of step 1 ][ steps 2, 3 ] …
  *
+ * (scales: then offsets, where a format has them; the last pair may be half empty).
  * The codes of 32 k are eight vectors of `columns` words; word c of vector j holds k = 4j … 4j+3 of column c,
  * one byte each:
  *     8 bits   the eight vectors
@@ -59,37 +60,33 @@ typedef struct TileFormat {
     uint64_t column_tile_bytes;
 } TileFormat;
 
-/* A group of 32 activations of a row, rounded to integers. */
-typedef struct ActivationGroup {
+/* A group of 32 activations of a row, rounded to integers: this head, then the codes, int8 or int16, in the order of k.
+ * int16 codes swap the middle two of every four (k, k + 2, k + 1, k + 3), to meet weights that are split into even
+ * and odd bytes. A row is a run of such records, so that kernels follow one pointer a row. */
+typedef struct ActivationHead {
     float scale;      /* t */
     float scaled_sum; /* t * (float)(sum of codes) */
     int32_t sums[2];  /* of the codes of each half */
-} ActivationGroup;
+} ActivationHead;
 
-/* Codes lie in the order of k. int16 codes swap the middle two of every four (k, k+2, k+1, k+3), to meet weights that
- * are split into even and odd bytes. */
-typedef struct Activations {
-    const uint8_t *codes; /* int8 or int16, or x itself (f32) for float weights */
-    uint32_t code_bytes;
-    uint64_t codes_stride;         /* in codes, between rows */
-    const ActivationGroup *groups; /* NULL for float weights */
-    uint64_t groups_stride;
-} Activations;
+enum {
+    INT8_RECORD_BYTES = sizeof(ActivationHead) + TILE_GROUP,
+    INT16_RECORD_BYTES = sizeof(ActivationHead) + 2 * TILE_GROUP,
+};
 
 /* A few rows against one or two adjacent column tiles, over a run of steps: one call of an inner loop. */
 typedef struct TileRun {
     const TileFormat *format;
-    const uint8_t
-        *codes; /* of the first column tile and step; the next tile lies column_tile_bytes on */
-    const uint8_t *scales; /* likewise */
-    Activations x;         /* at the first row and step */
+    const uint8_t *weights; /* first column tile, first (even) step */
+    const uint8_t *x;       /* first row and step: records, or numbers for float weights */
+    uint64_t x_stride_bytes;
     uint64_t step_count;
     float *out; /* first row and column */
     uint64_t out_stride;
-    uint32_t column_count; /* columns to write over all tiles of the call */
-    bool prefetch;         /* fetch the same steps of the next tiles */
-    bool resume;           /* go on from the sums in out */
-    const float *bias;     /* added at the end; NULL: none */
+    uint32_t column_count;   /* columns to write over all tiles of the call */
+    uint64_t prefetch_bytes; /* fetch so far ahead; 0: do not */
+    bool resume;             /* go on from the sums in out */
+    const float *bias;       /* added at the end; NULL: none */
 } TileRun;
 
 typedef void (*TileKernel)(const TileRun *run);
@@ -103,9 +100,9 @@ typedef struct TileIsa {
     uint32_t columns;                               /* width of a column tile */
     const TileKernelSet *kernels[TILE_CLASS_COUNT]; /* f32 activations; int8, NULL: only int16 */
     const TileKernelSet *kernels_int16[TILE_CLASS_COUNT]; /* encoded classes only */
-    /* x[count], count a multiple of 32, to codes[count] and groups[count / 32] */
-    void (*quantise_int8)(const float *x, uint64_t count, int8_t *codes, ActivationGroup *groups);
-    void (*quantise_int16)(const float *x, uint64_t count, int16_t *codes, ActivationGroup *groups);
+    /* x[count], count a multiple of 32, to count / 32 records */
+    void (*quantise_int8)(const float *x, uint64_t count, uint8_t *records);
+    void (*quantise_int16)(const float *x, uint64_t count, uint8_t *records);
 } TileIsa;
 
 /* The slots of Kernels, given the ISA. */
@@ -115,8 +112,8 @@ void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const M
 void tiles_matmul(const TileIsa *isa, const KernelContext *context, const MatmulArgs *args);
 
 /* Shared by the ISAs that have AVX2. */
-void quantise_int8_avx2(const float *x, uint64_t count, int8_t *codes, ActivationGroup *groups);
-void quantise_int16_avx2(const float *x, uint64_t count, int16_t *codes, ActivationGroup *groups);
+void quantise_int8_avx2(const float *x, uint64_t count, uint8_t *records);
+void quantise_int16_avx2(const float *x, uint64_t count, uint8_t *records);
 
 SPILLWAY_EXTERN_C_END
 
