@@ -35,6 +35,8 @@ enum {
 typedef struct TokenRows {
     const uint16_t *halves; /* [token][head_dim] */
     const float *panel;     /* [token][padded_dim]; NULL: none */
+    const uint16_t
+        *next; /* where the same rows of the next block begin: fetched on the way; NULL: none */
     uint32_t head_dim, padded_dim;
 } TokenRows;
 
@@ -49,6 +51,15 @@ INLINE Vector token_vector(bool panel, const TokenRows *rows, uint32_t token, ui
                  : vector_load_half(rows->halves + (size_t)token * rows->head_dim + d);
 }
 
+/* Halves [d, d + count) of the token in the next block. */
+INLINE void fetch_next(const TokenRows *rows, uint32_t token, uint32_t d, uint32_t count) {
+    enum { LINE_HALVES = 32 };
+    if (!rows->next) return;
+    const uint16_t *halves = rows->next + (size_t)token * rows->head_dim + d;
+    for (uint32_t i = 0; i < count; i += LINE_HALVES)
+        _mm_prefetch((const char *)(halves + i), _MM_HINT_T0);
+}
+
 /* scores[item][t] for tokens t of the range and up to three on each side, all inside the block */
 INLINE void scores_step(uint32_t items, bool panel, const float *q, const TokenRows *keys,
                         uint32_t last_token, TokenRange range, float scale, float *scores,
@@ -59,6 +70,7 @@ INLINE void scores_step(uint32_t items, bool panel, const float *q, const TokenR
         uint32_t tokens[TILE_TOKENS];
         for (uint32_t t = 0; t < TILE_TOKENS; t++)
             tokens[t] = token + t < last_token ? token + t : last_token;
+        if (!panel) fetch_next(keys, token, 0, TILE_TOKENS * keys->head_dim);
         for (uint32_t i = 0; i < items; i++)
             for (uint32_t t = 0; t < TILE_TOKENS; t++)
                 sums[i][t] = vector_zero();
@@ -89,6 +101,7 @@ INLINE void values_step(uint32_t items, uint32_t vectors, bool panel, const floa
         for (uint32_t v = 0; v < vectors; v++)
             sums[i][v] = vector_load(out + (size_t)i * values->padded_dim + d + v * VECTOR_LANES);
     for (uint32_t token = range.begin; token < range.end; token++) {
+        if (!panel) fetch_next(values, token, d, vectors * VECTOR_LANES);
         Vector weight[TILE_ITEMS];
         for (uint32_t i = 0; i < items; i++)
             weight[i] = vector_set(weights[(size_t)i * weights_stride + token]);
@@ -258,6 +271,7 @@ static void fill_panel(const TokenRows *rows, TokenRange range, float *panel) {
     uint32_t whole = rows->head_dim - rows->head_dim % VECTOR_LANES;
     for (uint32_t token = range.begin; token < range.end; token++) {
         const uint16_t *halves = rows->halves + (size_t)token * rows->head_dim;
+        fetch_next(rows, token, 0, rows->head_dim);
         float *out = panel + (size_t)token * rows->padded_dim;
         for (uint32_t d = 0; d < whole; d += VECTOR_LANES)
             vector_store(out + d, vector_load_half(halves + d));
@@ -282,11 +296,17 @@ static void fold_block(const AttendArgs *args, const AttendTask *task, const Att
                        uint32_t block, const AttendScratch *scratch, const AttendState *group) {
     const KvShape *shape = &args->shape;
     uint64_t head_elements = (uint64_t)shape->block_tokens * shape->head_dim;
-    const uint16_t *halves = (const uint16_t *)run->blocks[block] + task->kv_head * head_elements;
-    TokenRows keys = {
-        .halves = halves, .head_dim = shape->head_dim, .padded_dim = scratch->padded_dim};
+    uint64_t keys_first = task->kv_head * head_elements;
+    uint64_t values_first = (shape->kv_head_count + task->kv_head) * head_elements;
+    const uint16_t *halves = run->blocks[block];
+    const uint16_t *next = block + 1 < run->block_count ? run->blocks[block + 1] : NULL;
+    TokenRows keys = {.halves = halves + keys_first,
+                      .next = next ? next + keys_first : NULL,
+                      .head_dim = shape->head_dim,
+                      .padded_dim = scratch->padded_dim};
     TokenRows values = keys;
-    values.halves += shape->kv_head_count * head_elements;
+    values.halves = halves + values_first;
+    values.next = next ? next + values_first : NULL;
     if (task->item_count >= PANEL_ITEMS || shape->head_dim % ATTEND_LANES_MAX != 0) {
         TokenRange range = block_range(args, task, run, block);
         fill_panel(&keys, range, scratch->keys);

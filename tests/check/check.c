@@ -220,7 +220,11 @@ static int compare_doubles(const void *left, const void *right) {
     return (a > b) - (a < b);
 }
 
-static double median_seconds(void (*call)(void *), void *argument) {
+typedef struct Timing {
+    double median, best; /* seconds a call */
+} Timing;
+
+static Timing time_calls(void (*call)(void *), void *argument) {
     double once = seconds_of_calls(1, call, argument);
     uint64_t repeats = 1 + (uint64_t)(BENCH_SAMPLE_SECONDS / fmax(once, 1e-7));
     double samples[BENCH_SAMPLES];
@@ -228,7 +232,7 @@ static double median_seconds(void (*call)(void *), void *argument) {
     for (int i = 0; i < count; i++)
         samples[i] = seconds_of_calls(repeats, call, argument) / (double)repeats;
     qsort(samples, (size_t)count, sizeof *samples, compare_doubles);
-    return samples[count / 2];
+    return (Timing){.median = samples[count / 2], .best = samples[0]};
 }
 
 static void print_rate(const char *unit, double rate, const char *peak_text, double peak) {
@@ -238,9 +242,10 @@ static void print_rate(const char *unit, double rate, const char *peak_text, dou
 
 void check_bench(Check *check, const char *label, const CheckWork *work,
                  void (*call)(void *argument), void *argument) {
-    double seconds = median_seconds(call, argument);
-    printf("%s.%s [%s] %s: %.4g us", check->group, check->name, check->variant, label,
-           seconds * 1e6);
+    Timing timing = time_calls(call, argument);
+    double seconds = timing.median;
+    printf("%s.%s [%s] %s: %.4g us (best %.4g)", check->group, check->name, check->variant, label,
+           seconds * 1e6, timing.best * 1e6);
     if (work->operations > 0.0)
         print_rate("GOP/s", work->operations / seconds, peak_name(work->peak),
                    peak_operations(work->peak, check->variant, check->thread_count));

@@ -18,19 +18,18 @@ enum {
 /* Keeps a value alive and its computation where it is. */
 #define KEEP(value) __asm__ volatile("" : "+v"(value))
 
-#define PEAK_LOOP(name, isa, vector, zero, one, step)                   \
-    __attribute__((target(isa))) static void name(void) {               \
-        vector sums[CHAINS];                                            \
-        vector ones = one;                                              \
-        for (int i = 0; i < CHAINS; i++)                                \
-            sums[i] = zero;                                             \
-        for (int round = 0; round < ROUNDS; round++) {                  \
-            _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) { \
-                KEEP(ones);                                             \
-                sums[i] = step;                                         \
-                KEEP(sums[i]);                                          \
-            }                                                           \
-        }                                                               \
+#define PEAK_LOOP(name, isa, vector, zero, one, step)                             \
+    __attribute__((target(isa))) static void name(void) {                         \
+        vector sums[CHAINS];                                                      \
+        vector ones = one;                                                        \
+        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) sums[i] = zero; \
+        for (int round = 0; round < ROUNDS; round++) {                            \
+            _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {           \
+                KEEP(ones);                                                       \
+                sums[i] = step;                                                   \
+                KEEP(sums[i]);                                                    \
+            }                                                                     \
+        }                                                                         \
     }
 
 PEAK_LOOP(f32_avx2, "avx2,fma", __m256, _mm256_setzero_ps(), _mm256_set1_ps(0.5f),
