@@ -391,8 +391,7 @@ static Status llama_bind(ModelLoader *loader, Model *model) {
     for (size_t i = 0; names->ignored[i]; i++)
         loader_ignore(loader, names->ignored[i]);
     uint32_t hidden = config->hidden_size;
-    TRY(loader_tensor(loader, names->embedding, config->vocab_count, hidden,
-                      &model->token_embedding));
+    TRY(loader_embedding(loader, names->embedding));
     TRY(loader_vector(loader, names->final_norm, hidden, (Share){0, hidden}, false,
                       &model->final_norm));
     TRY(loader_head(loader, config->tied_embeddings ? names->embedding : names->head));

@@ -73,9 +73,10 @@ typedef struct LayerWeights {
 
 typedef struct Model {
     ModelConfig config;
-    RankShare share;                 /* what this rank holds */
-    LayerWeights *layers;            /* [layer_count] */
-    Tensor token_embedding;          /* [vocab][embedding_size] as in the file, mapped */
+    RankShare share;      /* what this rank holds */
+    LayerWeights *layers; /* [layer_count] */
+    Tensor
+        token_embedding; /* this rank's rows [vocab_rows][embedding_size], as in the file, mapped */
     const float *position_embedding; /* OPT: f32 [positions][hidden]; NULL: none */
     uint32_t position_count;
     Matrix project_in, project_out; /* OPT-350m, whole on every rank */

@@ -56,6 +56,19 @@ Status loader_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint6
     return STATUS_OK;
 }
 
+Status loader_embedding(ModelLoader *loader, const char *name) {
+    const ModelConfig *config = loader->config;
+    Share rows = loader->model->share.vocab_rows;
+    Tensor table;
+    TRY(loader_tensor(loader, name, config->vocab_count, config->embedding_size, &table));
+    uint64_t row_bytes = table.bytes / config->vocab_count;
+    table.data = (const uint8_t *)table.data + rows.begin * row_bytes;
+    table.shape[0] = share_count(rows);
+    table.bytes = share_count(rows) * row_bytes;
+    loader->model->token_embedding = table;
+    return STATUS_OK;
+}
+
 Status loader_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out) {
     return model_memory_take(loader->model->memory, bytes, what, out);
 }

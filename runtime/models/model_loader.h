@@ -30,6 +30,9 @@ const NamedTensor *loader_find(ModelLoader *loader, const char *name);
 Status loader_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns,
                      Tensor *out);
 
+/* The embedding table [vocab][embedding_size] as it lies in the file, cut to this rank's rows. */
+Status loader_embedding(ModelLoader *loader, const char *name);
+
 typedef struct LoaderSlice {
     uint64_t rows, columns; /* of the whole tensor */
     Share row_share;        /* {0, rows} for all */

@@ -156,8 +156,7 @@ static Status opt_bind(ModelLoader *loader, Model *model) {
     uint32_t hidden = config->hidden_size;
     Share all_hidden = {0, hidden};
     loader->prefixes = prefixes;
-    TRY(loader_tensor(loader, "embed_tokens.weight", config->vocab_count, config->embedding_size,
-                      &model->token_embedding));
+    TRY(loader_embedding(loader, "embed_tokens.weight"));
     model->position_count = config->context_length + config->position_offset;
     TRY(loader_table(loader, "embed_positions.weight", model->position_count, hidden,
                      &model->position_embedding));
