@@ -1,28 +1,29 @@
 #!/usr/bin/env python3
 """Golden logits: `spillway logits` on every model of tests/golden/models against what transformers gave.
 
-    test_models.py SPILLWAY [--ranks 1,2,3] [--isa auto,reference] [--threads 1,2,3] [NAME …]
+    test_models.py SPILLWAY [NAME …] [--ranks 1,2,3] [--isa auto,reference] [--threads 1,2,3]
 
 Two tolerances, both as shares of the deviation of a model's logits. Float weights, and encoded weights on the
 reference kernels, are exact up to float32 rounding; what remains is a key or value that falls on the other side of a
-float16 rounding. Encoded weights on the other kernels are multiplied with activations rounded to int8.
-Prints the worst error of every kind of run; the last line counts.
+float16 rounding. Encoded weights on the other kernels are multiplied with activations rounded to int8. The number of threads must
+not change a bit. Prints the worst error of every kind of run; the last line counts.
 """
 import argparse
-import json
+import pathlib
 import subprocess
 import sys
 import tempfile
-import pathlib
 
-from golden_files import MODELS, differences, load_npy, model_names, model_path, token_count
+from golden_files import MODELS, differences, load_npy, model_names, model_path
 
 # largest and root mean square difference, in deviations
-EXACT = (4e-3, 4e-4)
-INT8 = (0.15, 0.03)
+EXACT = (3e-3, 3e-4)
+INT8 = (0.2, 0.02)
 
-# fewer query heads than ranks: refused, exit 64
-TOO_MANY_RANKS = {("gguf_llama_q5_1", 3)}
+# more ranks than query heads or than groups of MLP columns: refused
+TOO_MANY_RANKS = {("gguf_llama_q5_1", 3), ("gguf_llama_factors", 3)}
+
+UNAVAILABLE = 69
 
 
 def is_encoded(name):
@@ -32,64 +33,74 @@ def is_encoded(name):
 class Driver:
     def __init__(self, spillway, scratch):
         self.spillway = spillway
-        self.scratch = pathlib.Path(scratch)
-        self.passed = self.failed = 0
+        self.output = pathlib.Path(scratch) / "logits.npy"
+        self.passed = self.failed = self.skipped = 0
         self.worst = {}
 
-    def fail(self, label, why):
-        self.failed += 1
-        print(f"FAILED {label}: {why}")
-
     def run(self, name, ranks, isa, threads):
-        output = self.scratch / "logits.npy"
-        output.unlink(missing_ok=True)
+        self.output.unlink(missing_ok=True)
         command = [self.spillway, "logits", str(model_path(name)), "--tokens-file", str(MODELS / "tokens.json"),
-                   "--output", str(output), "--ranks", str(ranks), "--threads", str(threads), "--cpu-isa", isa]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        return done, output
+                   "--output", str(self.output), "--ranks", str(ranks), "--threads", str(threads), "--cpu-isa", isa]
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
 
-    def check(self, name, ranks, isa, threads):
-        label = f"{name} ranks {ranks} isa {isa} threads {threads}"
-        done, output = self.run(name, ranks, isa, threads)
+    def judge(self, name, ranks, isa):
+        """What is wrong with the logits just written; None: nothing."""
+        largest, mean = differences(load_npy(self.output), load_npy(MODELS / name / "logits.npy"))
+        limits = INT8 if is_encoded(name) and isa != "reference" else EXACT
+        if not (largest <= limits[0] and mean <= limits[1]):
+            return f"differs by {largest:.2e} at most and {mean:.2e} in the mean, limits {limits}"
+        kind = f"{'encoded' if is_encoded(name) else 'float'} weights, ranks {ranks}, {isa}"
+        self.worst[kind] = max(self.worst.get(kind, (0.0, 0.0, "")), (largest, mean, name))
+        return None
+
+    def check(self, name, ranks, isa, threads, first_bytes):
+        """Returns the bytes of the output, to be compared with those of other thread counts."""
+        done = self.run(name, ranks, isa, threads)
+        problem = found = None
         if (name, ranks) in TOO_MANY_RANKS:
             if done.returncode != 64 or "E-TOO-MANY-RANKS" not in done.stderr:
-                return self.fail(label, f"exit {done.returncode}, expected 64 and E-TOO-MANY-RANKS: {done.stderr}")
+                problem = f"exit {done.returncode}, expected 64 and E-TOO-MANY-RANKS: {done.stderr.strip()}"
+        elif done.returncode == UNAVAILABLE and "E-UNAVAILABLE" in done.stderr:
+            self.skipped += 1
+            return None
+        elif done.returncode != 0:
+            problem = f"exit {done.returncode}: {done.stderr.strip()}"
+        else:
+            found = self.output.read_bytes()
+            problem = self.judge(name, ranks, isa)
+            if not problem and first_bytes not in (None, found):
+                problem = "the number of threads changes the bits"
+        if problem:
+            print(f"FAILED {name} ranks {ranks} isa {isa} threads {threads}: {problem}")
+            self.failed += 1
+        else:
             self.passed += 1
-            return
-        if done.returncode != 0:
-            return self.fail(label, f"exit {done.returncode}: {done.stderr.strip()}")
-        largest, mean = differences(load_npy(output), load_npy(MODELS / name / "logits.npy"))
-        int8 = is_encoded(name) and isa != "reference"
-        limits = INT8 if int8 else EXACT
-        if largest > limits[0] or mean > limits[1]:
-            return self.fail(label, f"differs by {largest:.2e} at most and {mean:.2e} in the mean, limits {limits}")
-        self.passed += 1
-        kind = f"{'encoded' if is_encoded(name) else 'float'} weights, ranks {ranks}, {isa}"
-        worst = self.worst.get(kind, (0.0, 0.0, ""))
-        self.worst[kind] = max(worst, (largest, mean, name))
+        return found
 
     def report(self):
         for kind, (largest, mean, name) in sorted(self.worst.items()):
             print(f"{kind}: {largest:.2e} of a deviation at most ({name}, mean {mean:.2e})")
-        print(f"{self.passed} passed, {self.failed} failed, 0 skipped")
+        print(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped")
         return 1 if self.failed or not self.passed else 0
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("spillway")
+    parser.add_argument("names", nargs="*")
     parser.add_argument("--ranks", default="1")
     parser.add_argument("--isa", default="auto")
     parser.add_argument("--threads", default="1")
-    parser.add_argument("names", nargs="*")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as scratch:
         driver = Driver(arguments.spillway, scratch)
         for name in arguments.names or model_names():
             for ranks in map(int, arguments.ranks.split(",")):
                 for isa in arguments.isa.split(","):
+                    first_bytes = None
                     for threads in map(int, arguments.threads.split(",")):
-                        driver.check(name, ranks, isa, threads)
+                        found = driver.check(name, ranks, isa, threads, first_bytes)
+                        first_bytes = first_bytes or found
         return driver.report()
 
 
