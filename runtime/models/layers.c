@@ -13,18 +13,9 @@ static Status sum_over_ranks(Pass *pass, float *data, uint64_t count) {
     return status;
 }
 
-/* Rows [begin, end) of a table. */
-static Tensor cut_rows(Tensor table, Share rows) {
-    uint64_t row_bytes = table.bytes / table.shape[0];
-    table.data = (const uint8_t *)table.data + rows.begin * row_bytes;
-    table.shape[0] = share_count(rows);
-    table.bytes = share_count(rows) * row_bytes;
-    return table;
-}
-
 Status layers_embed(Pass *pass, float *out) {
     const Model *model = pass->model;
-    EmbedArgs args = {.table = cut_rows(model->token_embedding, model->share.vocab_rows),
+    EmbedArgs args = {.table = model->token_embedding,
                       .row_begin = model->share.vocab_rows.begin,
                       .row_end = model->share.vocab_rows.end,
                       .ids = pass->batch->tokens,
