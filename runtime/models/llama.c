@@ -334,8 +334,30 @@ static const LlamaNames llama_names[] = {
                            .ignored = hf_ignored},
 };
 
-static Status bind_layer(ModelLoader *loader, const LlamaNames *names, uint32_t layer_index,
-                         LayerWeights *layer) {
+typedef struct LlamaBiases {
+    LoaderBias qkv, attention_out, mlp;
+} LlamaBiases;
+
+/* config.json says which layers have a bias, and transformers computes what it says, not what the file holds. Qwen2 always has
+ * them on q, k and v; a GGUF file says it by its tensors. */
+static Status read_biases(const Weights *weights, const ModelFamily *family, LlamaBiases *out) {
+    bool attention, mlp, is_qwen2 = !strcmp(family->name, "qwen2");
+    *out = (LlamaBiases){LOADER_BIAS_AS_FILE, LOADER_BIAS_AS_FILE, LOADER_BIAS_AS_FILE};
+    if (weights_naming(weights) == WEIGHTS_NAMING_GGUF) return STATUS_OK;
+    TRY(config_bool_or(weights, "attention_bias", false, &attention));
+    TRY(config_bool_or(weights, "mlp_bias", false, &mlp));
+    if (attention && (is_qwen2 || !strcmp(family->name, "mistral")))
+        return config_refuse(weights, "attention_bias", "this family has no such choice");
+    if (mlp && strcmp(family->name, "llama") != 0)
+        return config_refuse(weights, "mlp_bias", "this family has no such choice");
+    out->qkv = attention || is_qwen2 ? LOADER_BIAS_REQUIRED : LOADER_BIAS_NONE;
+    out->attention_out = attention ? LOADER_BIAS_REQUIRED : LOADER_BIAS_NONE;
+    out->mlp = mlp ? LOADER_BIAS_REQUIRED : LOADER_BIAS_NONE;
+    return STATUS_OK;
+}
+
+static Status bind_layer(ModelLoader *loader, const LlamaNames *names, const LlamaBiases *biases,
+                         uint32_t layer_index, LayerWeights *layer) {
     const ModelConfig *config = loader->config;
     uint32_t hidden = config->hidden_size, dim = config->head_dim;
     Share all_hidden = {0, hidden};
@@ -343,31 +365,36 @@ static Status bind_layer(ModelLoader *loader, const LlamaNames *names, uint32_t 
                       .rows = config->head_count * dim,
                       .columns = hidden,
                       .row_share = loader_scale_share(loader->model->share.heads, dim),
-                      .column_share = all_hidden};
+                      .column_share = all_hidden,
+                      .bias = biases->qkv};
     LoaderLinear k = {.pattern = names->k,
                       .rows = config->kv_head_count * dim,
                       .columns = hidden,
                       .row_share = loader_scale_share(loader->model->share.kv_heads, dim),
-                      .column_share = all_hidden};
+                      .column_share = all_hidden,
+                      .bias = biases->qkv};
     LoaderLinear v = k;
     v.pattern = names->v;
     LoaderLinear out = {.pattern = names->attention_out,
                         .rows = hidden,
                         .columns = q.rows,
                         .row_share = all_hidden,
-                        .column_share = q.row_share};
+                        .column_share = q.row_share,
+                        .bias = biases->attention_out};
     LoaderLinear gate = {.pattern = names->gate,
                          .rows = config->intermediate_size,
                          .columns = hidden,
                          .row_share = loader->model->share.mlp_columns,
-                         .column_share = all_hidden};
+                         .column_share = all_hidden,
+                         .bias = biases->mlp};
     LoaderLinear up = gate;
     up.pattern = names->up;
     LoaderLinear down = {.pattern = names->down,
                          .rows = hidden,
                          .columns = config->intermediate_size,
                          .row_share = all_hidden,
-                         .column_share = gate.row_share};
+                         .column_share = gate.row_share,
+                         .bias = biases->mlp};
     TRY(loader_linear(loader, &q, layer_index, &layer->q, &layer->q_bias));
     TRY(loader_linear(loader, &k, layer_index, &layer->k, &layer->k_bias));
     TRY(loader_linear(loader, &v, layer_index, &layer->v, &layer->v_bias));
@@ -396,8 +423,10 @@ static Status llama_bind(ModelLoader *loader, Model *model) {
                       &model->final_norm));
     TRY(loader_head(loader, config->tied_embeddings ? names->embedding : names->head));
     if (config->tied_embeddings) loader_ignore(loader, names->head);
+    LlamaBiases biases;
+    TRY(read_biases(loader->weights, config->family, &biases));
     for (uint32_t i = 0; i < config->layer_count; i++)
-        TRY(bind_layer(loader, names, i, &model->layers[i]));
+        TRY(bind_layer(loader, names, &biases, i, &model->layers[i]));
     return STATUS_OK;
 }
 

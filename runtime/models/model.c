@@ -96,6 +96,8 @@ static Status check_config(const Weights *weights, const ModelConfig *config) {
         config->rope.rotary_dim > config->head_dim || config->rope.rotary_dim % 2 != 0)
         FAIL(MODEL_UNSUPPORTED, "%s: head size %u with %u rotary dimensions is not possible", path,
              config->head_dim, config->rope.rotary_dim);
+    if (config->rope.rotary_dim > 0 && !(config->rope.theta > 0))
+        FAIL(MODEL_UNSUPPORTED, "%s: rope_theta %g should be above 0", path, config->rope.theta);
     if (!(config->norm_epsilon >= 0))
         FAIL(MODEL_UNSUPPORTED, "%s: the norm's epsilon is negative", path);
     return STATUS_OK;

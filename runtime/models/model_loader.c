@@ -145,8 +145,11 @@ Status loader_linear(ModelLoader *loader, const LoaderLinear *linear, uint32_t l
     LoaderSlice slice = {linear->rows, linear->columns, linear->row_share, linear->column_share};
     layer_key(linear->pattern, ".weight", layer_index, name);
     TRY(loader_matrix(loader, name, &slice, out));
+    *out_bias = NULL;
+    if (linear->bias == LOADER_BIAS_NONE) return STATUS_OK;
     layer_key(linear->pattern, ".bias", layer_index, name);
-    TRY(loader_vector(loader, name, linear->rows, linear->row_share, true, out_bias));
+    TRY(loader_vector(loader, name, linear->rows, linear->row_share,
+                      linear->bias != LOADER_BIAS_REQUIRED, out_bias));
     bool columns_shared = share_count(linear->column_share) < linear->columns;
     if (columns_shared && loader->options->rank > 0) *out_bias = NULL;
     return STATUS_OK;

@@ -41,11 +41,18 @@ typedef struct LoaderSlice {
 
 Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *slice, Matrix *out);
 
-/* A linear layer of layer `layer_index`: pattern + ".weight", and pattern + ".bias" where the file has one. */
+typedef enum LoaderBias {
+    LOADER_BIAS_AS_FILE,  /* taken where the file has one */
+    LOADER_BIAS_REQUIRED, /* E-TENSOR without it */
+    LOADER_BIAS_NONE, /* never looked for; one in the file is then refused as a tensor nobody took */
+} LoaderBias;
+
+/* A linear layer of layer `layer_index`: pattern + ".weight", and pattern + ".bias". */
 typedef struct LoaderLinear {
     const char *pattern; /* "blk.%u.attn_q" */
     uint32_t rows, columns;
     Share row_share, column_share;
+    LoaderBias bias;
 } LoaderLinear;
 
 /* *out_bias is this rank's part; NULL where there is none, and on ranks > 0 where the columns are shared out (the sum over

@@ -123,12 +123,18 @@ static Status bind_layer(ModelLoader *loader, uint32_t layer_index, LayerWeights
     Share all_hidden = {0, hidden};
     Share heads = loader_scale_share(loader->model->share.heads, config->head_dim);
     Share mlp = loader->model->share.mlp_columns;
-    LoaderLinear q = {"layers.%u.self_attn.q_proj", hidden, hidden, heads, all_hidden};
-    LoaderLinear k = {"layers.%u.self_attn.k_proj", hidden, hidden, heads, all_hidden};
-    LoaderLinear v = {"layers.%u.self_attn.v_proj", hidden, hidden, heads, all_hidden};
-    LoaderLinear out = {"layers.%u.self_attn.out_proj", hidden, hidden, all_hidden, heads};
-    LoaderLinear up = {"layers.%u.fc1", config->intermediate_size, hidden, mlp, all_hidden};
-    LoaderLinear down = {"layers.%u.fc2", hidden, config->intermediate_size, all_hidden, mlp};
+    LoaderLinear q = {"layers.%u.self_attn.q_proj", hidden, hidden, heads, all_hidden,
+                      LOADER_BIAS_REQUIRED};
+    LoaderLinear k = {"layers.%u.self_attn.k_proj", hidden, hidden, heads, all_hidden,
+                      LOADER_BIAS_REQUIRED};
+    LoaderLinear v = {"layers.%u.self_attn.v_proj", hidden, hidden, heads, all_hidden,
+                      LOADER_BIAS_REQUIRED};
+    LoaderLinear out = {
+        "layers.%u.self_attn.out_proj", hidden, hidden, all_hidden, heads, LOADER_BIAS_REQUIRED};
+    LoaderLinear up = {"layers.%u.fc1", config->intermediate_size, hidden, mlp,
+                       all_hidden,      LOADER_BIAS_REQUIRED};
+    LoaderLinear down = {"layers.%u.fc2", hidden, config->intermediate_size,
+                         all_hidden,      mlp,    LOADER_BIAS_REQUIRED};
     TRY(loader_linear(loader, &q, layer_index, &layer->q, &layer->q_bias));
     TRY(loader_linear(loader, &k, layer_index, &layer->k, &layer->k_bias));
     TRY(loader_linear(loader, &v, layer_index, &layer->v, &layer->v_bias));
