@@ -77,6 +77,33 @@ void bpe_add_merge(Bpe *bpe, int32_t left, int32_t right, int32_t token, uint32_
         *merge = (BpeMerge){.left = left, .right = right, .token = token, .rank = rank};
 }
 
+bool bpe_add_merge_of_pieces(Bpe *bpe, Piece left, Piece right, uint32_t rank) {
+    int32_t left_token = vocabulary_find(bpe->vocabulary, left.text, left.bytes);
+    int32_t right_token = vocabulary_find(bpe->vocabulary, right.text, right.bytes);
+    int32_t token = vocabulary_find_joined(bpe->vocabulary, left, right);
+    if (left_token < 0 || right_token < 0 || token < 0) return false;
+    bpe_add_merge(bpe, left_token, right_token, token, rank);
+    return true;
+}
+
+bool bpe_split_merge(const char *text, size_t bytes, Piece *out_left, Piece *out_right) {
+    const char *space = bytes > 2 ? memchr(text + 1, ' ', bytes - 2) : NULL;
+    if (!space) return false;
+    size_t left_bytes = (size_t)(space - text);
+    *out_left = (Piece){text, left_bytes};
+    *out_right = (Piece){space + 1, bytes - left_bytes - 1};
+    return true;
+}
+
+void bpe_start_from_bytes(Bpe *bpe) {
+    bpe->on_bytes = true;
+    for (int byte = 0; byte < 256; byte++) {
+        char character[4];
+        size_t bytes = byte_level_write((uint8_t)byte, character);
+        bpe->byte_token[byte] = vocabulary_find(bpe->vocabulary, character, bytes);
+    }
+}
+
 static void bpe_destroy(void *state) {
     Bpe *bpe = state;
     if (bpe) free(bpe->merges);

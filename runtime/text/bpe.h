@@ -37,6 +37,13 @@ extern const WordModelRow bpe_model;
 Status bpe_create(Bpe **out, const Vocabulary *vocabulary, uint64_t merge_count);
 /* At most as often as room was asked for. A pair that is there already keeps its first rank. */
 void bpe_add_merge(Bpe *bpe, int32_t left, int32_t right, int32_t token, uint32_t rank);
+/* The same by texts; false when one of the three pieces is not in the vocabulary. */
+bool bpe_add_merge_of_pieces(Bpe *bpe, Piece left, Piece right, uint32_t rank);
+/* Cuts "left right", as files write a merge; false when it is no pair. */
+bool bpe_split_merge(const char *text, size_t bytes, Piece *out_left, Piece *out_right);
+/* Where words start as bytes: sets byte_token from the pieces of GPT-2's alphabet. */
+void bpe_start_from_bytes(Bpe *bpe);
+
 const BpeMerge *bpe_find_merge(const Bpe *bpe, int32_t left, int32_t right); /* or NULL */
 
 SPILLWAY_EXTERN_C_END

@@ -146,7 +146,7 @@ Status pre_tokenizer_add_split(PreTokenizer *pre, Pattern *pattern, SplitBehavio
 
 Status pre_tokenizer_add_expression(PreTokenizer *pre, const char *expression,
                                     SplitBehavior behavior) {
-    Pattern *pattern;
+    Pattern *pattern = NULL;
     TRY(pattern_create(&pattern, expression, strlen(expression)));
     return pre_tokenizer_add_split(pre, pattern, behavior, false);
 }

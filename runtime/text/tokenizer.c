@@ -5,6 +5,7 @@
 
 #include "runtime/base/arena.h"
 #include "runtime/base/invariant.h"
+#include "runtime/text/tokenizer_json.h"
 #include "runtime/text/tokenizer_parts.h"
 #include "runtime/text/utf8.h"
 
@@ -37,15 +38,17 @@ Status tokenizer_add_eos(Tokenizer *tokenizer, int64_t token, const char *what) 
     return STATUS_OK;
 }
 
-bool tokenizer_find_byte_tokens(const Vocabulary *vocabulary, int32_t byte_token[256]) {
+void tokenizer_take_byte_tokens(Tokenizer *tokenizer) {
     static const char digits[] = "0123456789ABCDEF";
+    int32_t found[256];
     bool all = true;
     for (int byte = 0; byte < 256; byte++) {
         char piece[] = {'<', '0', 'x', digits[byte >> 4], digits[byte & 15], '>'};
-        byte_token[byte] = vocabulary_find(vocabulary, piece, sizeof piece);
-        all = all && byte_token[byte] >= 0;
+        found[byte] = vocabulary_find(&tokenizer->vocabulary, piece, sizeof piece);
+        all = all && found[byte] >= 0;
     }
-    return all;
+    tokenizer->takes_any_bytes = all;
+    if (all) memcpy(tokenizer->byte_token, found, sizeof found);
 }
 
 static Status read_token_bytes(Tokenizer *tokenizer) {
@@ -59,26 +62,44 @@ static Status read_token_bytes(Tokenizer *tokenizer) {
     return text_buffer_add(text, "", 0);
 }
 
-static Status tokenizer_load(Tokenizer *tokenizer, const Weights *weights) {
-    TRY(tokenizer_load_gguf(tokenizer, weights));
-    CHECK(tokenizer->model.row && tokenizer->special);
-    return read_token_bytes(tokenizer);
-}
-
-Status tokenizer_create(Tokenizer **out, const Weights *weights) {
+static Status tokenizer_begin(Tokenizer **out) {
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(Tokenizer), "tokenizer"));
     Tokenizer *tokenizer = memory;
     tokenizer->bos = -1;
     for (size_t i = 0; i < 256; i++)
         tokenizer->byte_token[i] = -1;
-    Status status = tokenizer_load(tokenizer, weights);
-    if (status != STATUS_OK) {
-        tokenizer_destroy(tokenizer);
-        return status;
-    }
     *out = tokenizer;
     return STATUS_OK;
+}
+
+/* What every loader leaves to do; `loaded` is what it returned. */
+static Status tokenizer_finish(Tokenizer *tokenizer, Status loaded, Tokenizer **out) {
+    if (loaded == STATUS_OK) {
+        CHECK(tokenizer->model.row && tokenizer->special);
+        loaded = read_token_bytes(tokenizer);
+    }
+    if (loaded == STATUS_OK)
+        *out = tokenizer;
+    else
+        tokenizer_destroy(tokenizer);
+    return loaded;
+}
+
+Status tokenizer_create(Tokenizer **out, const Weights *weights) {
+    Tokenizer *tokenizer;
+    TRY(tokenizer_begin(&tokenizer));
+    bool is_folder = weights_naming(weights) == WEIGHTS_NAMING_HF;
+    Status status = is_folder ? tokenizer_load_folder(tokenizer, weights)
+                              : tokenizer_load_gguf(tokenizer, weights);
+    return tokenizer_finish(tokenizer, status, out);
+}
+
+Status tokenizer_create_from_json(Tokenizer **out, const char *file, const char *text,
+                                  size_t bytes) {
+    Tokenizer *tokenizer;
+    TRY(tokenizer_begin(&tokenizer));
+    return tokenizer_finish(tokenizer, tokenizer_load_json(tokenizer, file, text, bytes), out);
 }
 
 void tokenizer_destroy(Tokenizer *tokenizer) {
@@ -360,7 +381,7 @@ Status token_stream_push(TokenStream *stream, int32_t token, TextBuffer *out) {
     const Decoder *decoder = &tokenizer->decoder;
     if (decoder->first_token_drops && !stream->started)
         return stream_first_token(stream, token, out);
-    size_t bytes;
+    size_t bytes = 0;
     const char *text = tokenizer_token_bytes(tokenizer, token, &bytes);
     if (decoder->start_drops && !stream->started && bytes) {
         size_t drop_bytes = strlen(decoder->start_drops);

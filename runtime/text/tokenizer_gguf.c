@@ -1,10 +1,11 @@
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/text/bpe.h"
-#include "runtime/text/byte_level.h"
 #include "runtime/text/tokenizer_parts.h"
+#include "runtime/text/unigram.h"
 
 /* tokenizer.ggml.token_type */
 typedef enum GgufTokenType {
@@ -61,38 +62,15 @@ static Status load_added_tokens(Tokenizer *tokenizer, const Weights *weights) {
     return STATUS_OK;
 }
 
-/* "left right", cut at the first space behind the first byte. */
-static Status read_merge(const Tokenizer *tokenizer, const Weights *weights, const Metadata *merges,
-                         size_t index, BpeMerge *out) {
-    size_t bytes;
-    const char *text = weights_array_string(merges, index, &bytes);
-    const char *space = bytes > 1 ? memchr(text + 1, ' ', bytes - 1) : NULL;
-    if (!space)
-        FAIL(TOKENIZER, "%s: merge %zu of tokenizer.ggml.merges is no pair", weights_path(weights),
-             index);
-    size_t left_bytes = (size_t)(space - text), right_bytes = bytes - left_bytes - 1;
-    char joined[2048];
-    if (bytes > sizeof joined)
-        FAIL(TOKENIZER, "%s: merge %zu has %zu bytes", weights_path(weights), index, bytes);
-    memcpy(joined, text, left_bytes);
-    memcpy(joined + left_bytes, space + 1, right_bytes);
-    const Vocabulary *vocabulary = &tokenizer->vocabulary;
-    *out = (BpeMerge){.left = vocabulary_find(vocabulary, text, left_bytes),
-                      .right = vocabulary_find(vocabulary, space + 1, right_bytes),
-                      .token = vocabulary_find(vocabulary, joined, bytes - 1),
-                      .rank = (uint32_t)index};
-    if (out->left < 0 || out->right < 0 || out->token < 0)
-        FAIL(TOKENIZER, "%s: merge %zu, \"%.*s\", names a piece that is not in the vocabulary",
-             weights_path(weights), index, (int)bytes, text);
-    return STATUS_OK;
-}
-
-static Status load_merges(Tokenizer *tokenizer, const Weights *weights, const Metadata *merges,
-                          Bpe *bpe) {
+static Status load_merges(const Weights *weights, const Metadata *merges, Bpe *bpe) {
     for (size_t i = 0; i < merges->element_count; i++) {
-        BpeMerge merge;
-        TRY(read_merge(tokenizer, weights, merges, i, &merge));
-        bpe_add_merge(bpe, merge.left, merge.right, merge.token, merge.rank);
+        size_t bytes = 0;
+        const char *text = weights_array_string(merges, i, &bytes);
+        Piece left = {0}, right = {0};
+        if (!bpe_split_merge(text, bytes, &left, &right) ||
+            !bpe_add_merge_of_pieces(bpe, left, right, (uint32_t)i))
+            FAIL(TOKENIZER, "%s: merge %zu, \"%.*s\", is no pair of pieces of the vocabulary",
+                 weights_path(weights), i, (int)(bytes < 200 ? bytes : 200), text);
     }
     return STATUS_OK;
 }
@@ -103,17 +81,12 @@ static Status load_byte_level_model(Tokenizer *tokenizer, const Weights *weights
     TRY(find_array(weights, "tokenizer.ggml.merges", METADATA_STRING, &merges));
     if (!merges)
         FAIL(TOKENIZER, "%s: the file has no tokenizer.ggml.merges", weights_path(weights));
-    Bpe *bpe;
+    Bpe *bpe = NULL;
     TRY(bpe_create(&bpe, &tokenizer->vocabulary, merges->element_count));
     tokenizer->model = (WordModel){.row = &bpe_model, .state = bpe};
-    bpe->on_bytes = true;
     bpe->whole_words = row->whole_words;
-    for (int byte = 0; byte < 256; byte++) {
-        char character[4];
-        size_t bytes = byte_level_write((uint8_t)byte, character);
-        bpe->byte_token[byte] = vocabulary_find(&tokenizer->vocabulary, character, bytes);
-    }
-    return load_merges(tokenizer, weights, merges, bpe);
+    bpe_start_from_bytes(bpe);
+    return load_merges(weights, merges, bpe);
 }
 
 static Status load_byte_level(Tokenizer *tokenizer, const Weights *weights, bool *out_adds_bos) {
@@ -133,6 +106,189 @@ static Status load_byte_level(Tokenizer *tokenizer, const Weights *weights, bool
     return load_byte_level_model(tokenizer, weights, row);
 }
 
+/* ---- SentencePiece: spaces are "▁", scores decide ---- */
+
+static const char space_piece[] = "\xE2\x96\x81";
+
+static Status read_scores(const Tokenizer *tokenizer, const Weights *weights, double **out) {
+    const Metadata *scores;
+    TRY(find_array(weights, "tokenizer.ggml.scores", METADATA_REAL, &scores));
+    uint32_t count = tokenizer->vocabulary.count;
+    if (!scores || scores->element_count != count)
+        FAIL(TOKENIZER, "%s: %zu scores for %u tokens (tokenizer.ggml.scores)",
+             weights_path(weights), scores ? scores->element_count : 0, count);
+    void *memory;
+    TRY(memory_take(&memory, count, sizeof(double), "scores of pieces"));
+    double *values = memory;
+    for (uint32_t id = 0; id < count; id++) {
+        values[id] = weights_array_real(scores, id);
+        if (isfinite(values[id])) continue;
+        free(values);
+        FAIL(TOKENIZER, "%s: the score of token %u is not finite", weights_path(weights), id);
+    }
+    *out = values;
+    return STATUS_OK;
+}
+
+/* Which tokens words may be cut into: not control, unknown and byte tokens. */
+static Status read_word_pieces(const Tokenizer *tokenizer, const Weights *weights, bool **out) {
+    const Metadata *types;
+    uint32_t count = tokenizer->vocabulary.count;
+    TRY(find_array(weights, "tokenizer.ggml.token_type", METADATA_INTEGER, &types));
+    if (types && types->element_count != count)
+        FAIL(TOKENIZER, "%s: %zu token types for %u tokens", weights_path(weights),
+             types->element_count, count);
+    void *memory;
+    TRY(memory_take(&memory, count, sizeof(bool), "kinds of pieces"));
+    bool *is_word_piece = memory;
+    for (uint32_t id = 0; id < count; id++) {
+        int64_t type = types ? weights_array_integer(types, id) : 0;
+        is_word_piece[id] = vocabulary_piece(&tokenizer->vocabulary, id).bytes > 0 &&
+                            type != GGUF_TOKEN_UNKNOWN && type != GGUF_TOKEN_CONTROL &&
+                            type != GGUF_TOKEN_BYTE;
+    }
+    *out = is_word_piece;
+    return STATUS_OK;
+}
+
+/* Ranks in the order of falling scores; equal scores share one. */
+static uint32_t rank_of_score(double score) {
+    float rounded = (float)score + 0.0f; /* both zeros are one */
+    uint32_t bits;
+    memcpy(&bits, &rounded, sizeof bits);
+    uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return ~ascending;
+}
+
+/* The vocabulary of a SentencePiece file while it becomes a model. */
+typedef struct ScoredPieces {
+    const Vocabulary *vocabulary;
+    double *scores;      /* [count], owned */
+    bool *is_word_piece; /* [count], owned */
+} ScoredPieces;
+
+static Status scored_pieces_read(ScoredPieces *out, const Tokenizer *tokenizer,
+                                 const Weights *weights) {
+    *out = (ScoredPieces){.vocabulary = &tokenizer->vocabulary};
+    TRY(read_scores(tokenizer, weights, &out->scores));
+    return read_word_pieces(tokenizer, weights, &out->is_word_piece);
+}
+
+static void scored_pieces_free(ScoredPieces *pieces) {
+    free(pieces->scores);
+    free(pieces->is_word_piece);
+}
+
+/* The pairs of pieces that a piece can be cut into; each becomes a merge of bpe, where there is one. */
+static uint64_t merges_of_piece(const ScoredPieces *pieces, uint32_t id, Bpe *bpe) {
+    const Vocabulary *vocabulary = pieces->vocabulary;
+    Piece piece = vocabulary_piece(vocabulary, id);
+    uint64_t count = 0;
+    for (size_t at = 1; at < piece.bytes; at++) {
+        int32_t left = vocabulary_find(vocabulary, piece.text, at);
+        if (left < 0 || !pieces->is_word_piece[left]) continue;
+        int32_t right = vocabulary_find(vocabulary, piece.text + at, piece.bytes - at);
+        if (right < 0 || !pieces->is_word_piece[right]) continue;
+        if (bpe) bpe_add_merge(bpe, left, right, (int32_t)id, rank_of_score(pieces->scores[id]));
+        count++;
+    }
+    return count;
+}
+
+static uint64_t merges_of_all(const ScoredPieces *pieces, Bpe *bpe) {
+    uint64_t count = 0;
+    for (uint32_t id = 0; id < pieces->vocabulary->count; id++)
+        if (pieces->is_word_piece[id]) count += merges_of_piece(pieces, id, bpe);
+    return count;
+}
+
+static Status build_score_bpe(Tokenizer *tokenizer, const ScoredPieces *pieces, int32_t unknown) {
+    Bpe *bpe = NULL;
+    TRY(bpe_create(&bpe, pieces->vocabulary, merges_of_all(pieces, NULL)));
+    tokenizer->model = (WordModel){.row = &bpe_model, .state = bpe};
+    bpe->byte_fallback = true;
+    bpe->fuse_unknown = true;
+    bpe->unknown = unknown;
+    memcpy(bpe->byte_token, tokenizer->byte_token, sizeof bpe->byte_token);
+    merges_of_all(pieces, bpe);
+    return STATUS_OK;
+}
+
+static Status build_unigram(Tokenizer *tokenizer, const ScoredPieces *pieces, int32_t unknown) {
+    Unigram *unigram = NULL;
+    uint32_t count = pieces->vocabulary->count;
+    TRY(unigram_create(&unigram, pieces->scores, count));
+    tokenizer->model = (WordModel){.row = &unigram_model, .state = unigram};
+    unigram->unknown = unknown;
+    unigram->byte_fallback = tokenizer->takes_any_bytes;
+    memcpy(unigram->byte_token, tokenizer->byte_token, sizeof unigram->byte_token);
+    for (uint32_t id = 0; id < count; id++)
+        if (pieces->is_word_piece[id])
+            TRY(unigram_add(unigram, vocabulary_piece(pieces->vocabulary, id), (int32_t)id));
+    return STATUS_OK;
+}
+
+static Status add_replacement(Normalizer *normalizer, const char *expression, const char *content) {
+    Pattern *pattern = NULL;
+    TRY(pattern_create(&pattern, expression, strlen(expression)));
+    return normalizer_add_replace(normalizer, pattern, content, strlen(content));
+}
+
+/* Spaces become "▁", one more goes in front; the decoder takes both back. */
+static Status load_spaces(Tokenizer *tokenizer, const Weights *weights) {
+    bool adds_prefix = true, removes_extra = false;
+    Status status = weights_read_bool(weights, "tokenizer.ggml.add_space_prefix", &adds_prefix);
+    if (status != STATUS_NOT_FOUND) TRY(status);
+    status = weights_read_bool(weights, "tokenizer.ggml.remove_extra_whitespaces", &removes_extra);
+    if (status != STATUS_NOT_FOUND) TRY(status);
+    const Metadata *map = weights_metadata_find(weights, "tokenizer.ggml.precompiled_charsmap");
+    if (map && map->element_count)
+        FAIL(TOKENIZER, "%s: tokenizer.ggml.precompiled_charsmap is not supported",
+             weights_path(weights));
+    Normalizer *normalizer = &tokenizer->normalizer;
+    if (removes_extra) TRY(add_replacement(normalizer, "\\A +| +\\z| +(?= )", ""));
+    if (adds_prefix) TRY(normalizer_add_prepend(normalizer, space_piece, sizeof space_piece - 1));
+    TRY(add_replacement(normalizer, " ", space_piece));
+
+    Pattern *pattern = NULL;
+    TRY(pattern_create_literal(&pattern, space_piece, sizeof space_piece - 1));
+    TRY(decoder_add_replacement(&tokenizer->decoder, pattern, " "));
+    tokenizer->decoder.byte_fallback = true;
+    if (!adds_prefix) return STATUS_OK;
+    tokenizer->decoder.start_drops = strdup(" ");
+    if (!tokenizer->decoder.start_drops) FAIL(MEMORY, "no memory for a decoder");
+    return STATUS_OK;
+}
+
+static Status load_sentencepiece(Tokenizer *tokenizer, const Weights *weights,
+                                 Status (*build)(Tokenizer *, const ScoredPieces *, int32_t)) {
+    uint32_t unknown = 0;
+    Status status = weights_read_u32(weights, "tokenizer.ggml.unknown_token_id", &unknown);
+    if (status != STATUS_NOT_FOUND) TRY(status);
+    if (unknown >= tokenizer->vocabulary.count)
+        FAIL(TOKENIZER, "%s: tokenizer.ggml.unknown_token_id is %u; the vocabulary has %u tokens",
+             weights_path(weights), unknown, tokenizer->vocabulary.count);
+    TRY(load_spaces(tokenizer, weights));
+    tokenizer_take_byte_tokens(tokenizer);
+    ScoredPieces pieces;
+    status = scored_pieces_read(&pieces, tokenizer, weights);
+    if (status == STATUS_OK) status = build(tokenizer, &pieces, (int32_t)unknown);
+    scored_pieces_free(&pieces);
+    return status;
+}
+
+static Status load_sentencepiece_bpe(Tokenizer *tokenizer, const Weights *weights,
+                                     bool *out_adds_bos) {
+    *out_adds_bos = true;
+    return load_sentencepiece(tokenizer, weights, build_score_bpe);
+}
+
+static Status load_sentencepiece_unigram(Tokenizer *tokenizer, const Weights *weights,
+                                         bool *out_adds_bos) {
+    *out_adds_bos = false;
+    return load_sentencepiece(tokenizer, weights, build_unigram);
+}
+
 typedef struct GgufModelRow {
     const char *name; /* tokenizer.ggml.model */
     /* Fills normaliser, pre-tokenizer, model and decoder; *out_adds_bos: when the file does not say. */
@@ -141,6 +297,8 @@ typedef struct GgufModelRow {
 
 static const GgufModelRow model_rows[] = {
     {"gpt2", load_byte_level},
+    {"llama", load_sentencepiece_bpe},
+    {"t5", load_sentencepiece_unigram},
 };
 
 static const GgufModelRow *model_row(const char *name) {
@@ -203,7 +361,7 @@ static Status load_around(Tokenizer *tokenizer, const Weights *weights, bool add
 }
 
 Status tokenizer_load_gguf(Tokenizer *tokenizer, const Weights *weights) {
-    const char *name;
+    const char *name = NULL;
     Status status = weights_read_string(weights, "tokenizer.ggml.model", &name);
     if (status == STATUS_NOT_FOUND)
         FAIL(TOKENIZER, "%s: the file has no tokenizer (tokenizer.ggml.model)",

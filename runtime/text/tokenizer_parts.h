@@ -45,10 +45,16 @@ Status tokenizer_set_vocabulary(Tokenizer *tokenizer, const Piece *pieces, uint6
 /* Makes a token end texts; once each, in order. E-TOKENIZER when it is no token of the vocabulary; `what` names it. */
 Status tokenizer_add_eos(Tokenizer *tokenizer, int64_t token, const char *what);
 
-/* Whether every byte has a "<0xHH>" token; writes them to byte_token (-1 where there is none). */
-bool tokenizer_find_byte_tokens(const Vocabulary *vocabulary, int32_t byte_token[256]);
+/* Where every byte has a "<0xHH>" token: broken UTF-8 and characters without tokens become those. */
+void tokenizer_take_byte_tokens(Tokenizer *tokenizer);
 
+/* Fill a zeroed Tokenizer from a GGUF file, from a Hugging Face folder. */
 Status tokenizer_load_gguf(Tokenizer *tokenizer, const Weights *weights);
+Status tokenizer_load_folder(Tokenizer *tokenizer, const Weights *weights);
+
+/* tokenizer_create without a model folder: tokenizer.json alone, as tokenizer_load_json takes it. */
+Status tokenizer_create_from_json(Tokenizer **out, const char *file, const char *text,
+                                  size_t bytes);
 
 SPILLWAY_EXTERN_C_END
 

@@ -37,9 +37,13 @@ static Status take_memory(Vocabulary *vocabulary, uint64_t text_bytes) {
 Status vocabulary_create(Vocabulary *out, const Piece *pieces, uint32_t count) {
     Vocabulary made = {.count = count};
     uint64_t text_bytes = 0;
-    for (uint32_t id = 0; id < count; id++)
+    for (uint32_t id = 0; id < count; id++) {
+        if (pieces[id].bytes > PIECE_BYTES_MAX)
+            FAIL(TOKENIZER, "token %u has %zu bytes; at most %d are taken", id, pieces[id].bytes,
+                 PIECE_BYTES_MAX);
         if (!bytes_add(text_bytes, pieces[id].bytes, &text_bytes) || text_bytes > UINT32_MAX)
             FAIL(TOKENIZER, "the vocabulary's texts are more than 4 GiB at token %u", id);
+    }
 
     Status status = take_memory(&made, text_bytes);
     if (status != STATUS_OK) {
@@ -73,4 +77,12 @@ int32_t vocabulary_find(const Vocabulary *vocabulary, const char *text, size_t b
     if (!vocabulary->slots || bytes > vocabulary->piece_bytes_max) return -1;
     uint32_t entry = *slot_of(vocabulary, text, bytes);
     return (int32_t)entry - 1;
+}
+
+int32_t vocabulary_find_joined(const Vocabulary *vocabulary, Piece left, Piece right) {
+    char joined[PIECE_BYTES_MAX];
+    if (left.bytes > sizeof joined || right.bytes > sizeof joined - left.bytes) return -1;
+    memcpy(joined, left.text, left.bytes);
+    memcpy(joined + left.bytes, right.text, right.bytes);
+    return vocabulary_find(vocabulary, joined, left.bytes + right.bytes);
 }

@@ -25,11 +25,17 @@ typedef struct Vocabulary {
     uint32_t piece_bytes_max;
 } Vocabulary;
 
-/* Of pieces with the same text the first is found. E-TOKENIZER when they are more than 4 GiB together. */
+enum { PIECE_BYTES_MAX = 8192 };
+
+/* Of pieces with the same text the first is found. E-TOKENIZER for a piece of more than PIECE_BYTES_MAX bytes, or when
+ * they are more than 4 GiB together. */
 Status vocabulary_create(Vocabulary *out, const Piece *pieces, uint32_t count);
 void vocabulary_destroy(Vocabulary *vocabulary);
 
 int32_t vocabulary_find(const Vocabulary *vocabulary, const char *text, size_t bytes); /* or -1 */
+
+/* A piece that is two others, one behind the other; or -1. */
+int32_t vocabulary_find_joined(const Vocabulary *vocabulary, Piece left, Piece right);
 
 static inline Piece vocabulary_piece(const Vocabulary *vocabulary, uint32_t id) {
     uint32_t start = vocabulary->starts[id];

@@ -29,7 +29,7 @@ static int close_model(void **state) {
 }
 
 static void test_ids(void **state) {
-    assert_golden_ids(*state, "smollm2.ids");
+    assert_golden_ids(*state, "smollm2");
 }
 
 static void test_specials(void **state) {

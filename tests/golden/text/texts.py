@@ -90,4 +90,4 @@ def all_texts():
     edges = []
     for start in BLOCK_STARTS:
         edges.append(chr(start - 1 if start != 0xE000 else start) + chr(start) + " x" + chr(start + 1))
-    return WRITTEN + edges + drawn(1500, 1) + BROKEN
+    return WRITTEN + edges + drawn(1200, 1) + BROKEN
