@@ -97,14 +97,29 @@ static bool wants_ranks(const Command *command, const Settings *settings) {
     return place && settings->ranks > 1;
 }
 
+/* Standard error of the ranks is a pipe of mpirun: what it ends in is known here only. */
+static void add_terminal(const Settings *settings, char **out_arguments) {
+    static char option[] = "--progress=terminal";
+    size_t count = 0;
+    bool terminal = strcmp(settings->progress, "auto") == 0 && isatty(STDERR_FILENO);
+    while (program_arguments[count]) {
+        out_arguments[count] = program_arguments[count];
+        count++;
+    }
+    if (terminal) out_arguments[count++] = option;
+    out_arguments[count] = NULL;
+}
+
 /* Under a launcher, or alone, the command runs here; else mpirun starts this program again, once a rank. */
 static int run_ranks(const Command *command, const Settings *settings) {
     LauncherPlace place = {0};
     if (!wants_ranks(command, settings)) return command->run(settings);
     Status status = launcher_find(&place);
     if (status == STATUS_OK && place.name) return command->run(settings);
+    char *arguments[ARGUMENTS_MAX + 2];
+    add_terminal(settings, arguments);
     const LauncherOptions options = {
-        .ranks = (int)settings->ranks, .argv = program_arguments, .forward_input = true};
+        .ranks = (int)settings->ranks, .argv = arguments, .forward_input = true};
     int exit_code = 0;
     if (status == STATUS_OK) status = launcher_run(&options, &exit_code);
     return status == STATUS_OK ? exit_code : error_exit_code(status);

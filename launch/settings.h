@@ -16,6 +16,7 @@ typedef struct Settings {
     const char *config;
     const char *log_level, *log_format, *log_file;
     bool quiet, no_progress;
+    const char *progress;
     const char *summary_json;
 
     /* model */
