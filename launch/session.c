@@ -237,6 +237,7 @@ int session_run(const Settings *settings, const SessionPlan *plan) {
     if (status == STATUS_OK) status = start_ranks(&session);
     if (status != STATUS_OK) return error_exit_code(status);
     name_rank_in_log(&session);
+    weights_guard_install();
     status = run_all(&session, plan);
     int exit_code = error_exit_code(status);
     engine_close(session.engine);

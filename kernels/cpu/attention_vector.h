@@ -126,6 +126,40 @@ INLINE void values_all(uint32_t items, bool panel, const float *weights, uint32_
         values_step(items, 1, panel, weights, weights_stride, values, range, d, out);
 }
 
+/* Scores to weights exp(score - max) in place, items side by side. A lane that the item does not see becomes a
+ * weight of zero, so that it does not matter how far the tile reaches beyond the item's own range. */
+INLINE void softmax_step(uint32_t items, Tile *tile, TokenRange seen, float *scores,
+                         uint32_t scores_stride) {
+    const Vector minimum = vector_set(-INFINITY);
+    Vector max[TILE_ITEMS], sum[TILE_ITEMS];
+    uint32_t first = seen.begin - seen.begin % VECTOR_LANES;
+    for (uint32_t i = 0; i < items; i++)
+        max[i] = minimum;
+    for (uint32_t t = first; t < seen.end; t += VECTOR_LANES)
+        for (uint32_t i = 0; i < items; i++) {
+            float *at = scores + (size_t)i * scores_stride + t;
+            Vector score = vector_keep_lanes(vector_load(at), minimum,
+                                             (int32_t)tile->ranges[i].begin - (int32_t)t,
+                                             (int32_t)tile->ranges[i].end - (int32_t)t);
+            vector_store(at, score);
+            max[i] = vector_max(score, max[i]); /* passes over NaN, which will reach the sum */
+        }
+    for (uint32_t i = 0; i < items; i++) {
+        tile->max[i] = vector_max_lane(max[i]);
+        max[i] = vector_set(tile->max[i] == -INFINITY ? 0.0f : tile->max[i]);
+        sum[i] = vector_zero();
+    }
+    for (uint32_t t = first; t < seen.end; t += VECTOR_LANES)
+        for (uint32_t i = 0; i < items; i++) {
+            float *at = scores + (size_t)i * scores_stride + t;
+            Vector weight = vector_exp(vector_subtract(vector_load(at), max[i]));
+            vector_store(at, weight);
+            sum[i] = vector_add(sum[i], weight);
+        }
+    for (uint32_t i = 0; i < items; i++)
+        tile->sum[i] = vector_sum(sum[i]);
+}
+
 /* A tile's item count and the kind of rows are constants inside: arrays become registers. */
 #if VECTOR_REGISTERS == 32
 #define EACH_TILE(row) row(1) row(2) row(3) row(4) row(5) row(6)
@@ -165,49 +199,41 @@ static void tile_values(uint32_t items, const float *weights, uint32_t weights_s
     }
 }
 
-/* Scores to weights exp(score - max) in place. Lanes outside the range become weights of zero. */
-static void softmax_partial(float *scores, TokenRange range, float *out_max, float *out_sum) {
-    uint32_t first = range.begin - range.begin % VECTOR_LANES;
-    Vector minimum = vector_set(-INFINITY), max = minimum, sum = vector_zero();
-    for (uint32_t t = first; t < range.end; t += VECTOR_LANES) {
-        Vector score =
-            vector_keep_lanes(vector_load(scores + t), minimum, (int32_t)range.begin - (int32_t)t,
-                              (int32_t)range.end - (int32_t)t);
-        vector_store(scores + t, score);
-        max = vector_max(score, max); /* a NaN is passed over here and reaches the sum below */
+static void tile_softmax(Tile *tile, TokenRange seen, float *scores, uint32_t scores_stride) {
+    switch (tile->item_count) {
+#define TILE_ROW(n) \
+    case n: softmax_step(n, tile, seen, scores, scores_stride); break;
+        EACH_TILE(TILE_ROW)
+#undef TILE_ROW
+    default: CHECK(!"a tile of that many items");
     }
-    *out_max = vector_max_lane(max);
-    Vector shift = vector_set(*out_max == -INFINITY ? 0.0f : *out_max);
-    for (uint32_t t = first; t < range.end; t += VECTOR_LANES) {
-        Vector weight = vector_exp(vector_subtract(vector_load(scores + t), shift));
-        vector_store(scores + t, weight);
-        sum = vector_add(sum, weight);
-    }
-    *out_sum = vector_sum(sum);
 }
 
 /* Each item takes the tokens that it sees, in rising order: those that all see are taken together. */
-static void tile_partial_out(const Tile *tile, const AttendScratch *scratch,
+static void tile_partial_out(const Tile *tile, TokenRange seen, const AttendScratch *scratch,
                              const TokenRows *values) {
-    TokenRange common = tile->ranges[0];
-    for (uint32_t i = 1; i < tile->item_count; i++) {
+    const float *weights = scratch->scores;
+    float *out = scratch->partial_out;
+    uint32_t weights_stride = scratch->padded_tokens, out_stride = scratch->padded_dim;
+    for (uint32_t d = 0; d < tile->item_count * out_stride; d += VECTOR_LANES)
+        vector_store(out + d, vector_zero());
+    TokenRange common = seen;
+    for (uint32_t i = 0; i < tile->item_count; i++) {
         if (tile->ranges[i].begin > common.begin) common.begin = tile->ranges[i].begin;
         if (tile->ranges[i].end < common.end) common.end = tile->ranges[i].end;
     }
-    bool together = common.begin < common.end;
-    for (uint32_t i = 0; i < tile->item_count; i++) {
-        TokenRange before = tile->ranges[i];
-        if (together) before.end = common.begin;
-        tile_values(1, scratch->scores + (size_t)i * scratch->padded_tokens, scratch->padded_tokens,
-                    values, before, scratch->partial_out + (size_t)i * scratch->padded_dim);
+    if (common.begin >= common.end) common.begin = common.end = seen.end;
+    for (uint32_t i = 0; i < tile->item_count && common.begin > seen.begin; i++) {
+        uint32_t end = tile->ranges[i].end < common.begin ? tile->ranges[i].end : common.begin;
+        TokenRange before = {tile->ranges[i].begin, end};
+        tile_values(1, weights + (size_t)i * weights_stride, weights_stride, values, before,
+                    out + (size_t)i * out_stride);
     }
-    if (!together) return;
-    tile_values(tile->item_count, scratch->scores, scratch->padded_tokens, values, common,
-                scratch->partial_out);
-    for (uint32_t i = 0; i < tile->item_count; i++) {
+    tile_values(tile->item_count, weights, weights_stride, values, common, out);
+    for (uint32_t i = 0; i < tile->item_count && common.end < seen.end; i++) {
         TokenRange after = {common.end, tile->ranges[i].end};
-        tile_values(1, scratch->scores + (size_t)i * scratch->padded_tokens, scratch->padded_tokens,
-                    values, after, scratch->partial_out + (size_t)i * scratch->padded_dim);
+        tile_values(1, weights + (size_t)i * weights_stride, weights_stride, values, after,
+                    out + (size_t)i * out_stride);
     }
 }
 
@@ -255,10 +281,15 @@ static void tile_fold(const Tile *tile, const AttendScratch *scratch, const Atte
 /* The tile's items against the block; false when none sees any of it. */
 static bool tile_ranges(const AttendArgs *args, const AttendTask *task, const AttendRun *run,
                         uint32_t block, uint32_t item_first, Tile *tile, TokenRange *out_seen) {
+    uint32_t row = attend_item_row(task, item_first);
+    uint32_t head = (task->item_first + item_first) % task->head_count;
+    TokenRange range = attend_range(args, run, row, block);
     *out_seen = (TokenRange){UINT32_MAX, 0};
-    for (uint32_t i = 0; i < tile->item_count; i++) {
-        uint32_t row = attend_item_row(task, item_first + i);
-        TokenRange range = attend_range(args, run, row, block);
+    for (uint32_t i = 0; i < tile->item_count; i++, head++) {
+        if (head == task->head_count) {
+            head = 0;
+            range = attend_range(args, run, ++row, block);
+        }
         tile->ranges[i] = range;
         if (range.begin == range.end) continue;
         if (range.begin < out_seen->begin) out_seen->begin = range.begin;
@@ -324,12 +355,8 @@ static void fold_block(const AttendArgs *args, const AttendTask *task, const Att
         tile_scores(tile.item_count, scratch->q + (size_t)first * scratch->padded_dim, &keys,
                     shape->block_tokens - 1, seen, args->scale, scratch->scores,
                     scratch->padded_tokens);
-        for (uint32_t i = 0; i < tile.item_count; i++)
-            softmax_partial(scratch->scores + (size_t)i * scratch->padded_tokens, tile.ranges[i],
-                            &tile.max[i], &tile.sum[i]);
-        for (uint32_t d = 0; d < tile.item_count * scratch->padded_dim; d += VECTOR_LANES)
-            vector_store(scratch->partial_out + d, vector_zero());
-        tile_partial_out(&tile, scratch, &values);
+        tile_softmax(&tile, seen, scratch->scores, scratch->padded_tokens);
+        tile_partial_out(&tile, seen, scratch, &values);
         tile_fold(&tile, scratch, group, first);
     }
 }

@@ -110,8 +110,10 @@ INLINE Words dot_halves(Words sum, Words codes, Words x) {
  * any exact int8 way would. */
 enum { INT8_CODE_BITS_MAX = 6 };
 
-/* gcc 12 hoists the multiplications over the additions and spills; an addition that it cannot see through stays put. */
-#define KEEP_IN_REGISTER(vector) __asm__ volatile("" : "+x"(vector))
+/* sum += more, in place. As instructions, since gcc 12 hoists the multiplications over additions that it can see
+ * through, and spills; behind an empty asm it moves every result to another register instead. */
+#define HALVES_ADD(sum, more) __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(more))
+#define WORDS_ADD(sum, more)  __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(more))
 
 INLINE void dot_int8_widen(const StepView *step, int bits, int rows, int span, int first, int end,
                            IntegerSums *sums) {
@@ -125,8 +127,10 @@ INLINE void dot_int8_widen(const StepView *step, int bits, int rows, int span, i
             Words x = step_x(step, r, 4 * j);
             for (int t = 0; t < span; t++) {
                 Words products = _mm256_maddubs_epi16(codes[t], x);
-                halves[r][t] = j == first ? products : _mm256_add_epi16(halves[r][t], products);
-                KEEP_IN_REGISTER(halves[r][t]);
+                if (j == first)
+                    halves[r][t] = products;
+                else
+                    HALVES_ADD(halves[r][t], products);
             }
         }
     }
@@ -145,8 +149,8 @@ INLINE void dot_int8(const StepView *step, int bits, int rows, int span, int fir
 }
 
 INLINE Words dot_halves(Words sum, Words codes, Words x) {
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
-    KEEP_IN_REGISTER(sum);
+    Words products = _mm256_madd_epi16(codes, x);
+    WORDS_ADD(sum, products);
     return sum;
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/cpu/matmul_tiles.h"
 
 #include <omp.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu_kernels.h"
@@ -10,13 +11,17 @@
 
 enum {
     VECTORS_PER_STEP = 8, /* words of four codes in 32 k */
-    ROW_BLOCK = 128,      /* rows whose activations stay in the second-level cache */
-    CHUNK_STEPS = 64, /* groups of 32 k whose two column tiles stay near the first-level cache */
-    CHUNK_STEPS_FLOAT = 256,
-    STREAM_AHEAD_BYTES = 8192,
-    STREAM_ROWS_MAX = 8, /* up to here the weights are streamed once, in the order they lie in */
     BLOCK_ELEMENTS_MAX = 256,
     BLOCK_GROUPS_MAX = 16,
+
+    ROW_BLOCK = 128,         /* rows whose activations stay in the second-level cache */
+    CHUNK_STEPS = 64,        /* steps of 32 k whose column tiles stay near the first-level cache */
+    CHUNK_STEPS_FLOAT = 256, /* the same for floats, k by k */
+    WHOLE_ROWS_MAX = 8,      /* up to here there is little to keep in caches: all of k at once */
+    STREAM_ROWS_MAX = 2, /* up to here memory is the limit: one column tile after the other … */
+    STREAM_AHEAD_BYTES = 8192, /* … fetched so far ahead */
+    CLAIMS_PER_THREAD = 8,
+    QUANTISE_ALONE_MAX = 4096, /* activations that are rounded faster than a team meets */
 };
 
 /* ---- layout ---- */
@@ -224,7 +229,7 @@ typedef struct QuantisedX {
 } QuantisedX;
 
 static void quantise_rows(const TileIsa *isa, const MatmulArgs *args, const QuantisedX *out,
-                          uint32_t row_begin, uint32_t row_end) {
+                          uint64_t row_begin, uint64_t row_end) {
     uint64_t columns = args->outputs[0].weights->column_count;
     for (uint64_t m = row_begin; m < row_end; m++) {
         const float *x = args->x + m * args->x_stride;
@@ -251,6 +256,7 @@ typedef struct MatmulPlan {
     uint32_t product_count;
     uint64_t tile_count; /* of all products */
     QuantisedX quantised;
+    bool quantised_alone; /* by the calling thread, before the team starts */
 } MatmulPlan;
 
 /* Room for one integer form of x in scratch, once. */
@@ -311,7 +317,7 @@ static void multiply_rows(const Product *product, TileRun *run, uint32_t span, u
         uint32_t end = row + row_count * (call + 1) / call_count;
         run->x = product->x + begin * product->x_stride_bytes + step * product->x_step_bytes;
         run->out = out + begin * run->out_stride;
-        run->prefetch_bytes = row_count == 1           ? STREAM_AHEAD_BYTES
+        run->prefetch_bytes = row_count <= STREAM_ROWS_MAX ? STREAM_AHEAD_BYTES
                               : call + 1 == call_count ? span * product->format.column_tile_bytes
                                                        : 0;
         product->kernels->kernels[span - 1][end - begin - 1](run);
@@ -326,7 +332,8 @@ static void multiply_tiles(const TileIsa *isa, const Product *product, uint64_t 
     const TileFormat *format = &product->format;
     const MatmulOutput *output = product->output;
     while (tile < tile_end) {
-        uint32_t span = row_count == 1 || tile_end - tile < TILE_SPAN_MAX ? 1 : TILE_SPAN_MAX;
+        uint32_t span =
+            row_count <= STREAM_ROWS_MAX || tile_end - tile < TILE_SPAN_MAX ? 1 : TILE_SPAN_MAX;
         uint64_t column = tile * isa->columns;
         uint64_t columns_left = output->weights->row_count - column;
         const uint8_t *column_tile =
@@ -353,7 +360,7 @@ static void multiply_share(const TileIsa *isa, const Product *product, uint64_t 
                            uint64_t tile_end, uint32_t row_count) {
     uint64_t step_count = product->format.step_count;
     uint64_t chunk = product->format.encoded ? CHUNK_STEPS : CHUNK_STEPS_FLOAT;
-    if (row_count <= STREAM_ROWS_MAX) chunk = step_count;
+    if (row_count <= WHOLE_ROWS_MAX) chunk = step_count;
     for (uint32_t row = 0; row < row_count; row += ROW_BLOCK) {
         uint32_t rows = row_count - row < ROW_BLOCK ? row_count - row : ROW_BLOCK;
         for (uint64_t step = 0; step < step_count; step += chunk) {
@@ -363,11 +370,9 @@ static void multiply_share(const TileIsa *isa, const Product *product, uint64_t 
     }
 }
 
-/* Thread `thread` of `thread_count` takes an equal share of the column tiles of all products laid end to end. */
-static void multiply_thread(const TileIsa *isa, const MatmulPlan *plan, uint32_t row_count,
-                            uint32_t thread, uint32_t thread_count) {
-    uint64_t begin = plan->tile_count * thread / thread_count;
-    uint64_t end = plan->tile_count * (thread + 1) / thread_count;
+/* Column tiles [begin, end) of all products laid end to end. */
+static void multiply_claim(const TileIsa *isa, const MatmulPlan *plan, uint64_t begin, uint64_t end,
+                           uint32_t row_count) {
     uint64_t first = 0;
     for (uint32_t i = 0; i < plan->product_count; i++) {
         const Product *product = &plan->products[i];
@@ -379,17 +384,39 @@ static void multiply_thread(const TileIsa *isa, const MatmulPlan *plan, uint32_t
     }
 }
 
-void tiles_matmul(const TileIsa *isa, const KernelContext *context, const MatmulArgs *args) {
-    const MatmulPlan plan = plan_call(isa, context, args);
-    uint32_t rows = args->row_count;
-#pragma omp parallel num_threads(context->thread_count) if (context->thread_count > 1)
-    {
-        uint32_t thread = (uint32_t)omp_get_thread_num();
-        uint32_t thread_count = (uint32_t)omp_get_num_threads();
-        quantise_rows(isa, args, &plan.quantised,
-                      (uint32_t)((uint64_t)rows * thread / thread_count),
-                      (uint32_t)((uint64_t)rows * (thread + 1) / thread_count));
+/* How many column tiles a thread takes at a time. A stream is cut once a thread; else small shares level out threads
+ * that other programs slow down. */
+static uint64_t claim_size(const MatmulPlan *plan, uint32_t row_count, uint32_t thread_count) {
+    uint64_t claims =
+        row_count <= STREAM_ROWS_MAX ? thread_count : (uint64_t)thread_count * CLAIMS_PER_THREAD;
+    return thread_count == 1 ? plan->tile_count
+                             : align_up(divide_up(plan->tile_count, claims), TILE_SPAN_MAX);
+}
+
+/* One thread of a team: its rows of x, then claims until none is left. */
+static void matmul_thread(const TileIsa *isa, const MatmulArgs *args, const MatmulPlan *plan,
+                          _Atomic uint64_t *next_tile) {
+    uint32_t thread_count = (uint32_t)omp_get_num_threads();
+    uint64_t rows = args->row_count, thread = (uint64_t)omp_get_thread_num();
+    if (!plan->quantised_alone) {
+        quantise_rows(isa, args, &plan->quantised, rows * thread / thread_count,
+                      rows * (thread + 1) / thread_count);
 #pragma omp barrier
-        multiply_thread(isa, &plan, rows, thread, thread_count);
     }
+    uint64_t size = claim_size(plan, args->row_count, thread_count);
+    for (;;) {
+        uint64_t begin = atomic_fetch_add_explicit(next_tile, size, memory_order_relaxed);
+        if (begin >= plan->tile_count) return;
+        multiply_claim(isa, plan, begin, begin + size, args->row_count);
+    }
+}
+
+void tiles_matmul(const TileIsa *isa, const KernelContext *context, const MatmulArgs *args) {
+    MatmulPlan plan = plan_call(isa, context, args);
+    uint64_t columns = args->outputs[0].weights->column_count;
+    plan.quantised_alone = args->row_count * columns <= QUANTISE_ALONE_MAX;
+    if (plan.quantised_alone) quantise_rows(isa, args, &plan.quantised, 0, args->row_count);
+    _Atomic uint64_t next_tile = 0;
+#pragma omp parallel num_threads(context->thread_count) if (context->thread_count > 1)
+    matmul_thread(isa, args, &plan, &next_tile);
 }

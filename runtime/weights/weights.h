@@ -96,7 +96,7 @@ Status weights_read_string(const Weights *weights, const char *key, const char *
 
 /* A file that is truncated while it is mapped raises SIGBUS in whoever reads it. Installs a handler for the process that says
  * which file and offset became unreadable and exits 74 (E-WEIGHTS-IO); other SIGBUS go where they went before. Call once,
- * before threads start and after log_configure. */
+ * after log_configure and before other threads read weights. */
 void weights_guard_install(void);
 
 /* ---- contract of a format (runtime/weights/gguf.c, safetensors.c); rows are listed in weights.c ---- */

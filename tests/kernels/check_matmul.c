@@ -446,22 +446,15 @@ static void bench_format(Check *check, const char *name, bool head) {
 }
 
 static void bench_matmul(Check *check) {
+    static const char *const bodies[] = {"q4_1", "q4_0", "q8_0", "q5_1", "f32", "bf16"};
     if (strcmp(check->variant, "reference") == 0) return;
-    bench_format(check, "q4_1", false);
-    bench_format(check, "q4_0", false);
-    bench_format(check, "q8_0", false);
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
+        bench_format(check, bodies[i], false);
     bench_format(check, "q8_0", true);
-}
-
-static void bench_matmul_others(Check *check) {
-    if (strcmp(check->variant, "reference") == 0) return;
-    bench_format(check, "q5_1", false);
-    bench_format(check, "f32", false);
-    bench_format(check, "bf16", false);
 }
 
 const CheckGroup check_matmul = {{
     {"matmul", CHECK_SLOT(matmul), run_matmul, bench_matmul},
-    {"others", CHECK_SLOT(matmul), run_not_finite, bench_matmul_others},
+    {"not_finite", CHECK_SLOT(matmul), run_not_finite, NULL},
     {0},
 }};
