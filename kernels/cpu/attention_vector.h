@@ -329,12 +329,11 @@ static void fold_block(const AttendArgs *args, const AttendTask *task, const Att
     uint64_t head_elements = (uint64_t)shape->block_tokens * shape->head_dim;
     uint64_t keys_first = task->kv_head * head_elements;
     uint64_t values_first = (shape->kv_head_count + task->kv_head) * head_elements;
-    const uint16_t *halves = run->blocks[block];
-    const uint16_t *next = block + 1 < run->block_count ? run->blocks[block + 1] : NULL;
-    TokenRows keys = {.halves = halves + keys_first,
-                      .next = next ? next + keys_first : NULL,
-                      .head_dim = shape->head_dim,
-                      .padded_dim = scratch->padded_dim};
+    const uint16_t *halves = (const uint16_t *)run->blocks[block];
+    const uint16_t *next =
+        block + 1 < run->block_count ? (const uint16_t *)run->blocks[block + 1] : NULL;
+    TokenRows keys = {halves + keys_first, NULL, next ? next + keys_first : NULL, shape->head_dim,
+                      scratch->padded_dim};
     TokenRows values = keys;
     values.halves = halves + values_first;
     values.next = next ? next + values_first : NULL;
