@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "kernels/cpu/cpu_kernels.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 
@@ -105,7 +106,7 @@ static size_t lay_out(uint8_t *base, uint32_t head_count, uint32_t head_dim, uin
     return used;
 }
 
-size_t attend_scratch_bytes(const KernelLimits *limits, uint32_t thread_count) {
+size_t attention_scratch_bytes(const KernelLimits *limits, uint32_t thread_count) {
     Driver driver = {.thread_count = thread_count, .slot_count = TASKS_A_THREAD * thread_count};
     return lay_out(NULL, limits->head_count, limits->head_dim, limits->block_tokens, &driver);
 }

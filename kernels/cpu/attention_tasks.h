@@ -69,8 +69,6 @@ static inline uint32_t attend_item_head(const AttendTask *task, uint32_t item) {
 
 void attend_with(const AttendIsa *isa, const KernelContext *context, const AttendArgs *args);
 
-size_t attend_scratch_bytes(const KernelLimits *limits, uint32_t thread_count);
-
 SPILLWAY_EXTERN_C_END
 
 #endif

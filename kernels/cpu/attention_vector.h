@@ -369,7 +369,10 @@ static void fold_group(float group_max, float group_sum, const float *group_out,
     fold_rows(kept, added, out, group_out, head_dim);
 }
 
-static const AttendIsa attend_isa = {fold_block, fold_group};
+static void attend_vector(const KernelContext *context, const AttendArgs *args) {
+    static const AttendIsa isa = {fold_block, fold_group};
+    attend_with(&isa, context, args);
+}
 
 #endif
 

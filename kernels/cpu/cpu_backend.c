@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "kernels/backend.h"
-#include "kernels/cpu/attention_tasks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu_features.h"
 #include "kernels/reference/reference.h"
@@ -22,10 +21,10 @@ typedef struct IsaRow {
 static const IsaRow isa_rows[] = {
     {"reference", 0, {kernels_fill_reference}},
 #if defined(__x86_64__)
-    {"avx2", CPU_AVX2, {matmul_fill_avx2, attention_fill_avx2}},
+    {"avx2", CPU_AVX2, {matmul_fill_avx2, attention_fill_avx2, elementwise_fill_avx2}},
     {"avx512",
      CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI,
-     {matmul_fill_avx512, attention_fill_avx512}},
+     {matmul_fill_avx512, attention_fill_avx512, elementwise_fill_avx512}},
 #endif
 };
 
@@ -37,7 +36,7 @@ static size_t scratch_bytes_cpu(const KernelLimits *limits, uint32_t thread_coun
         scratch_bytes_reference,
 #if defined(__x86_64__)
         matmul_scratch_bytes,
-        attend_scratch_bytes,
+        attention_scratch_bytes,
 #endif
     };
     size_t most = 0;

@@ -10,6 +10,7 @@ SPILLWAY_EXTERN_C_BEGIN
 
 /* Scratch of the slots that a file fills, whatever the ISA. */
 size_t matmul_scratch_bytes(const KernelLimits *limits, uint32_t thread_count);
+size_t attention_scratch_bytes(const KernelLimits *limits, uint32_t thread_count);
 
 void matmul_fill_avx2(Kernels *kernels);
 void matmul_fill_avx512(Kernels *kernels); /* needs VNNI */

@@ -115,12 +115,12 @@ static inline Vector vector_scale_power(Vector x, Vector n) {
     return _mm256_mul_ps(scaled, vector_power_of_two(_mm256_sub_epi32(whole, half)));
 }
 
-/* even lanes: a - b, odd lanes: a + b */
-static inline Vector vector_add_subtract(Vector a, Vector b) {
-    return _mm256_addsub_ps(a, b);
+/* even lanes: a * b - c, odd lanes: a * b + c, rounded once */
+static inline Vector vector_fma_alternate(Vector a, Vector b, Vector c) {
+    return _mm256_fmaddsub_ps(a, b, c);
 }
 
-/* lanes (0 0 1 1 2 2 3 3) of x */
+/* (x0 x0 x1 x1 x2 x2 x3 x3) */
 static inline Vector vector_load_doubled(const float *x) {
     __m256 both = _mm256_broadcast_ps((const __m128 *)x);
     return _mm256_permutevar_ps(both, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));

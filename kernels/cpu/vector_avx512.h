@@ -101,12 +101,12 @@ static inline Vector vector_scale_power(Vector x, Vector n) {
     return _mm512_scalef_ps(x, n);
 }
 
-/* even lanes: a - b, odd lanes: a + b */
-static inline Vector vector_add_subtract(Vector a, Vector b) {
-    return _mm512_mask_add_ps(_mm512_sub_ps(a, b), 0xAAAA, a, b);
+/* even lanes: a * b - c, odd lanes: a * b + c, rounded once */
+static inline Vector vector_fma_alternate(Vector a, Vector b, Vector c) {
+    return _mm512_fmaddsub_ps(a, b, c);
 }
 
-/* lanes (0 0 1 1 … 7 7) of the first half of x */
+/* (x0 x0 x1 x1 … x7 x7) */
 static inline Vector vector_load_doubled(const float *x) {
     __m512i order = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
     return _mm512_permutexvar_ps(order, _mm512_castps256_ps512(_mm256_loadu_ps(x)));

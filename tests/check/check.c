@@ -194,6 +194,17 @@ bool check_close(Check *check, const char *what, const float *expected, const fl
     return false;
 }
 
+bool check_gaps(Check *check, const char *what, const float *actual, const CheckShape *shape) {
+    for (uint64_t row = 0; row + 1 < shape->rows; row++) {
+        const float *end = actual + row * shape->stride + shape->columns;
+        if (all_poison((const uint8_t *)end, (shape->stride - shape->columns) * sizeof *end))
+            continue;
+        check_fail(check, "%s: wrote between row %llu and the next", what, (unsigned long long)row);
+        return false;
+    }
+    return true;
+}
+
 bool check_same_bits(Check *check, const char *what, const void *expected, const void *actual,
                      size_t bytes) {
     const uint8_t *left = expected, *right = actual;

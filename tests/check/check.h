@@ -97,6 +97,8 @@ CheckTolerance check_tolerance_ulps(double ulps);
  * bit. True when they agree; else one failure is printed with the worst element. */
 bool check_close(Check *check, const char *what, const float *expected, const float *actual,
                  const CheckShape *shape, CheckTolerance tolerance);
+/* Fails when the gaps between the rows of a fresh check_memory were written. */
+bool check_gaps(Check *check, const char *what, const float *actual, const CheckShape *shape);
 bool check_same_bits(Check *check, const char *what, const void *expected, const void *actual,
                      size_t bytes);
 
