@@ -66,8 +66,9 @@ static double seconds_of_loop(void (*loop)(void), uint32_t thread_count) {
     double best = INFINITY;
     for (int sample = 0; sample < SAMPLES; sample++) {
         double start = monotonic_seconds();
-#pragma omp parallel num_threads(thread_count)
-        loop();
+#pragma omp parallel for num_threads(thread_count) schedule(static, 1)
+        for (uint32_t thread = 0; thread < thread_count; thread++)
+            loop();
         best = fmin(best, monotonic_seconds() - start);
     }
     return best;
