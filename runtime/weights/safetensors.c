@@ -42,6 +42,7 @@ typedef struct Shard {
     const MappedFile *file;
     JsonWalk walk;       /* of the header */
     uint64_t data_start; /* byte of the file */
+    size_t first;        /* index of this file's first tensor */
     bool keep_metadata;
 } Shard;
 
@@ -129,6 +130,8 @@ static Status copy_key(Shard *shard, const json_t *key, const char **out) {
 static Status read_tensor(Shard *shard, const json_t *key) {
     NamedTensor named = {.file = shard->file->path};
     json_t *row = NULL;
+    if (shard->weights->tensor_count - shard->first == FILE_TENSORS_MAX)
+        return json_walk_fail(&shard->walk, "more than %d tensors", FILE_TENSORS_MAX);
     TRY(copy_key(shard, key, &named.name));
     TRY(json_walk_value(&shard->walk, TENSOR_TEXT_MAX, &row));
     Status status = fill_tensor(shard, row, &named);
@@ -171,12 +174,13 @@ static Status read_header_member(Shard *shard, const json_t *key) {
     return read_tensor(shard, key);
 }
 
-static Status check_tiling(const Shard *shard, size_t first) {
+static Status check_tiling(const Shard *shard) {
     const NamedTensor **order = NULL;
-    TRY(weights_sort_by_offset(shard->weights, first, &order));
+    TRY(weights_sort_by_offset(shard->weights, shard->first, &order));
     uint64_t expected = shard->data_start;
     Status status = STATUS_OK;
-    for (size_t i = 0; i < shard->weights->tensor_count - first && status == STATUS_OK; i++) {
+    for (size_t i = 0; i < shard->weights->tensor_count - shard->first && status == STATUS_OK;
+         i++) {
         if (order[i]->file_offset != expected)
             status = error_raise(ERROR_SAFETENSORS,
                                  "\"%s\" at byte %" PRIu64 ": tensor \"%s\" should begin at byte "
@@ -214,14 +218,14 @@ static Status find_header(Shard *shard) {
 }
 
 Status safetensors_read(Weights *weights, const char *path, bool keep_metadata) {
-    Shard shard = {.weights = weights, .keep_metadata = keep_metadata};
-    size_t first = weights->tensor_count;
+    Shard shard = {
+        .weights = weights, .first = weights->tensor_count, .keep_metadata = keep_metadata};
     TRY(weights_map_file(weights, path, &shard.file));
     TRY(find_header(&shard));
     TRY(read_members(&shard, read_header_member));
     TRY(json_walk_finish(&shard.walk));
     weights_digest(weights, shard.file->bytes, shard.data_start);
-    return check_tiling(&shard, first);
+    return check_tiling(&shard);
 }
 
 static Status open_safetensors(Weights *weights, const char *path) {

@@ -365,6 +365,48 @@ static void test_truncation_at_every_byte(void **state) {
     close(file.descriptor);
 }
 
+/* ---- split files that do not fit together ---- */
+
+static void copy_shard(const char *folder, unsigned from, unsigned to) {
+    char path[256], content[1024];
+    snprintf(path, sizeof path, GOLDEN "/weights/split-%05u-of-00003.gguf", from);
+    FILE *input = fopen(path, "rb");
+    assert_non_null(input);
+    size_t content_bytes = fread(content, 1, sizeof content, input);
+    fclose(input);
+    snprintf(path, sizeof path, "%s/m-%05u-of-00003.gguf", folder, to);
+    FILE *output = fopen(path, "wb");
+    assert_non_null(output);
+    assert_int_equal(fwrite(content, 1, content_bytes, output), content_bytes);
+    fclose(output);
+}
+
+static void test_split_that_does_not_fit(void **state) {
+    (void)state;
+    char folder[] = "/tmp/spillway-test-XXXXXX", first[256], second[256], third[256];
+    assert_non_null(mkdtemp(folder));
+    snprintf(first, sizeof first, "%s/m-00001-of-00003.gguf", folder);
+    snprintf(second, sizeof second, "%s/m-00002-of-00003.gguf", folder);
+    snprintf(third, sizeof third, "%s/m-00003-of-00003.gguf", folder);
+    copy_shard(folder, 1, 1);
+    copy_shard(folder, 2, 2);
+    assert_weights_refused(first, "E-FILE-MISSING", "/m-00003-of-00003.gguf\": cannot be opened");
+    assert_weights_refused(second, "E-GGUF", "is shard 2 of 3 of a split model; give the first");
+    copy_shard(folder, 2, 3);
+    assert_weights_refused(first, "E-GGUF", "says shard 2 of 3, its name says 3 of 3");
+    assert_int_equal(truncate(third, 0), 0);
+    assert_weights_refused(first, "E-GGUF-RANGE", "/m-00003-of-00003.gguf\" at byte 0: the magic");
+    copy_shard(folder, 3, 3);
+    Weights *weights = NULL;
+    assert_int_equal(weights_open(&weights, first), STATUS_OK);
+    assert_int_equal(weights_tensor_count(weights), 5);
+    weights_close(weights);
+    unlink(first);
+    unlink(second);
+    unlink(third);
+    rmdir(folder);
+}
+
 static void test_fingerprint(void **state) {
     (void)state;
     MemoryFile file = memory_file();
@@ -400,10 +442,15 @@ static void test_missing_paths(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hostile), /* first: it looks at the peak of memory */
-        cmocka_unit_test(test_all_types),       cmocka_unit_test(test_split),
-        cmocka_unit_test(test_typed_reads),     cmocka_unit_test(test_foreign_type),
-        cmocka_unit_test(test_sketch_is_valid), cmocka_unit_test(test_truncation_at_every_byte),
-        cmocka_unit_test(test_fingerprint),     cmocka_unit_test(test_missing_paths),
+        cmocka_unit_test(test_all_types),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_typed_reads),
+        cmocka_unit_test(test_foreign_type),
+        cmocka_unit_test(test_sketch_is_valid),
+        cmocka_unit_test(test_truncation_at_every_byte),
+        cmocka_unit_test(test_split_that_does_not_fit),
+        cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_missing_paths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

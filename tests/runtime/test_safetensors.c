@@ -220,6 +220,30 @@ static void test_hostile_headers(void **state) {
     close(descriptor);
 }
 
+/* A download that stopped, wherever it stopped. */
+static void test_truncation_at_every_byte(void **state) {
+    (void)state;
+    char path[256], content[2048];
+    FILE *input = fopen(GOLDEN "/weights/one_shard/model.safetensors", "rb");
+    assert_non_null(input);
+    size_t content_bytes = fread(content, 1, sizeof content, input);
+    fclose(input);
+    int descriptor = temporary_shard(folder, "a.safetensors", path);
+    assert_int_equal(pwrite(descriptor, content, content_bytes, 0), content_bytes);
+    Weights *weights = NULL;
+    assert_int_equal(weights_open(&weights, path), STATUS_OK);
+    weights_close(weights);
+    weights = NULL;
+    error_capture_begin();
+    for (size_t length = content_bytes; length-- > 0;) {
+        assert_int_equal(ftruncate(descriptor, (off_t)length), 0);
+        assert_int_equal(weights_open(&weights, path), STATUS_BAD_INPUT);
+        assert_int_equal(error_last(NULL), length ? ERROR_SAFETENSORS : ERROR_MODEL_FORMAT);
+    }
+    error_capture_end();
+    close(descriptor);
+}
+
 /* 8 MiB of header that a parser of whole trees would turn into 300 MiB. */
 static void test_memory_of_hostile_header(void **state) {
     (void)state;
@@ -393,6 +417,7 @@ int main(void) {
         cmocka_unit_test(test_single_file),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_hostile_headers),
+        cmocka_unit_test(test_truncation_at_every_byte),
         cmocka_unit_test(test_hostile_configs),
         cmocka_unit_test(test_deep_config),
         cmocka_unit_test(test_hostile_indices),
