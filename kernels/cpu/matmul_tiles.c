@@ -20,6 +20,7 @@ enum {
     WHOLE_ROWS_MAX = 8,      /* up to here there is little to keep in caches: all of k at once */
     STREAM_ROWS_MAX = 2, /* up to here memory is the limit: one column tile after the other … */
     STREAM_AHEAD_BYTES = 8192, /* … fetched so far ahead */
+    NEXT_TILES_BYTES_MAX = 65536,
     CLAIMS_PER_THREAD = 8,
     QUANTISE_ALONE_MAX = 4096, /* activations that are rounded faster than a team meets */
 };
@@ -306,52 +307,65 @@ static MatmulPlan plan_call(const TileIsa *isa, const KernelContext *context,
     return plan;
 }
 
-/* A span of column tiles against `row_count` rows from `row`, over the steps [step, step_end): the rows are cut into
- * near-equal groups, a kernel call each. */
-static void multiply_rows(const Product *product, TileRun *run, uint32_t span, uint64_t step,
-                          uint32_t row, uint32_t row_count) {
-    float *out = run->out;
-    uint32_t call_count = (uint32_t)divide_up(row_count, TILE_ROWS_MAX);
-    for (uint32_t call = 0; call < call_count; call++) {
-        uint32_t begin = row + row_count * call / call_count;
-        uint32_t end = row + row_count * (call + 1) / call_count;
-        run->x = product->x + begin * product->x_stride_bytes + step * product->x_step_bytes;
-        run->out = out + begin * run->out_stride;
-        run->prefetch_bytes = row_count <= STREAM_ROWS_MAX ? STREAM_AHEAD_BYTES
-                              : call + 1 == call_count ? span * product->format.column_tile_bytes
-                                                       : 0;
-        product->kernels->kernels[span - 1][end - begin - 1](run);
-    }
-    run->out = out;
+/* A part of a product: column tiles × steps of k × rows. */
+typedef struct Region {
+    uint64_t tile, tile_end;
+    uint64_t step, step_end;
+    uint32_t row, row_end;
+} Region;
+
+/* Where rows are few, memory is the limit: one linear stream, or enough chains of floats to hide their latency. */
+static uint32_t region_span(const TileFormat *format, const Region *region) {
+    bool stream = region->row_end - region->row <= STREAM_ROWS_MAX && format->encoded;
+    return stream || region->tile_end - region->tile < TILE_SPAN_MAX ? 1 : TILE_SPAN_MAX;
 }
 
-/* Column tiles [tile, tile_end) of a product for some rows, over the steps [step, step_end). */
-static void multiply_tiles(const TileIsa *isa, const Product *product, uint64_t tile,
-                           uint64_t tile_end, uint64_t step, uint64_t step_end, uint32_t row,
-                           uint32_t row_count) {
+/* How far ahead to fetch: the same steps of the next tiles, unless those follow anyway or lie too far. */
+static uint64_t region_ahead_bytes(const TileFormat *format, const Region *region, uint32_t span) {
+    uint64_t next_tiles = span * format->column_tile_bytes;
+    bool linear = region->step_end - region->step == format->step_count;
+    return linear && (span == 1 || next_tiles > NEXT_TILES_BYTES_MAX) ? STREAM_AHEAD_BYTES
+                                                                      : next_tiles;
+}
+
+/* The first `span` column tiles of a region: its rows in near-equal groups, a kernel call each. The last call fetches
+ * what comes next. */
+static void multiply_span(const TileIsa *isa, const Product *product, const Region *region,
+                          uint32_t span) {
     const TileFormat *format = &product->format;
     const MatmulOutput *output = product->output;
-    while (tile < tile_end) {
-        uint32_t span =
-            row_count <= STREAM_ROWS_MAX || tile_end - tile < TILE_SPAN_MAX ? 1 : TILE_SPAN_MAX;
-        uint64_t column = tile * isa->columns;
-        uint64_t columns_left = output->weights->row_count - column;
-        const uint8_t *column_tile =
-            (const uint8_t *)output->weights->data + tile * format->column_tile_bytes;
-        TileRun run = {
-            .format = format,
-            .weights = column_tile + step_offset(format, step),
-            .x_stride_bytes = product->x_stride_bytes,
-            .step_count = step_end - step,
-            .out = output->out + column,
-            .out_stride = output->out_stride,
-            .column_count =
-                (uint32_t)(columns_left < span * isa->columns ? columns_left : span * isa->columns),
-            .resume = step > 0,
-            .bias = output->bias && step_end == format->step_count ? output->bias + column : NULL,
-        };
-        multiply_rows(product, &run, span, step, row, row_count);
-        tile += span;
+    uint64_t column = region->tile * isa->columns;
+    uint64_t columns_left = output->weights->row_count - column;
+    bool last_step = region->step_end == format->step_count;
+    TileRun run = {
+        .format = format,
+        .weights = (const uint8_t *)output->weights->data +
+                   region->tile * format->column_tile_bytes + step_offset(format, region->step),
+        .x_stride_bytes = product->x_stride_bytes,
+        .step_count = region->step_end - region->step,
+        .out_stride = output->out_stride,
+        .column_count =
+            (uint32_t)(columns_left < span * isa->columns ? columns_left : span * isa->columns),
+        .resume = region->step > 0,
+        .bias = output->bias && last_step ? output->bias + column : NULL,
+    };
+    uint32_t row_count = region->row_end - region->row;
+    uint32_t call_count = (uint32_t)divide_up(row_count, TILE_ROWS_MAX);
+    for (uint32_t call = 0; call < call_count; call++) {
+        uint32_t begin = region->row + row_count * call / call_count;
+        uint32_t end = region->row + row_count * (call + 1) / call_count;
+        run.x = product->x + begin * product->x_stride_bytes + region->step * product->x_step_bytes;
+        run.out = output->out + begin * output->out_stride + column;
+        if (call + 1 == call_count) run.prefetch_bytes = region_ahead_bytes(format, region, span);
+        product->kernels->kernels[span - 1][end - begin - 1](&run);
+    }
+}
+
+static void multiply_region(const TileIsa *isa, const Product *product, Region region) {
+    while (region.tile < region.tile_end) {
+        uint32_t span = region_span(&product->format, &region);
+        multiply_span(isa, product, &region, span);
+        region.tile += span;
     }
 }
 
@@ -362,10 +376,10 @@ static void multiply_share(const TileIsa *isa, const Product *product, uint64_t 
     uint64_t chunk = product->format.encoded ? CHUNK_STEPS : CHUNK_STEPS_FLOAT;
     if (row_count <= WHOLE_ROWS_MAX) chunk = step_count;
     for (uint32_t row = 0; row < row_count; row += ROW_BLOCK) {
-        uint32_t rows = row_count - row < ROW_BLOCK ? row_count - row : ROW_BLOCK;
+        uint32_t row_end = row_count - row < ROW_BLOCK ? row_count : row + ROW_BLOCK;
         for (uint64_t step = 0; step < step_count; step += chunk) {
-            uint64_t step_end = step + chunk < step_count ? step + chunk : step_count;
-            multiply_tiles(isa, product, tile, tile_end, step, step_end, row, rows);
+            uint64_t step_end = step_count - step < chunk ? step_count : step + chunk;
+            multiply_region(isa, product, (Region){tile, tile_end, step, step_end, row, row_end});
         }
     }
 }
