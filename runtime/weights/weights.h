@@ -36,8 +36,8 @@ const char *weights_format_name(const Weights *weights); /* "gguf", "safetensors
 typedef struct NamedTensor {
     const char *name;
     const char *type_name; /* "q4_1", "i64": as quants[] and the formats name it, in lower case */
-    Tensor
-        tensor; /* quant is NULL when the type has no row in quants[]: refuse to compute with it */
+    /* quant is NULL when the type has no row in quants[]: whoever computes with the tensor refuses it */
+    Tensor tensor;
     const char *file;     /* that holds it */
     uint64_t file_offset; /* of its first byte */
 } NamedTensor;
@@ -69,8 +69,7 @@ typedef struct Metadata {
     double real;        /* also set for METADATA_INTEGER */
     const char *string; /* METADATA_STRING: NUL ended; may hold NULs inside string_bytes */
     size_t string_bytes;
-    MetadataType
-        element_type; /* METADATA_ARRAY: type of all elements; METADATA_NULL when mixed or empty */
+    MetadataType element_type; /* METADATA_ARRAY: of all elements; METADATA_NULL: mixed or empty */
     size_t element_count;
     const void *array; /* private: read through weights_array_… */
 } Metadata;
@@ -99,6 +98,11 @@ Status weights_read_string(const Weights *weights, const char *key, const char *
  * after log_configure and before other threads read weights. */
 void weights_guard_install(void);
 
+/* A file of a Hugging Face folder by plain name ("tokenizer.json"): its whole text, NUL ended, capped at 256 MiB. Free with
+ * free(). STATUS_NOT_FOUND without logging when the model is a single file or the folder lacks it. */
+Status weights_read_side_file(const Weights *weights, const char *name, char **out_text,
+                              size_t *out_bytes);
+
 /* ---- contract of a format (runtime/weights/gguf.c, safetensors.c); rows are listed in weights.c ---- */
 
 typedef struct WeightsFormat {
@@ -110,11 +114,6 @@ typedef struct WeightsFormat {
     bool (*recognises)(const char *path);
     Status (*open)(Weights *weights, const char *path);
 } WeightsFormat;
-
-/* A file of a Hugging Face folder by plain name ("tokenizer.json"): its whole text, NUL ended, capped at 256 MiB. Free with
- * free(). STATUS_NOT_FOUND without logging when the model is a single file or the folder lacks it. */
-Status weights_read_side_file(const Weights *weights, const char *name, char **out_text,
-                              size_t *out_bytes);
 
 SPILLWAY_EXTERN_C_END
 

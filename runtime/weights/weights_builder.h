@@ -48,7 +48,7 @@ struct Weights {
     uint64_t fingerprint;
 };
 
-/* Maps a regular file for reading: E-FILE-MISSING or E-MODEL-FORMAT. */
+/* Maps an ordinary file for reading, E-FILE-MISSING when it cannot. An empty one is mapped to NULL. */
 Status weights_map_file(Weights *weights, const char *path, const MappedFile **out);
 
 /* Zeroed memory, 8-byte aligned. */
