@@ -1,12 +1,14 @@
 """Reads what the golden folders hold, with the Python standard library alone."""
 import array
 import ast
-import json
 import math
 import pathlib
 import struct
+import zipfile
 
-MODELS = pathlib.Path(__file__).resolve().parent.parent / "golden" / "models"
+GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
+MODELS = GOLDEN / "models"
+TYPE_CODES = {"<f4": "f", "<u2": "H", "<i4": "i"}
 
 
 def model_path(name):
@@ -19,26 +21,32 @@ def model_names():
     return sorted(p.name for p in MODELS.iterdir() if p.is_dir())
 
 
-def token_count():
-    return len(json.loads((MODELS / "tokens.json").read_text()))
-
-
-def load_npy(path):
-    """float32 [rows][columns] in C order: (rows, columns, array)."""
-    data = pathlib.Path(path).read_bytes()
+def parse_npy(data, name):
+    """C order, one or two dimensions: (rows, columns, array); one dimension is one row."""
     if data[:6] != b"\x93NUMPY":
-        raise ValueError(f"{path}: not a .npy file")
+        raise ValueError(f"{name}: not a .npy file")
     length_bytes = 2 if data[6] == 1 else 4
     (length,) = struct.unpack_from("<H" if length_bytes == 2 else "<I", data, 8)
     header = ast.literal_eval(data[8 + length_bytes : 8 + length_bytes + length].decode())
-    if header["descr"] != "<f4" or header["fortran_order"] or len(header["shape"]) != 2:
-        raise ValueError(f"{path}: {header}: expected float32, C order, two dimensions")
-    values = array.array("f")
+    shape = header["shape"]
+    if header["descr"] not in TYPE_CODES or header["fortran_order"] or len(shape) not in (1, 2):
+        raise ValueError(f"{name}: {header} is not read here")
+    values = array.array(TYPE_CODES[header["descr"]])
     values.frombytes(data[8 + length_bytes + length :])
-    rows, columns = header["shape"]
+    rows, columns = shape if len(shape) == 2 else (1, shape[0])
     if len(values) != rows * columns:
-        raise ValueError(f"{path}: {len(values)} values, the header says {rows} x {columns}")
+        raise ValueError(f"{name}: {len(values)} values, the header says {rows} x {columns}")
     return rows, columns, values
+
+
+def load_npy(path):
+    return parse_npy(pathlib.Path(path).read_bytes(), path)
+
+
+def load_npz(path):
+    """{"name.npy": (rows, columns, array)}"""
+    with zipfile.ZipFile(path) as archive:
+        return {name: parse_npy(archive.read(name), f"{path}:{name}") for name in archive.namelist()}
 
 
 def differences(found, golden):
