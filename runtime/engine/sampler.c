@@ -77,6 +77,14 @@ void sampler_workspace_destroy(SamplerWorkspace *workspace) {
 
 /* ---- passes over all tokens, written so that compilers vectorise them ---- */
 
+/* Compiled for wider vectors too, chosen by CPU flags when the program is loaded. The lanes are written out, so every width gives
+ * the same bits: the draw must not depend on the machine. */
+#if defined(__x86_64__) && defined(__gnu_linux__)
+#define VECTOR_PASS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define VECTOR_PASS
+#endif
+
 static float run_maximum(const float *values, uint32_t count) {
     float lanes[LANES];
     uint32_t i = 0;
@@ -94,7 +102,8 @@ static float run_maximum(const float *values, uint32_t count) {
 }
 
 /* Fills run_maxima and returns the greatest of them. */
-static float find_maxima(SamplerWorkspace *workspace, const float *values, uint32_t count) {
+VECTOR_PASS static float find_maxima(SamplerWorkspace *workspace, const float *values,
+                                     uint32_t count) {
     float maximum = -INFINITY;
     for (uint32_t run = 0; run < runs_of(count); run++) {
         uint32_t begin = run * RUN_TOKENS;
@@ -117,7 +126,7 @@ static int32_t first_maximum(const SamplerWorkspace *workspace, const float *val
     return (int32_t)token;
 }
 
-static bool all_below_infinity(const float *values, uint32_t count) {
+VECTOR_PASS static bool all_below_infinity(const float *values, uint32_t count) {
     int bad = 0;
     for (uint32_t i = 0; i < count; i++)
         bad |= !(values[i] < INFINITY);
@@ -146,8 +155,8 @@ static inline float exp_weight(float x) {
     return x < -87.0f ? 0.0f : y * scale.real;
 }
 
-static void fill_weights(float *weights, const float *logits, uint32_t count, float maximum,
-                         float temperature) {
+VECTOR_PASS static void fill_weights(float *weights, const float *logits, uint32_t count,
+                                     float maximum, float temperature) {
     for (uint32_t i = 0; i < count; i++)
         weights[i] = exp_weight((logits[i] - maximum) / temperature);
 }
@@ -167,7 +176,8 @@ static double run_sum(const float *weights, uint32_t count) {
 }
 
 /* Fills run_sums and returns their sum, in one order of additions. */
-static double find_sums(SamplerWorkspace *workspace, const float *weights, uint32_t count) {
+VECTOR_PASS static double find_sums(SamplerWorkspace *workspace, const float *weights,
+                                    uint32_t count) {
     double sum = 0;
     for (uint32_t run = 0; run < runs_of(count); run++) {
         uint32_t begin = run * RUN_TOKENS;
@@ -276,7 +286,7 @@ static uint32_t keep_top_k(SamplerWorkspace *workspace, uint32_t top_k) {
     return count;
 }
 
-static double sum_from(const float *weights, uint32_t count, float bound) {
+VECTOR_PASS static double sum_from(const float *weights, uint32_t count, float bound) {
     double lanes[LANES] = {0};
     uint32_t i = 0;
     for (; i + LANES <= count; i += LANES)
