@@ -10,6 +10,7 @@
 #include "launch/stop.h"
 #include "launch/summary.h"
 #include "runtime/base/log.h"
+#include "runtime/base/machine.h"
 #include "runtime/base/monotonic.h"
 
 enum { MODEL_NAME_BYTES = 128 };
@@ -108,17 +109,11 @@ static Status kv_bytes(const Session *session, uint64_t *out) {
     const OptionSize *size = &session->settings->kv_device_size;
     *out = size->bytes;
     if (size->per_cent == 0) return STATUS_OK;
-    FILE *file = fopen("/proc/meminfo", "re");
-    char line[128];
-    unsigned long long free_kib = 0;
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu kB", &free_kib) == 1) break;
-    if (file) fclose(file);
-    if (free_kib == 0)
+    uint64_t free_bytes = machine_available_bytes();
+    if (free_bytes == 0)
         FAIL(UNAVAILABLE, "/proc/meminfo does not tell the free memory: give --kv-device-size in "
                           "bytes");
-    *out = (uint64_t)((double)free_kib * 1024 * size->per_cent / 100 /
-                      session->ranks.comm->local_size);
+    *out = (uint64_t)((double)free_bytes * size->per_cent / 100 / session->ranks.comm->local_size);
     return STATUS_OK;
 }
 

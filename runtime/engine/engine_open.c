@@ -1,0 +1,263 @@
+/* Opening and closing: the backend, this rank's weights, KV memory, scratch, and what rank 0 needs to lead. All memory that steps
+ * use is taken here. */
+
+#include <stdlib.h>
+
+#include "runtime/base/bytes.h"
+#include "runtime/base/machine.h"
+#include "runtime/base/monotonic.h"
+#include "runtime/engine/engine_parts.h"
+
+static Status check_options(Engine *engine) {
+    EngineOptions *options = &engine->options;
+    if (options->max_model_len == 0) options->max_model_len = engine->config.context_length;
+    if (options->max_model_len > engine->config.context_length)
+        FAIL(USAGE, "--max-model-len %u: the model was made for at most %u tokens",
+             options->max_model_len, engine->config.context_length);
+    if (options->max_num_seqs == 0 || options->max_num_seqs > SLOTS_MAX)
+        FAIL(USAGE, "--max-num-seqs %u: 1 to %d are possible", options->max_num_seqs, SLOTS_MAX);
+    if (options->max_num_batched_tokens < options->max_num_seqs)
+        options->max_num_batched_tokens = options->max_num_seqs;
+    uint32_t ranks = (uint32_t)engine->comm->size;
+    if (options->block_tokens == 0)
+        options->block_tokens = kv_block_tokens_auto(
+            (uint32_t)divide_up(engine->config.kv_head_count, ranks), engine->config.head_dim);
+    if (!is_power_of_two(options->block_tokens) || options->block_tokens > 4096)
+        FAIL(USAGE, "--block-size %u: a power of two up to 4096 is needed", options->block_tokens);
+    return STATUS_OK;
+}
+
+static Status open_backend(Engine *engine) {
+    BackendOptions backend = {.cpu_isa = engine->options.cpu_isa};
+    TRY(backend_open(engine->options.backend, &backend, &engine->device, &engine->kernels));
+    const ModelConfig *config = &engine->config;
+    uint64_t attention_width = (uint64_t)config->head_count * config->head_dim;
+    uint64_t widest = config->hidden_size;
+    if (config->intermediate_size > widest) widest = config->intermediate_size;
+    if (attention_width > widest) widest = attention_width;
+    if (config->embedding_size > widest) widest = config->embedding_size;
+    KernelLimits limits = {.row_count = engine->options.max_num_batched_tokens,
+                           .column_count = (uint32_t)widest,
+                           .head_count = config->head_count,
+                           .head_dim = config->head_dim,
+                           .block_tokens = engine->options.block_tokens};
+    engine->context.thread_count = engine->options.thread_count;
+    engine->context.scratch_bytes =
+        engine->kernels.scratch_bytes(&limits, engine->options.thread_count);
+    return memory_take(&engine->context.scratch, engine->context.scratch_bytes, 1,
+                       "kernel scratch");
+}
+
+/* Blocks of one layer that this rank's budget holds. */
+static uint32_t affordable_blocks(const Engine *engine, const KvShape *shape) {
+    uint64_t layer_block_bytes = align_up(kv_block_bytes(shape), 64) * engine->config.layer_count;
+    uint64_t needed = (uint64_t)engine->options.max_num_seqs *
+                      divide_up(engine->options.max_model_len, engine->options.block_tokens);
+    uint64_t budget = engine->options.kv_device_bytes;
+    if (budget == 0) budget = machine_available_bytes() / 2 / (uint64_t)engine->comm->size;
+    uint64_t blocks = budget / layer_block_bytes;
+    if (blocks > needed) blocks = needed;
+    uint64_t most = (BLOCK_NONE - 1) / engine->config.layer_count;
+    return (uint32_t)(blocks < most ? blocks : most);
+}
+
+typedef struct OpenVote {
+    uint32_t status;
+    uint32_t block_count;
+    RankShare share;
+} OpenVote;
+
+/* Ranks agree on the smallest capacity and learn each other's shares; when one failed, all leave with its status. */
+static Status agree(Engine *engine, Status mine, uint32_t *block_count) {
+    int size = engine->comm->size;
+    OpenVote vote = {
+        .status = (uint32_t)mine, .block_count = *block_count, .share = engine->model.share};
+    void *votes_memory = NULL, *bytes_memory = NULL, *shares_memory = NULL;
+    TRY(memory_take(&votes_memory, (uint64_t)size, sizeof(OpenVote), "start-up votes"));
+    TRY(memory_take(&bytes_memory, (uint64_t)size, sizeof(uint64_t), "start-up votes"));
+    TRY(memory_take(&shares_memory, (uint64_t)size, sizeof(RankShare), "rank shares"));
+    OpenVote *votes = votes_memory;
+    RankShare *shares = shares_memory;
+    engine->gather.part_bytes = bytes_memory;
+    engine->gather.shares = shares;
+    for (int rank = 0; rank < size; rank++)
+        engine->gather.part_bytes[rank] = sizeof(OpenVote);
+    Status status = comm_all_gather(engine->comm, &vote, votes, engine->gather.part_bytes);
+    for (int rank = 0; rank < size && status == STATUS_OK; rank++) {
+        status = votes[rank].status < STATUS_COUNT ? (Status)votes[rank].status : STATUS_PEER;
+        shares[rank] = votes[rank].share;
+        if (votes[rank].block_count < *block_count) *block_count = votes[rank].block_count;
+    }
+    free(votes);
+    return mine != STATUS_OK ? mine : status;
+}
+
+static Status open_model(Engine *engine) {
+    TRY(model_read_config(engine->weights, &engine->config));
+    TRY(check_options(engine));
+    TRY(open_backend(engine));
+    ModelLoadOptions load = {.device = engine->device,
+                             .kernels = &engine->kernels,
+                             .context = &engine->context,
+                             .rank = engine->comm->rank,
+                             .rank_count = engine->comm->size,
+                             .max_model_len = engine->options.max_model_len};
+    return model_load(&engine->model, engine->weights, &engine->config, &load);
+}
+
+static Status open_cache(Engine *engine, const KvShape *shape, uint32_t block_count) {
+    if (block_count == 0)
+        FAIL(CONTEXT_LENGTH,
+             "--kv-device-size: one block of %u tokens needs %llu bytes in %u layers",
+             shape->block_tokens,
+             (unsigned long long)(kv_block_bytes(shape) * engine->config.layer_count),
+             engine->config.layer_count);
+    KvCacheOptions cache = {.device = engine->device,
+                            .shape = *shape,
+                            .layer_count = engine->config.layer_count,
+                            .slot_count = engine->options.max_num_seqs,
+                            .row_count_max = engine->options.max_num_batched_tokens,
+                            .block_count = block_count * engine->config.layer_count,
+                            .model_fingerprint = weights_fingerprint(engine->weights)};
+    return kv_cache_create(&engine->cache, &cache);
+}
+
+static Status open_pass(Engine *engine) {
+    uint32_t rows = engine->options.max_num_batched_tokens;
+    engine->head_rows = rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
+    uint64_t floats = pass_float_count(&engine->model, rows, engine->head_rows);
+    bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
+    uint64_t join_floats = joins ? (uint64_t)engine->head_rows * engine->config.vocab_count : 0;
+    uint64_t bytes = (floats + 2 * join_floats) * sizeof(float) + 4096;
+    void *memory;
+    TRY(engine->device->memory_take(engine->device, MEMORY_DEVICE, bytes, "activations", &memory));
+    engine->activations = (Arena){.base = memory, .size_bytes = bytes};
+    engine->pass = (Pass){.model = &engine->model,
+                          .kernels = &engine->kernels,
+                          .context = &engine->context,
+                          .comm = engine->comm,
+                          .cache = engine->cache,
+                          .batch = &engine->batch,
+                          .times = &engine->times};
+    pass_bind(&engine->pass, arena_take(&engine->activations, floats * sizeof(float)), rows,
+              engine->head_rows);
+    if (joins) {
+        engine->gather.parts = arena_take(&engine->activations, join_floats * sizeof(float));
+        engine->gather.rows = arena_take(&engine->activations, join_floats * sizeof(float));
+    }
+    TRY(memory_take((void **)&engine->batch_sequences, engine->options.max_num_seqs,
+                    sizeof(BatchSequence), "batch"));
+    TRY(memory_take((void **)&engine->positions, rows, sizeof(uint32_t), "batch"));
+    TRY(memory_take((void **)&engine->logit_rows, rows, sizeof(uint32_t), "batch"));
+    PlanLimits limits = {.slot_count = engine->options.max_num_seqs, .token_budget = rows};
+    return plan_channel_create(&engine->channel, engine->comm, &limits);
+}
+
+static Status open_rank0(Engine *engine, uint32_t block_count) {
+    const EngineOptions *options = &engine->options;
+    SchedulerLimits limits = {.slot_count = options->max_num_seqs,
+                              .token_budget = options->max_num_batched_tokens,
+                              .block_tokens = options->block_tokens,
+                              .block_count = block_count,
+                              .queue_count = QUEUE_COUNT};
+    TRY(scheduler_create(&engine->scheduler, &limits));
+    TRY(memory_take((void **)&engine->sequences, limits.slot_count + QUEUE_COUNT, sizeof(Sequence),
+                    "sequences"));
+    TRY(memory_take((void **)&engine->runs, limits.slot_count, sizeof(ScheduledRun), "schedule"));
+    TRY(memory_take((void **)&engine->owners, limits.token_budget, sizeof(LogitOwner), "schedule"));
+    TRY(memory_take((void **)&engine->closes, limits.slot_count, sizeof(uint32_t), "schedule"));
+    TRY(memory_take((void **)&engine->sampled, engine->head_rows, sizeof(SamplerOutput),
+                    "samples"));
+    TRY(memory_take((void **)&engine->sample_status, engine->head_rows, sizeof(Status), "samples"));
+    TRY(memory_take((void **)&engine->samplers, options->thread_count, sizeof(SamplerWorkspace *),
+                    "samplers"));
+    for (uint32_t i = 0; i < options->thread_count; i++)
+        TRY(sampler_workspace_create(&engine->samplers[i], engine->config.vocab_count));
+    return STATUS_OK;
+}
+
+static Status open_reports(Engine *engine) {
+    int size = engine->comm->size;
+    TRY(memory_take((void **)&engine->reports, (uint64_t)size, sizeof(RankReport), "rank reports"));
+    return memory_take((void **)&engine->report_bytes, (uint64_t)size, sizeof(uint64_t),
+                       "rank reports");
+}
+
+static Status open_all(Engine *engine) {
+    uint32_t block_count = 0;
+    KvShape shape = {0};
+    Status status = open_model(engine);
+    if (status == STATUS_OK) {
+        shape = (KvShape){.kv_head_count = share_count(engine->model.share.kv_heads),
+                          .head_dim = engine->config.head_dim,
+                          .block_tokens = engine->options.block_tokens};
+        block_count = affordable_blocks(engine, &shape);
+    }
+    TRY(agree(engine, status, &block_count));
+    TRY(open_cache(engine, &shape, block_count));
+    TRY(open_pass(engine));
+    TRY(open_reports(engine));
+    if (engine->comm->rank == 0) TRY(open_rank0(engine, block_count));
+    engine->stats.kv_block_tokens = shape.block_tokens;
+    engine->stats.kv_block_bytes = kv_block_bytes(&shape);
+    engine->stats.kv_capacity_bytes =
+        (uint64_t)block_count * engine->config.layer_count * align_up(kv_block_bytes(&shape), 64);
+    engine->stats.weight_bytes = engine->model.weight_bytes;
+    return STATUS_OK;
+}
+
+Status engine_open(Engine **out, const EngineOptions *options, const Weights *weights,
+                   const Tokenizer *tokenizer, Comm *comm) {
+    double start = monotonic_seconds();
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(Engine), "engine"));
+    Engine *engine = memory;
+    engine->options = *options;
+    engine->weights = weights;
+    engine->tokenizer = tokenizer;
+    engine->comm = comm;
+    Status status = open_all(engine);
+    if (status != STATUS_OK) {
+        engine_close(engine);
+        return status;
+    }
+    engine->stats.seconds_load = monotonic_seconds() - start;
+    *out = engine;
+    return STATUS_OK;
+}
+
+static void close_rank0(Engine *engine) {
+    for (uint32_t i = 0; engine->sequences && i < engine->options.max_num_seqs + QUEUE_COUNT; i++)
+        if (engine->sequences[i].live) sequence_end(&engine->sequences[i]);
+    for (uint32_t i = 0; engine->samplers && i < engine->options.thread_count; i++)
+        sampler_workspace_destroy(engine->samplers[i]);
+    scheduler_destroy(engine->scheduler);
+    free(engine->sequences);
+    free(engine->runs);
+    free(engine->owners);
+    free(engine->closes);
+    free(engine->sampled);
+    free(engine->sample_status);
+    free(engine->samplers);
+}
+
+void engine_close(Engine *engine) {
+    if (!engine) return;
+    close_rank0(engine);
+    plan_channel_destroy(&engine->channel);
+    kv_cache_destroy(engine->cache);
+    model_unload(&engine->model);
+    if (engine->activations.base)
+        engine->device->memory_give(engine->device, MEMORY_DEVICE, engine->activations.base,
+                                    engine->activations.size_bytes);
+    free(engine->reports);
+    free(engine->report_bytes);
+    free(engine->batch_sequences);
+    free(engine->positions);
+    free(engine->logit_rows);
+    free((void *)engine->gather.shares);
+    free(engine->gather.part_bytes);
+    free(engine->context.scratch);
+    if (engine->device) engine->device->close(engine->device);
+    free(engine);
+}

@@ -1,0 +1,88 @@
+#ifndef RUNTIME_ENGINE_ENGINE_PARTS_H
+#define RUNTIME_ENGINE_ENGINE_PARTS_H
+
+/* What the engine is made of, for its own files: engine_open.c (memory and agreement at start), engine_run.c (a step as every
+ * rank runs it), engine.c (requests, and a step as rank 0 leads it). */
+
+#include "kernels/backend.h"
+#include "runtime/base/arena.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/forward.h"
+#include "runtime/engine/scheduler.h"
+#include "runtime/engine/sequence.h"
+#include "runtime/engine/step_plan.h"
+
+enum {
+    QUEUE_COUNT = 4096,  /* requests that may wait */
+    HEAD_ROWS_MAX = 128, /* rows of one head call: bounds logits memory */
+    SLOTS_MAX = 256,     /* sequences at once */
+};
+
+/* What every rank says after a step. */
+typedef struct RankReport {
+    uint64_t step, digest;
+    uint64_t stop; /* StopRequest seen by that rank */
+} RankReport;
+
+/* Which row of the batch a logits row belongs to, on rank 0. */
+typedef struct LogitOwner {
+    uint32_t task;
+    uint32_t position;
+} LogitOwner;
+
+struct Engine {
+    EngineOptions options;
+    const Weights *weights;
+    const Tokenizer *tokenizer; /* NULL: tokens only */
+    Comm *comm;
+    Device *device;
+    Kernels kernels;
+    KernelContext context;
+    ModelConfig config;
+    Model model;
+    KvCache *cache;
+    Pass pass;
+    PassTimes times;
+    LogitsGather gather;
+    Arena activations;
+    PlanChannel channel;
+    uint32_t head_rows;
+
+    /* the batch of the step; arrays sized by the token budget */
+    Batch batch;
+    BatchSequence *batch_sequences;
+    uint32_t *positions;
+    uint32_t *logit_rows;
+
+    /* rank 0 */
+    Scheduler *scheduler;
+    Sequence *sequences; /* by scheduler task */
+    ScheduledRun *runs;  /* [slots] */
+    LogitOwner *owners;  /* [token budget] */
+    uint32_t *closes;    /* [slots] to close with the next plan */
+    uint32_t close_count;
+    SamplerWorkspace **samplers; /* [threads] */
+    SamplerOutput *sampled;      /* [head rows] */
+    Status *sample_status;       /* [head rows] */
+    RankReport *reports;         /* [ranks] */
+    uint64_t *report_bytes;      /* [ranks] */
+    StopRequest stop;
+    EngineStats stats;
+};
+
+/* Logits of batch->logit_rows [first, first + count), on rank 0 only. [count][vocab] */
+typedef Status (*LogitsSink)(Engine *engine, uint32_t first, uint32_t count, const float *logits);
+
+/* One planned step on this rank: slots, layers, logits to the sink (NULL on ranks > 0), reports. Collective. */
+Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink);
+
+/* Raises engine->stop to what this rank was asked. */
+void engine_note_stop(Engine *engine);
+
+void engine_unit_begin(const Engine *engine, const char *phase); /* for the watchdog */
+void engine_unit_end(const Engine *engine);
+
+/* Every rank's memory figures, summed into rank 0's stats. Collective. */
+Status engine_gather_memory(Engine *engine);
+
+#endif
