@@ -14,6 +14,7 @@ typedef struct Command {
     const char *positionals; /* options that the bare arguments fill, in order: "model"; "" */
     const char *needs;       /* options that must have a value; "" */
     const char *takes; /* options it takes, "@group" or name; "@general @log" come by themselves */
+    bool interactive;  /* reads standard input all the time */
     /* Runs on every rank; raises what goes wrong and returns the exit code: error_exit_code(status). */
     int (*run)(const Settings *settings);
 } Command;

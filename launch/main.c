@@ -97,6 +97,14 @@ static bool wants_ranks(const Command *command, const Settings *settings) {
     return place && settings->ranks > 1;
 }
 
+/* Whether an option names standard input. */
+static bool reads_input(const Settings *settings) {
+    const char *const files[] = {settings->prompt, settings->tokens_file, settings->file};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (files[i] && strcmp(files[i], "-") == 0) return true;
+    return false;
+}
+
 /* Standard error of the ranks is a pipe of mpirun: what it ends in is known here only. */
 static void add_terminal(const Settings *settings, char **out_arguments) {
     static char option[] = "--progress=terminal";
@@ -118,8 +126,10 @@ static int run_ranks(const Command *command, const Settings *settings) {
     if (status == STATUS_OK && place.name) return command->run(settings);
     char *arguments[ARGUMENTS_MAX + 2];
     add_terminal(settings, arguments);
-    const LauncherOptions options = {
-        .ranks = (int)settings->ranks, .argv = arguments, .forward_input = true};
+    const LauncherOptions options = {.ranks = (int)settings->ranks,
+                                     .argv = arguments,
+                                     .forward_input =
+                                         command->interactive || reads_input(settings)};
     int exit_code = 0;
     if (status == STATUS_OK) status = launcher_run(&options, &exit_code);
     return status == STATUS_OK ? exit_code : error_exit_code(status);

@@ -20,7 +20,6 @@ enum { MODEL_NAME_BYTES = 128 };
 static StopRequest stop_with_deadline(void *user) {
     Session *session = user;
     StopRequest request = stop_requested();
-    if (session->own_interrupt) return STOP_NONE;
     if (request != STOP_DRAIN) return request;
     double now = monotonic_seconds();
     if (session->drain_seconds == 0) {
@@ -261,6 +260,24 @@ Status session_run_until_idle(Session *session) {
         TRY(session_step(session, &idle));
     if (engine_stop_seen(session->engine) == STOP_NONE) return STATUS_OK;
     FAIL(STOPPED, "stopped on request before the end");
+}
+
+void session_request(const Session *session, const TokenList *tokens, Request *out) {
+    const Settings *settings = session->settings;
+    uint32_t context = engine_max_model_len(session->engine);
+    uint32_t max_tokens = (uint32_t)settings->max_tokens;
+    bool given = options_source(settings->options, "max-tokens") != OPTION_SOURCE_DEFAULT;
+    if (!given && tokens->count < context && max_tokens > context - tokens->count)
+        max_tokens = context - (uint32_t)tokens->count;
+    *out = (Request){
+        .prompt = tokens->tokens,
+        .prompt_count = (uint32_t)tokens->count,
+        .max_tokens = max_tokens,
+        .ignore_eos = settings->ignore_eos,
+        .stops = settings->stop.items,
+        .stop_count = (uint32_t)settings->stop.count,
+        .sampling = session->sampling,
+    };
 }
 
 Status session_encode_prompt(const Session *session, const char *text, size_t text_bytes,

@@ -28,7 +28,6 @@ typedef struct Session {
     double started_seconds; /* monotonic_seconds when the command began */
     double loaded_seconds;  /* when the engine was open */
     double drain_seconds;   /* when a drain was first asked for; 0: not */
-    bool own_interrupt;     /* the command handles the stop by itself (chat) */
     uint64_t lines_ok, lines_failed, lines_skipped; /* for the summary; the command counts */
     uint64_t decode_tokens;                         /* generated in steps without prompt rows */
 } Session;
@@ -50,6 +49,10 @@ int session_run(const Settings *settings, const SessionPlan *plan);
 Status session_step(Session *session, bool *out_idle);
 /* Steps until the engine is idle. STATUS_STOPPED, raised, when it went idle because a stop was asked for. Rank 0. */
 Status session_run_until_idle(Session *session);
+
+/* A request for these tokens with what the settings say about sampling and length; --max-tokens that was not given is
+ * shortened to what the context leaves. The caller sets the sink. */
+void session_request(const Session *session, const TokenList *tokens, Request *out);
 
 /* One prompt as a chat (template, --system) or as it is. Tokens are the caller's to free. E-REQUEST. */
 Status session_encode_prompt(const Session *session, const char *text, size_t text_bytes,

@@ -15,6 +15,8 @@ static atomic_int request = STOP_NONE;
 static int descriptor = -1;
 static void (*state_printer)(void *user);
 static void *state_user;
+static void (*_Atomic interrupt_taker)(void *user);
+static void *interrupt_user; /* written before interrupt_taker */
 
 StopRequest stop_requested(void) {
     return (StopRequest)atomic_load(&request);
@@ -40,6 +42,19 @@ static void on_hurry(void) {
     raise_request(STOP_HURRY);
 }
 
+static void on_interrupt(void) {
+    void (*take)(void *user) = atomic_load(&interrupt_taker);
+    if (take)
+        take(interrupt_user);
+    else
+        on_hurry();
+}
+
+void stop_divert_interrupt(void (*take)(void *user), void *user) {
+    interrupt_user = user;
+    atomic_store(&interrupt_taker, take);
+}
+
 static void on_print(void) {
     if (state_printer) state_printer(state_user);
 }
@@ -48,7 +63,7 @@ static const struct SignalRow {
     int signal;
     void (*act)(void);
 } signal_rows[] = {
-    {SIGUSR1, on_drain}, {SIGTERM, on_hurry}, {SIGINT, on_hurry}, {SIGUSR2, on_print}};
+    {SIGUSR1, on_drain}, {SIGTERM, on_hurry}, {SIGINT, on_interrupt}, {SIGUSR2, on_print}};
 
 enum { SIGNAL_ROWS = sizeof signal_rows / sizeof signal_rows[0] };
 

@@ -23,6 +23,10 @@ StopRequest stop_requested(void);
 /* An eventfd that becomes and stays readable with the first request, for poll; -1 before stop_install. */
 int stop_descriptor(void);
 
+/* From now on SIGINT calls `take` in the signal thread, and stops nothing: for a terminal where Ctrl-C means something
+ * smaller. */
+void stop_divert_interrupt(void (*take)(void *user), void *user);
+
 SPILLWAY_EXTERN_C_END
 
 #endif
