@@ -255,7 +255,8 @@ static Status read_config_gguf(const Weights *weights, ModelConfig *config) {
         loader_key(prefix, sizes[i].name, key);
         TRY(config_u32(weights, key, sizes[i].out));
     }
-    if (config->head_count == 0) return config_refuse(weights, key, "attention.head_count is zero");
+    loader_key(prefix, "attention.head_count", key);
+    if (config->head_count == 0) return config_refuse(weights, key, "it is zero");
     loader_key(prefix, "attention.head_count_kv", key);
     TRY(config_u32_or(weights, key, config->head_count, &config->kv_head_count));
     loader_key(prefix, "attention.key_length", key);
