@@ -23,15 +23,19 @@ say "answering launch/quickstart.jsonl on two ranks"
   -i "$root/launch/quickstart.jsonl" -o "$results/answers.jsonl" -e "$results/errors.jsonl" \
   --summary-json "$results/summary.json"
 
-python3 - "$root/launch/quickstart.jsonl" "$results/answers.jsonl" <<'PRINT'
+python3 - "$root/launch/quickstart.jsonl" "$results/answers.jsonl" "$results/errors.jsonl" <<'PRINT'
 import json, sys
 
-questions = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
-answers = {line["custom_id"]: line for line in map(json.loads, open(sys.argv[2], encoding="utf-8"))}
+questions, answers, errors = ([json.loads(line) for line in open(path, encoding="utf-8")] for path in sys.argv[1:])
+found = {line["custom_id"]: line for line in answers}
 for question in questions:
-    choice = answers[question["custom_id"]]["response"]["body"]["choices"][0]
-    print("\n>", question["body"]["messages"][-1]["content"])
-    print(choice["message"]["content"].strip())
+    line = found.get(question["custom_id"])
+    if line:
+        print("\n>", question["body"]["messages"][-1]["content"])
+        print(line["response"]["body"]["choices"][0]["message"]["content"].strip())
+for line in errors:
+    print(f"\n{line['custom_id']} failed: {line['error']['message']}")
+sys.exit(1 if errors or len(found) < len(questions) else 0)
 PRINT
 printf '\n'
 say "answers, errors and summary.json are in $results"
