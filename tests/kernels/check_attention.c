@@ -346,7 +346,10 @@ static void expect_damage_contained(Check *check, const AttendCase *drawn, const
     static const uint16_t damages[] = {0x7e00, 0x7c00, 0xfc00}; /* NaN, infinities */
     const AttendArgs *args = &drawn->args;
     const Sequence *sequence = &drawn->sequences[check_below(check, drawn->sequence_count)];
-    uint32_t position = check_below(check, sequence->position_first + sequence->row_count);
+    /* half the time among the rows, where neighbours differ in what they see */
+    uint32_t position = check_chance(check, 0.5)
+                            ? sequence->position_first + check_below(check, sequence->row_count)
+                            : check_below(check, sequence->position_first + sequence->row_count);
     bool value = check_chance(check, 0.5);
     uint16_t damage = value ? damages[check_below(check, 3)] : damages[0];
     uint32_t kv_head = args->kv_head_index[0], head_dim = args->shape.head_dim;
@@ -370,6 +373,32 @@ static void expect_damage_contained(Check *check, const AttendCase *drawn, const
     }
 }
 
+/* A key of infinity gives a score of -inf: the token counts for nothing, alone in its block or beside others, and
+ * a row that sees nothing else stays empty instead of becoming NaN. */
+static void expect_infinite_keys_ignored(Check *check) {
+    enum { TOKENS = 3 }; /* one a block; the last one is sound */
+    uint16_t blocks[TOKENS][2] = {{0x7c00, 0x3c00}, {0x7c00, 0x4000}, {0x3c00, 0x4200}};
+    const void *block_list[TOKENS] = {blocks[0], blocks[1], blocks[2]};
+    uint16_t kv_head = 0;
+    float q[TOKENS] = {-1.0f, -1.0f, -1.0f}, maxima[TOKENS], sums[TOKENS], out[TOKENS];
+    AttendRun run = {.row_count = TOKENS, .block_count = TOKENS, .blocks = block_list};
+    AttendCase drawn = {.row_count = TOKENS,
+                        .args = {.shape = {1, 1, 1},
+                                 .head_count = 1,
+                                 .kv_head_index = &kv_head,
+                                 .scale = 1.0f,
+                                 .q = q,
+                                 .q_stride = 1}};
+    State state = {maxima, sums, out};
+    AttendEdgeArgs edge = edge_args(&drawn, &state);
+    KernelContext context = context_for(check, check->kernels, &drawn, 1);
+    check->kernels->attend_begin(&context, &edge);
+    attend_runs(check->kernels, &context, &drawn, &state, &run, 1);
+    check->kernels->attend_end(&context, &edge);
+    const float expected[TOKENS] = {0.0f, 0.0f, 3.0f};
+    check_same_bits(check, "rows that see infinite keys", expected, out, sizeof out);
+}
+
 static void run_attend(Check *check) {
     AttendCase drawn = draw_case(check);
     Cut cut = (Cut)check_below(check, CUT_COUNT);
@@ -377,6 +406,7 @@ static void run_attend(Check *check) {
     expect_schedule_invariance(check, &drawn, &state);
     expect_row_invariance(check, &drawn, &state);
     expect_damage_contained(check, &drawn, &state);
+    expect_infinite_keys_ignored(check);
     float *log_sums = log_sums_of(check, &drawn, &state);
     attend_finish(check, check->kernels, &drawn, &state);
     expect_oracle(check, &drawn, &state, log_sums);
