@@ -510,7 +510,7 @@ static Status encode_chat(ApiRequest *request, const Tokenizer *tokenizer, const
                           ApiError *error) {
     TextBuffer text = {0};
     error_capture_begin();
-    Status status = chat->render(request->messages, request->message_count,
+    Status status = chat->render(chat, request->messages, request->message_count,
                                  request->add_generation_prompt, &text);
     if (status == STATUS_OK)
         status = tokenizer_encode(tokenizer, text.text ? text.text : "", text.bytes,

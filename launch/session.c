@@ -291,7 +291,8 @@ Status session_encode_prompt(const Session *session, const char *text, size_t te
     const ChatMessage messages[] = {{"system", system, strlen(system)}, {"user", text, text_bytes}};
     size_t skipped = settings->system ? 0 : 1;
     TextBuffer prompt = {0};
-    Status status = session->chat->render(messages + skipped, 2 - skipped, true, &prompt);
+    Status status =
+        session->chat->render(session->chat, messages + skipped, 2 - skipped, true, &prompt);
     if (status == STATUS_OK)
         status = tokenizer_encode(session->tokenizer, prompt.text, prompt.bytes,
                                   TOKENIZE_PARSE_SPECIAL, out);

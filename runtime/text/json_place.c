@@ -82,6 +82,13 @@ Status json_place_text(const JsonPlace *place, const char **out) {
     return STATUS_OK;
 }
 
+Status json_place_token_text(const JsonPlace *place, const char **out) {
+    JsonPlace content = json_place_member(place, "content");
+    *out = NULL;
+    if (!place->value) return STATUS_OK;
+    return json_place_text(json_is_object(place->value) ? &content : place, out);
+}
+
 Status json_place_integer(const JsonPlace *place, int64_t min, int64_t max, int64_t *out) {
     json_int_t value = json_integer_value(place->value);
     if (!json_is_integer(place->value) || value < min || value > max)

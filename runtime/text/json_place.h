@@ -38,6 +38,8 @@ Status json_place_object(const JsonPlace *place);
 Status json_place_list(const JsonPlace *place, size_t *out_count);
 Status json_place_string(const JsonPlace *place, const char **out, size_t *out_bytes);
 Status json_place_text(const JsonPlace *place, const char **out); /* a string without NUL */
+/* A special token in the files around tokenizer.json: "text" or {"content": "text", …}. NULL when it is absent. */
+Status json_place_token_text(const JsonPlace *place, const char **out);
 Status json_place_integer(const JsonPlace *place, int64_t min, int64_t max, int64_t *out);
 /* Absent: `absent`. */
 Status json_place_bool(const JsonPlace *place, bool absent, bool *out);

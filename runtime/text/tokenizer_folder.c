@@ -44,10 +44,7 @@ static Status special_text(const FolderFiles *files, const char *key, const char
     JsonPlace specials = json_place_root("special_tokens_map.json", files->specials);
     JsonPlace place = json_place_member(&config, key);
     if (!place.value) place = json_place_member(&specials, key);
-    JsonPlace content = json_place_member(&place, "content");
-    *out = NULL;
-    if (!place.value) return STATUS_OK;
-    return json_place_text(json_is_object(place.value) ? &content : &place, out);
+    return json_place_token_text(&place, out);
 }
 
 /* The token of a special, or -1 when the files name none or one that the vocabulary lacks. */

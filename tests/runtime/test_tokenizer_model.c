@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "runtime/text/chat_template.h"
 #include "tests/runtime/text_golden.h"
 
 static int open_model(void **state) {
@@ -62,9 +63,19 @@ static void test_user_text_is_letters(void **state) {
     text_buffer_free(&text);
 }
 
+static void test_chat_template(void **state) {
+    (void)state;
+    Weights *weights = NULL;
+    const ChatTemplate *row = NULL;
+    assert_int_equal(weights_open(&weights, getenv("SPILLWAY_TEST_MODEL")), STATUS_OK);
+    assert_int_equal(chat_template_choose(weights, "auto", &row), STATUS_OK);
+    assert_string_equal(row->name, "smollm2");
+    weights_close(weights);
+}
+
 int main(void) {
     if (!getenv("SPILLWAY_TEST_MODEL")) {
-        printf("skipped: SPILLWAY_TEST_MODEL does not name the SmolLM2 file\n0 passed, 0 failed, 3 "
+        printf("skipped: SPILLWAY_TEST_MODEL does not name the SmolLM2 file\n0 passed, 0 failed, 4 "
                "skipped\n");
         return 77;
     }
@@ -72,6 +83,7 @@ int main(void) {
         cmocka_unit_test(test_ids),
         cmocka_unit_test(test_specials),
         cmocka_unit_test(test_user_text_is_letters),
+        cmocka_unit_test(test_chat_template),
     };
     return cmocka_run_group_tests(tests, open_model, close_model) ? 1 : 0;
 }
