@@ -249,8 +249,10 @@ Status session_step(Session *session, bool *out_idle) {
     double decode_before = stats->seconds_decode;
     uint64_t generated_before = stats->generated_tokens;
     TRY(engine_step(session->engine, out_idle));
-    if (stats->seconds_decode > decode_before)
+    if (stats->seconds_decode > decode_before) {
+        session->decode_steps++;
         session->decode_tokens += stats->generated_tokens - generated_before;
+    }
     return STATUS_OK;
 }
 

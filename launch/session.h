@@ -29,7 +29,7 @@ typedef struct Session {
     double loaded_seconds;  /* when the engine was open */
     double drain_seconds;   /* when a drain was first asked for; 0: not */
     uint64_t lines_ok, lines_failed, lines_skipped; /* for the summary; the command counts */
-    uint64_t decode_tokens;                         /* generated in steps without prompt rows */
+    uint64_t decode_steps, decode_tokens; /* steps without prompt rows, and what they generated */
 } Session;
 
 typedef struct SessionPlan {
