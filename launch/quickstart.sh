@@ -9,9 +9,9 @@ set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-packages_install "${packages_build[@]}"
+packages_install "${packages[@]}"
 say "building"
-build_in "$build"
+build_in "$build" launch/spillway
 model_fetch || stop 69 "the model could not be fetched: is the network up? Or put $model_file" \
   "(SHA-256 $model_sha256) into $(model_cache) and run this again"
 

