@@ -202,8 +202,8 @@ INLINE void group_add(const TileFormat *format, const StepView *step, int bits, 
             sums->at[r][t] =
                 floats_fma(floats_from_int32(integers.at[r][t]), factor, sums->at[r][t]);
         }
-        if (!format->has_offsets) continue;
-        Floats offset = scale_vector(format->wide_scales, scales, group_count + index);
+        if (group_count == 2 || !format->has_offsets) continue;
+        Floats offset = scale_vector(format->wide_scales, scales, 1);
         for (int r = 0; r < rows; r++) {
             const ActivationHead *head = step_head(step, r);
             sums->at[r][t] = floats_fma(offset, floats_set(head->scaled_sum), sums->at[r][t]);

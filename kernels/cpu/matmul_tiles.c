@@ -27,13 +27,19 @@ enum {
 
 /* ---- layout ---- */
 
-/* By bits of a code. */
-static const TileClass classes_by_bits[9] = {
-    [4] = TILE_CODES_4, [5] = TILE_CODES_5, [6] = TILE_CODES_6, [8] = TILE_CODES_8};
-
 static TileClass float_class(const Quant *quant) {
     if (quant == &quant_f16) return TILE_F16;
     return quant == &quant_bf16 ? TILE_BF16 : TILE_F32;
+}
+
+/* What can stay encoded: codes of some width in groups of 16 or 32, with offsets in groups of 32 only. */
+static TileClass encoded_class(const Quant *quant) {
+    static const TileClass by_bits[9] = {
+        [4] = TILE_CODES_4, [5] = TILE_CODES_5, [6] = TILE_CODES_6, [8] = TILE_CODES_8};
+    TileClass tile_class = quant->code_bits <= 8 ? by_bits[quant->code_bits] : TILE_F32;
+    bool halves = tile_class == TILE_CODES_6;
+    bool fits = quant->group_elements == (halves ? 16 : 32) && (quant->code_bias || !halves);
+    return fits ? tile_class : TILE_F32;
 }
 
 /* Encoded when no group of weights or activations is cut; else numbers, as f32 unless the file's floats are shorter. */
@@ -42,7 +48,7 @@ static TileClass source_class(const MatrixSource *source) {
     if (!quant->expand) return float_class(quant);
     bool whole_groups =
         source->column_begin % TILE_GROUP == 0 && source->column_end % TILE_GROUP == 0;
-    return whole_groups ? classes_by_bits[quant->code_bits] : TILE_F32;
+    return whole_groups ? encoded_class(quant) : TILE_F32;
 }
 
 static TileFormat tile_format(uint32_t columns, TileClass tile_class, const Quant *quant,

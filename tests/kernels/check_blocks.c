@@ -7,19 +7,32 @@
 
 enum { F16_FIELDS_MAX = 2 };
 
-/* Where a block keeps its f16 numbers, and how large those are in models. */
+/* Where a block keeps its f16 numbers and how large those are in models; where its codes lie, and the byte that makes
+ * them largest. */
 typedef struct BlockRow {
     const char *name;
     uint32_t field_count;
     uint32_t fields[F16_FIELDS_MAX];
     double deviation;
+    uint32_t codes_begin, codes_end;
+    uint8_t largest;
 } BlockRow;
 
 static const BlockRow block_rows[] = {
-    {"q4_0", 1, {0}, 0.01},       {"q4_1", 2, {0, 2}, 0.01},    {"q5_0", 1, {0}, 0.005},
-    {"q5_1", 2, {0, 2}, 0.005},   {"q8_0", 1, {0}, 0.0005},     {"q4_k", 2, {0, 2}, 0.0003},
-    {"q5_k", 2, {0, 2}, 0.00015}, {"q6_k", 1, {208}, 0.000015},
+    {"q4_0", 1, {0}, 0.01, 2, 18, 0xff},         {"q4_1", 2, {0, 2}, 0.01, 4, 20, 0xff},
+    {"q5_0", 1, {0}, 0.005, 2, 22, 0xff},        {"q5_1", 2, {0, 2}, 0.005, 4, 24, 0xff},
+    {"q8_0", 1, {0}, 0.0005, 2, 34, 0x7f},       {"q4_k", 2, {0, 2}, 0.0003, 16, 144, 0xff},
+    {"q5_k", 2, {0, 2}, 0.00015, 16, 176, 0xff}, {"q6_k", 1, {208}, 0.000015, 0, 192, 0xff},
 };
+
+static const BlockRow *block_row(const Quant *quant) {
+    const BlockRow *row = block_rows;
+    while (strcmp(row->name, quant->name) != 0) {
+        row++;
+        CHECK(row < block_rows + sizeof block_rows / sizeof *block_rows); /* format without a row */
+    }
+    return row;
+}
 
 static void fill_floats(Check *check, const Quant *quant, uint64_t count, uint8_t *bytes) {
     for (uint64_t i = 0; i < count; i++) {
@@ -38,12 +51,7 @@ void check_blocks_fill(Check *check, const Quant *quant, uint64_t count, uint8_t
         fill_floats(check, quant, count, bytes);
         return;
     }
-    const BlockRow *row = block_rows;
-    while (strcmp(row->name, quant->name) != 0) {
-        row++;
-        CHECK(row <
-              block_rows + sizeof block_rows / sizeof *block_rows); /* a format without a row */
-    }
+    const BlockRow *row = block_row(quant);
     for (uint64_t i = 0; i < count * quant->block_bytes; i++)
         bytes[i] = (uint8_t)random_u64(&check->random);
     for (uint64_t block = 0; block < count; block++)
@@ -51,6 +59,15 @@ void check_blocks_fill(Check *check, const Quant *quant, uint64_t count, uint8_t
             uint16_t half = f32_to_f16((float)row->deviation * random_normal(&check->random));
             memcpy(bytes + block * quant->block_bytes + row->fields[f], &half, sizeof half);
         }
+}
+
+void check_blocks_fill_largest(Check *check, const Quant *quant, uint64_t count, uint8_t *bytes) {
+    check_blocks_fill(check, quant, count, bytes);
+    if (!quant->expand) return;
+    const BlockRow *row = block_row(quant);
+    for (uint64_t block = 0; block < count; block++)
+        memset(bytes + block * quant->block_bytes + row->codes_begin, row->largest,
+               row->codes_end - row->codes_begin);
 }
 
 const Quant *check_draw_quant(Check *check) {

@@ -82,6 +82,23 @@ static DrawnProduct draw_product(Check *check) {
     return drawn;
 }
 
+/* The largest integer sums there are: every code the largest, every activation the group's largest. */
+static void make_largest(Check *check, DrawnProduct *drawn) {
+    size_t count = (drawn->args.row_count - 1) * drawn->args.x_stride + drawn->column_count;
+    float *x = check_copy(check, drawn->args.x, count * sizeof *x);
+    float value = check_chance(check, 0.5) ? 0.7f : -0.7f;
+    for (size_t i = 0; i < count; i++)
+        x[i] = value;
+    drawn->args.x = x;
+    for (uint32_t i = 0; i < drawn->args.output_count; i++) {
+        Tensor *tensor = &drawn->sources[i].tensor;
+        uint8_t *bytes = check_memory(check, tensor->bytes, 1);
+        check_blocks_fill_largest(check, tensor->quant, tensor->bytes / tensor->quant->block_bytes,
+                                  bytes);
+        tensor->data = bytes;
+    }
+}
+
 static uint32_t source_rows(const MatrixSource *source) {
     return (uint32_t)(source->row_end - source->row_begin);
 }
@@ -308,6 +325,7 @@ static void expect_split_invariance(Check *check, const DrawnProduct *drawn,
 
 static void run_matmul(Check *check) {
     DrawnProduct drawn = draw_product(check);
+    if (check_chance(check, 0.2)) make_largest(check, &drawn);
     for (uint32_t i = 0; i < drawn.args.output_count; i++)
         drawn.args.outputs[i].weights = pack(check, check->kernels, &drawn.sources[i]);
     MatmulArgs done = call(check, check->kernels, &drawn.args, 0, drawn.args.row_count,
