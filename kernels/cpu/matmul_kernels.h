@@ -81,8 +81,6 @@ INLINE Words code_vector(const uint8_t *step, int bits, int j) {
 /* sums += codes times activations over the vectors [first, end) of a step. */
 #if defined(__AVX512VNNI__)
 
-enum { INT8_CODE_BITS_MAX = 8 };
-
 INLINE void dot_int8(const StepView *step, int bits, int rows, int span, int first, int end,
                      IntegerSums *sums) {
 #pragma GCC unroll 8
@@ -108,8 +106,6 @@ INLINE Words dot_halves(Words sum, Words codes, Words x) {
  * Exact while count * 2 * code_max * 128 < 2^15: eight vectors of 4-bit codes, four of 5-bit, two of 6-bit. With
  * 8-bit codes even one would overflow; they always meet int16 activations, which `vpmaddwd` takes as fast as
  * any exact int8 way would. */
-enum { INT8_CODE_BITS_MAX = 6 };
-
 /* sum += more, in place. As instructions, since gcc 12 hoists the multiplications over additions that it can see
  * through, and spills; behind an empty asm it moves every result to another register instead. */
 #define HALVES_ADD(sum, more) __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(more))
