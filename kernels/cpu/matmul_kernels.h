@@ -102,15 +102,15 @@ INLINE Words dot_halves(Words sum, Words codes, Words x) {
 
 #else
 
-/* int8: `vpmaddubsw` adds two products in int16, and a few of those are added in int16 before they are widened.
- * Exact while count * 2 * code_max * 128 < 2^15: eight vectors of 4-bit codes, four of 5-bit, two of 6-bit. With
- * 8-bit codes even one would overflow; they always meet int16 activations, which `vpmaddwd` takes as fast as
- * any exact int8 way would. */
 /* sum += more, in place. As instructions, since gcc 12 hoists the multiplications over additions that it can see
  * through, and spills; behind an empty asm it moves every result to another register instead. */
 #define HALVES_ADD(sum, more) __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(more))
 #define WORDS_ADD(sum, more)  __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(more))
 
+/* int8: `vpmaddubsw` adds two products in int16, and a few of those are added in int16 before they are widened.
+ * Exact while count * 2 * code_max * 128 < 2^15: eight vectors of 4-bit codes, four of 5-bit, two of 6-bit. With
+ * 8-bit codes even one would overflow; they always meet int16 activations, which `vpmaddwd` takes as fast as
+ * any exact int8 way would. */
 INLINE void dot_int8_widen(const StepView *step, int bits, int rows, int span, int first, int end,
                            IntegerSums *sums) {
     Words halves[TILE_ROWS_MAX][TILE_SPAN_MAX];
