@@ -1,17 +1,21 @@
 #ifndef KERNELS_CPU_MATMUL_KERNELS_H
 #define KERNELS_CPU_MATMUL_KERNELS_H
 
-/* The inner loops of the matrix product, written once over matmul_vectors.h: each ISA file compiles them with its own
+/* The inner loops of the matrix product, written once over vector.h: each ISA file compiles them with its own
  * flags. Every function is inlined into kernels whose `bits`, `int16`, `rows` and `span` are constants, so that
  * loops unroll and arrays become registers. */
 
 #include "kernels/cpu/matmul_tiles.h"
-#include "kernels/cpu/matmul_vectors.h"
+#include "kernels/cpu/vector_words.h"
 
-#if defined(__AVX2__)
+#ifdef VECTOR_LANES
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { COLUMNS = VECTOR_LANES };
 
 typedef struct FloatSums {
-    Floats at[TILE_ROWS_MAX][TILE_SPAN_MAX];
+    Vector at[TILE_ROWS_MAX][TILE_SPAN_MAX];
 } FloatSums;
 
 typedef struct IntegerSums {
@@ -40,26 +44,31 @@ INLINE Words step_x(const StepView *step, int row, int offset) {
 
 /* ---- running sums ---- */
 
+/* Where the sums of a row and tile go; *out_count columns from there are wanted. */
+INLINE float *sums_place(const TileRun *run, int row, int tile, uint32_t *out_count) {
+    *out_count = run->column_count - (uint32_t)(tile * COLUMNS);
+    return run->out + (uint64_t)row * run->out_stride + tile * COLUMNS;
+}
+
 INLINE void sums_begin(const TileRun *run, int rows, int span, FloatSums *out) {
-    for (int t = 0; t < span; t++) {
-        LaneMask mask = lane_mask((int)run->column_count - t * COLUMNS);
-        for (int r = 0; r < rows; r++)
-            out->at[r][t] = run->resume
-                                ? floats_load_lanes(
-                                      run->out + (uint64_t)r * run->out_stride + t * COLUMNS, mask)
-                                : floats_zero();
-    }
+    for (int t = 0; t < span; t++)
+        for (int r = 0; r < rows; r++) {
+            uint32_t count;
+            const float *place = sums_place(run, r, t, &count);
+            out->at[r][t] = run->resume ? vector_load_tail_or_full(place, count) : vector_zero();
+        }
 }
 
 INLINE void sums_end(const TileRun *run, int rows, int span, const FloatSums *sums) {
-    for (int t = 0; t < span; t++) {
-        LaneMask mask = lane_mask((int)run->column_count - t * COLUMNS);
+    for (int t = 0; t < span; t++)
         for (int r = 0; r < rows; r++) {
-            Floats sum = sums->at[r][t];
-            if (run->bias) sum = floats_add(sum, floats_load_lanes(run->bias + t * COLUMNS, mask));
-            floats_store_lanes(run->out + (uint64_t)r * run->out_stride + t * COLUMNS, mask, sum);
+            uint32_t count;
+            float *place = sums_place(run, r, t, &count);
+            Vector sum = sums->at[r][t];
+            if (run->bias)
+                sum = vector_add(sum, vector_load_tail_or_full(run->bias + t * COLUMNS, count));
+            vector_store_tail_or_full(place, sum, count);
         }
-    }
 }
 
 /* ---- encoded weights ---- */
@@ -69,12 +78,12 @@ INLINE Words code_vector(const uint8_t *step, int bits, int j) {
     const int vector_bytes = 4 * COLUMNS;
     if (bits == 8) return words_load(step + vector_bytes * j);
     Words nibbles = words_load(step + vector_bytes * (j & 3));
-    if (j >= 4) nibbles = halves_shift_right(nibbles, 4);
+    if (j >= 4) nibbles = words_shift_halves(nibbles, -4);
     Words codes = words_and(nibbles, words_set(0x0f0f0f0f));
     if (bits == 4) return codes;
     Words plane = words_load(step + vector_bytes * (bits == 6 ? 4 + (j >> 2) : 4));
     int left = bits == 5 ? 4 - j : 4 - 2 * (j & 3); /* from the plane's bit to bit 4 */
-    plane = left >= 0 ? halves_shift_left(plane, left) : halves_shift_right(plane, -left);
+    plane = words_shift_halves(plane, left);
     return words_or(codes, words_and(plane, words_set(bits == 5 ? 0x10101010 : 0x30303030)));
 }
 
@@ -160,7 +169,7 @@ INLINE void dot_int16(const StepView *step, int bits, int rows, int span, int fi
         for (int t = 0; t < span; t++) {
             Words codes = code_vector(step->codes + (uint64_t)t * step->tile_stride, bits, j);
             even[t] = words_and(codes, words_set(0x00ff00ff));
-            odd[t] = halves_shift_right(codes, 8);
+            odd[t] = words_shift_halves(codes, -8);
         }
         for (int r = 0; r < rows; r++) {
             Words x_even = step_x(step, r, 8 * j), x_odd = step_x(step, r, 8 * j + 4);
@@ -172,9 +181,9 @@ INLINE void dot_int16(const StepView *step, int bits, int rows, int span, int fi
 }
 
 /* Scales or offsets: vector `index` of a step's. */
-INLINE Floats scale_vector(bool wide, const uint8_t *scales, int index) {
-    return wide ? floats_load(scales + 4 * COLUMNS * index)
-                : floats_load_f16(scales + 2 * COLUMNS * index);
+INLINE Vector scale_vector(bool wide, const uint8_t *scales, int index) {
+    const void *place = scales + (wide ? 4 : 2) * COLUMNS * index;
+    return wide ? vector_load((const float *)place) : vector_load_half((const uint16_t *)place);
 }
 
 /* One weight group of a step, the `index`th of `group_count`: integer sums, then into the running sums. */
@@ -191,18 +200,18 @@ INLINE void group_add(const TileFormat *format, const StepView *step, int bits, 
     (int16 ? dot_int16 : dot_int8)(step, bits, rows, span, first, end, &integers);
     for (int t = 0; t < span; t++) {
         const uint8_t *scales = step->scales + (uint64_t)t * step->tile_stride;
-        Floats scale = scale_vector(format->wide_scales, scales, index);
+        Vector scale = scale_vector(format->wide_scales, scales, index);
         for (int r = 0; r < rows; r++) {
             const ActivationHead *head = step_head(step, r);
-            Floats factor = floats_multiply(scale, floats_set(head->scale));
+            Vector factor = vector_multiply(scale, vector_set(head->scale));
             sums->at[r][t] =
-                floats_fma(floats_from_int32(integers.at[r][t]), factor, sums->at[r][t]);
+                vector_fma(vector_from_words(integers.at[r][t]), factor, sums->at[r][t]);
         }
         if (group_count == 2 || !format->has_offsets) continue;
-        Floats offset = scale_vector(format->wide_scales, scales, 1);
+        Vector offset = scale_vector(format->wide_scales, scales, 1);
         for (int r = 0; r < rows; r++) {
             const ActivationHead *head = step_head(step, r);
-            sums->at[r][t] = floats_fma(offset, floats_set(head->scaled_sum), sums->at[r][t]);
+            sums->at[r][t] = vector_fma(offset, vector_set(head->scaled_sum), sums->at[r][t]);
         }
     }
 }
@@ -252,9 +261,10 @@ INLINE void encoded_kernel(const TileRun *run, int bits, bool int16, int rows, i
 
 /* ---- float weights ---- */
 
-INLINE Floats float_vector(const uint8_t *step, TileClass tile_class) {
-    if (tile_class == TILE_F32) return floats_load(step);
-    return tile_class == TILE_F16 ? floats_load_f16(step) : floats_load_bf16(step);
+INLINE Vector float_vector(const void *step, TileClass tile_class) {
+    const uint16_t *halves = (const uint16_t *)step;
+    if (tile_class == TILE_F32) return vector_load((const float *)step);
+    return tile_class == TILE_F16 ? vector_load_half(halves) : vector_load_bfloat(halves);
 }
 
 INLINE void float_kernel(const TileRun *run, TileClass tile_class, int rows, int span) {
@@ -265,16 +275,16 @@ INLINE void float_kernel(const TileRun *run, TileClass tile_class, int rows, int
     sums_begin(run, rows, span, &sums);
     for (uint64_t k = 0; k < run->step_count; k++) {
         if (run->prefetch_bytes) prefetch(run, run->weights + k * step_bytes, 1, span);
-        Floats weights[TILE_SPAN_MAX];
+        Vector weights[TILE_SPAN_MAX];
         for (int t = 0; t < span; t++) {
             const uint8_t *step =
                 run->weights + (uint64_t)t * run->format->column_tile_bytes + k * step_bytes;
             weights[t] = float_vector(step, tile_class);
         }
         for (int r = 0; r < rows; r++) {
-            Floats number = floats_set(x[(uint64_t)r * x_stride + k]);
+            Vector number = vector_set(x[(uint64_t)r * x_stride + k]);
             for (int t = 0; t < span; t++)
-                sums.at[r][t] = floats_fma(weights[t], number, sums.at[r][t]);
+                sums.at[r][t] = vector_fma(weights[t], number, sums.at[r][t]);
         }
     }
     sums_end(run, rows, span, &sums);
