@@ -332,8 +332,7 @@ static const ChatTemplate qwen25 = {
 static const ChatTemplate qwen3 = {
     .name = "qwen3",
     .summary = "Qwen3; earlier thoughts are left out",
-    .marks = MARKS("<|im_start|>", "<think>", "last_query_index", "enable_thinking is false",
-                   "!You are"),
+    .marks = MARKS("<|im_start|>", "<think>", "last_query_index", "enable_thinking is false"),
     .render = render_qwen3,
     .markup = &(const ChatMarkup){CHATML_MARKUP},
 };

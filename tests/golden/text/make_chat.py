@@ -7,8 +7,10 @@ Short templates stand here, SmolLM2's comes from its GGUF file. The long ones ar
 model's chat_template as it is published; of those only the fragments that tell them apart are kept.
 Rendered as transformers does: trim_blocks and lstrip_blocks on.
 """
+import ast
 import json
 import pathlib
+import re
 import sys
 
 import gguf
@@ -61,18 +63,22 @@ LONG = {  # fragments by which they are recognised
         "{%- if add_generation_prompt %}",
     ],
     "qwen3": [
-        "{%- if tools %}", "'<|im_start|>system\\n'", "last_query_index=messages|length - 1", "'\\n<think>\\n' + ",
+        "{%- if tools %}", "'<|im_start|>system\\n'", "You are provided with function signatures", "<|im_end|>", "strip", "last_query_index=messages|length - 1", "'\\n<think>\\n' + ",
         "enable_thinking is defined and enable_thinking is false",
+        "{%- if add_generation_prompt %}",
     ],
     "llama3.1": [
         "\"<|start_header_id|>system<|end_header_id|>\\n\\n\"", "\"Cutting Knowledge Date: December 2023\\n\"",
         "{%- set date_string = \"26 Jul 2024\" %}", "{#- This block extracts the system message", "{{- \"<|eot_id|>\" }}", "{%- set tools = none %}", "message['content'] | trim",
+        "{{- bos_token }}", "{%- if add_generation_prompt %}",
     ],
     "llama3.2": [
         "\"<|start_header_id|>system<|end_header_id|>\\n\\n\"", "\"Cutting Knowledge Date: December 2023\\n\"",
-        "{%- set date_string = strftime_now(\"%d %b %Y\") %}", "{%- set date_string = \"26 Jul 2024\" %}", "{#- This block extracts the system message",
+        "{%- set date_string = strftime_now(\"%d %b %Y\") %}", "{%- set date_string = \"26 Jul 2024\" %}", "{#- This block extracts the system message", "{%- set tools = none %}",
+        "message['content'] | trim", "{{- \"<|eot_id|>\" }}", "{{- bos_token }}", "{%- if add_generation_prompt %}",
     ],
 }
+ROWS = HERE.parents[2] / "runtime/text/chat_template_rows.c"
 FIXED_DATE = "01 Jan 2001"  # the test puts today's date in its place
 
 
@@ -122,6 +128,22 @@ def render(name, template, messages, generation, tokens):
         return None
 
 
+def marks():
+    """Every fragment that some row looks for."""
+    for group in re.findall(r"MARKS\((.*?)\),\n", ROWS.read_text(), re.S):
+        for literals in re.findall(r'"(?:[^"\\]|\\.)*"(?:\s*"(?:[^"\\]|\\.)*")*', group):
+            yield "".join(ast.literal_eval(literal) for literal in re.findall(r'"(?:[^"\\]|\\.)*"', literals)).removeprefix("!")
+
+
+def excerpt(name, text):
+    """The kept fragments; rows must judge them as they judge the whole."""
+    kept = "\n".join(LONG[name])
+    wrong = [mark for mark in marks() if (mark in kept) != (mark in text)]
+    missing = [fragment for fragment in LONG[name] if fragment not in text]
+    assert not wrong and not missing, (name, wrong, missing)
+    return kept
+
+
 def main():
     model, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     smollm2 = gguf.GGUFReader(model).fields["tokenizer.chat_template"].contents()
@@ -132,16 +154,14 @@ def main():
         "smollm2": (smollm2, chatml_tokens), "chatml": (CHATML, chatml_tokens), "qwen2": (QWEN2, chatml_tokens), "llama3": (LLAMA3, llama3_tokens),
         "llama2": (LLAMA2, mistral_tokens), "mistral": (MISTRAL, mistral_tokens), "zephyr": (ZEPHYR, mistral_tokens),
     }
-    for name, fragments in LONG.items():
+    for name in LONG:
         text = (folder / f"{name}.jinja").read_text()
-        missing = [fragment for fragment in fragments if fragment not in text]
-        assert not missing, (name, missing)
         full[name] = (text, llama3_tokens if name.startswith("llama") else chatml_tokens)
     templates = []
     for name, (text, tokens) in full.items():
         template = environment().from_string(text)
         templates.append({
-            "name": name, "text": "\n".join(LONG[name]) if name in LONG else text, **tokens,
+            "name": name, "text": excerpt(name, text) if name in LONG else text, **tokens,
             "prompts": [[render(name, template, messages, generation, tokens) for generation in (False, True)] for messages in CONVERSATIONS],
         })
     golden = {"date": FIXED_DATE, "conversations": CONVERSATIONS, "templates": templates}
