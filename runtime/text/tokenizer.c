@@ -47,8 +47,14 @@ void tokenizer_take_byte_tokens(Tokenizer *tokenizer) {
         found[byte] = vocabulary_find(&tokenizer->vocabulary, piece, sizeof piece);
         all = all && found[byte] >= 0;
     }
-    tokenizer->takes_any_bytes = all;
-    if (all) memcpy(tokenizer->byte_token, found, sizeof found);
+    if (!all) return;
+    tokenizer->broken_bytes = BROKEN_AS_TOKENS;
+    memcpy(tokenizer->byte_token, found, sizeof found);
+}
+
+void tokenizer_take_bytes_as_words(Tokenizer *tokenizer, const int32_t byte_token[256]) {
+    tokenizer->broken_bytes = BROKEN_AS_WORDS;
+    memcpy(tokenizer->byte_token, byte_token, sizeof tokenizer->byte_token);
 }
 
 static Status read_token_bytes(Tokenizer *tokenizer) {
@@ -211,10 +217,35 @@ static Status encode_characters(Encoder *encoder, const char *text, size_t bytes
     return status == STATUS_NOT_FOUND ? STATUS_OK : status;
 }
 
+/* Appends text with U+FFFD for what is no character. */
+static Status add_well_formed(const char *text, size_t bytes, TextBuffer *out) {
+    for (size_t at = 0, length; at < bytes; at += length) {
+        length = utf8_valid_prefix(text + at, bytes - at);
+        TRY(text_buffer_add(out, text + at, length));
+        if (at + length == bytes) break;
+        at += length;
+        utf8_next(text + at, bytes - at, &length);
+        TRY(text_buffer_add(out, replacement_character, 3));
+    }
+    return STATUS_OK;
+}
+
+/* A run of bytes that are no characters, one of which the vocabulary lacks. */
+static Status encode_replaced(Encoder *encoder, const char *text, size_t bytes) {
+    TextBuffer repaired = {0};
+    Status status = add_well_formed(text, bytes, &repaired);
+    if (status == STATUS_OK) status = encode_word(encoder, repaired.text, repaired.bytes);
+    text_buffer_free(&repaired);
+    return status;
+}
+
 /* Bytes that are no characters. */
 static Status encode_broken(Encoder *encoder, const char *text, size_t bytes) {
     const Tokenizer *tokenizer = encoder->tokenizer;
-    if (tokenizer->byte_token[0] < 0) return encode_word(encoder, text, bytes);
+    for (size_t i = 0; i < bytes; i++)
+        if (tokenizer->byte_token[(uint8_t)text[i]] < 0)
+            return encode_replaced(encoder, text, bytes);
+    if (tokenizer->broken_bytes == BROKEN_AS_WORDS) return encode_word(encoder, text, bytes);
     for (size_t i = 0; i < bytes; i++)
         TRY(token_list_add(encoder->out, tokenizer->byte_token[(uint8_t)text[i]]));
     return STATUS_OK;
@@ -256,19 +287,6 @@ static Status encode_all(Encoder *encoder, const char *text, size_t bytes) {
     return status == STATUS_NOT_FOUND ? STATUS_OK : status;
 }
 
-/* Appends text with U+FFFD for what is no character. */
-static Status add_well_formed(const char *text, size_t bytes, TextBuffer *out) {
-    for (size_t at = 0, length; at < bytes; at += length) {
-        length = utf8_valid_prefix(text + at, bytes - at);
-        TRY(text_buffer_add(out, text + at, length));
-        if (at + length == bytes) break;
-        at += length;
-        utf8_next(text + at, bytes - at, &length);
-        TRY(text_buffer_add(out, replacement_character, 3));
-    }
-    return STATUS_OK;
-}
-
 static Status encode_repaired(Encoder *encoder, const char *text, size_t bytes) {
     TextBuffer repaired = {0};
     Status status = add_well_formed(text, bytes, &repaired);
@@ -291,7 +309,8 @@ Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t byt
     if (add_special) TRY(add_tokens(&tokenizer->prefix, out));
     Encoder encoder = {
         .tokenizer = tokenizer, .parse_special = flags & TOKENIZE_PARSE_SPECIAL, .out = out};
-    bool as_it_is = tokenizer->takes_any_bytes || utf8_valid_prefix(text, bytes) == bytes;
+    bool as_it_is =
+        tokenizer->broken_bytes != BROKEN_REPLACED || utf8_valid_prefix(text, bytes) == bytes;
     Status status =
         as_it_is ? encode_all(&encoder, text, bytes) : encode_repaired(&encoder, text, bytes);
     encoder_free(&encoder);

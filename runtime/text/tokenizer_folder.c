@@ -124,6 +124,7 @@ static Status load_merges_text(Tokenizer *tokenizer, const Weights *weights) {
     if (status == STATUS_OK) {
         tokenizer->model = (WordModel){.row = &bpe_model, .state = bpe};
         bpe_start_from_bytes(bpe);
+        tokenizer_take_bytes_as_words(tokenizer, bpe->byte_token);
         status = add_merge_lines(bpe, text, bytes);
     }
     free(text);
@@ -163,7 +164,6 @@ static Status load_gpt2_files(Tokenizer *tokenizer, const Weights *weights,
         TRY(pre_tokenizer_add_prefix(&tokenizer->pre_tokenizer, " ", false, PREFIX_ALWAYS));
     TRY(pre_tokenizer_add_expression(&tokenizer->pre_tokenizer, pre_tokenizer_gpt2_expression,
                                      SPLIT_ISOLATED));
-    tokenizer->takes_any_bytes = true;
     tokenizer->decoder.byte_level = true;
     TRY(load_merges_text(tokenizer, weights));
     return add_specials(tokenizer, files);

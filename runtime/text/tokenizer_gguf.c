@@ -86,6 +86,7 @@ static Status load_byte_level_model(Tokenizer *tokenizer, const Weights *weights
     tokenizer->model = (WordModel){.row = &bpe_model, .state = bpe};
     bpe->whole_words = row->whole_words;
     bpe_start_from_bytes(bpe);
+    tokenizer_take_bytes_as_words(tokenizer, bpe->byte_token);
     return load_merges(weights, merges, bpe);
 }
 
@@ -101,7 +102,6 @@ static Status load_byte_level(Tokenizer *tokenizer, const Weights *weights, bool
         TRY(pre_tokenizer_add_expression(&tokenizer->pre_tokenizer, row->expressions[i],
                                          SPLIT_ISOLATED));
     *out_adds_bos = row->adds_bos;
-    tokenizer->takes_any_bytes = true;
     tokenizer->decoder.byte_level = true;
     return load_byte_level_model(tokenizer, weights, row);
 }
@@ -220,7 +220,7 @@ static Status build_unigram(Tokenizer *tokenizer, const ScoredPieces *pieces, in
     TRY(unigram_create(&unigram, pieces->scores, count));
     tokenizer->model = (WordModel){.row = &unigram_model, .state = unigram};
     unigram->unknown = unknown;
-    unigram->byte_fallback = tokenizer->takes_any_bytes;
+    unigram->byte_fallback = true;
     memcpy(unigram->byte_token, tokenizer->byte_token, sizeof unigram->byte_token);
     for (uint32_t id = 0; id < count; id++)
         if (pieces->is_word_piece[id])

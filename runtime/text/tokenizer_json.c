@@ -209,8 +209,8 @@ static Status load_bpe(JsonLoad *load, const JsonPlace *model) {
     TRY(json_place_bool(&whole, false, &bpe->whole_words));
     TRY(load_unknown(load, model, &bpe->unknown));
     if (load->byte_level) {
-        load->tokenizer->takes_any_bytes = true;
         bpe_start_from_bytes(bpe);
+        tokenizer_take_bytes_as_words(load->tokenizer, bpe->byte_token);
     } else if (bpe->byte_fallback) {
         tokenizer_take_byte_tokens(load->tokenizer);
         memcpy(bpe->byte_token, load->tokenizer->byte_token, sizeof bpe->byte_token);

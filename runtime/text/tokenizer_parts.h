@@ -20,6 +20,13 @@ SPILLWAY_EXTERN_C_BEGIN
 
 enum { TOKENIZER_EOS_MAX = 64, TOKENIZER_VOCAB_MAX = 16 * 1024 * 1024 };
 
+/* What becomes of bytes that are no characters. */
+typedef enum BrokenBytes {
+    BROKEN_REPLACED,  /* U+FFFD, before anything else is done with the text */
+    BROKEN_AS_WORDS,  /* the model takes a run of them as a word, where each has a token */
+    BROKEN_AS_TOKENS, /* each becomes its "<0xHH>" token */
+} BrokenBytes;
+
 struct Tokenizer {
     Vocabulary vocabulary;
     bool *special; /* [vocabulary.count] */
@@ -27,9 +34,8 @@ struct Tokenizer {
     Normalizer normalizer;
     PreTokenizer pre_tokenizer;
     WordModel model;
-    bool takes_any_bytes; /* broken UTF-8 can be encoded */
-    int32_t byte_token
-        [256]; /* token of a byte outside characters, where the model is on characters; else -1 */
+    BrokenBytes broken_bytes;
+    int32_t byte_token[256]; /* -1: that byte has none */
     Decoder decoder;
     TextBuffer token_text;    /* the bytes of all tokens, one behind the other */
     uint32_t *token_starts;   /* [vocabulary.count + 1] in token_text */
@@ -47,6 +53,9 @@ Status tokenizer_add_eos(Tokenizer *tokenizer, int64_t token, const char *what);
 
 /* Where every byte has a "<0xHH>" token: broken UTF-8 and characters without tokens become those. */
 void tokenizer_take_byte_tokens(Tokenizer *tokenizer);
+
+/* Where the model is on bytes: byte_token as it has them. */
+void tokenizer_take_bytes_as_words(Tokenizer *tokenizer, const int32_t byte_token[256]);
 
 /* Fill a zeroed Tokenizer from a GGUF file, from a Hugging Face folder. */
 Status tokenizer_load_gguf(Tokenizer *tokenizer, const Weights *weights);

@@ -67,9 +67,15 @@ def joined_ids(text, whole, continuing, byte_ids):
 
 
 def through_alphabet(tokenizer):
-    """Ids of broken bytes for a model on bytes: one word, whatever the bytes are."""
+    """Ids of broken bytes for a model on bytes: one word, of the bytes where all have tokens, else of U+FFFD."""
     alphabet = byte_alphabet()
-    return lambda run: [token.id for token in tokenizer.model.tokenize("".join(alphabet[byte] for byte in run))]
+
+    def byte_ids(run):
+        if any(tokenizer.token_to_id(alphabet[byte]) is None for byte in run):
+            run = run.decode(errors="replace").encode()
+        return [token.id for token in tokenizer.model.tokenize("".join(alphabet[byte] for byte in run))]
+
+    return byte_ids
 
 
 def through_fallback(tokenizer):
