@@ -561,7 +561,8 @@ Status api_request_tokenize(ApiRequest *request, const Tokenizer *tokenizer,
     if (request->endpoint == API_CHAT) {
         if (!chat)
             return api_refuse(error, "unsupported_parameter", "messages",
-                              "the model has no chat template; see --chat-template");
+                              "the model has no chat template that is known; choose one with "
+                              "--chat-template");
         TRY(encode_chat(request, tokenizer, chat, error));
     }
     for (size_t i = 0; i < request->prompt_count; i++) {

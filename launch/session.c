@@ -80,12 +80,21 @@ static Status start_ranks(Session *session) {
 
 /* A model without a tokenizer, or with a template that is not known, is good for commands without text. */
 static Status open_text(Session *session, const SessionPlan *plan) {
+    const char *text, *choice = session->settings->chat_template;
     error_capture_begin();
     Status status = tokenizer_create(&session->tokenizer, session->weights);
     error_capture_end();
-    const char *text;
     ErrorCode error = error_last(&text);
     if (status != STATUS_OK) return plan->needs_text ? error_raise(error, "%s", text) : STATUS_OK;
+    if (strcmp(choice, "auto") != 0)
+        return chat_template_choose(session->weights, choice, &session->chat);
+    error_capture_begin();
+    status = chat_template_choose(session->weights, choice, &session->chat);
+    error_capture_end();
+    if (status == STATUS_OK) return STATUS_OK;
+    error_last(&text);
+    session->chat = NULL;
+    snprintf(session->chat_refusal, sizeof session->chat_refusal, "%s", text);
     return STATUS_OK;
 }
 
@@ -285,16 +294,16 @@ void session_request(const Session *session, const TokenList *tokens, Request *o
 Status session_encode_prompt(const Session *session, const char *text, size_t text_bytes,
                              TokenList *out) {
     const Settings *settings = session->settings;
-    if (settings->raw || strcmp(settings->chat_template, "none") == 0)
-        return tokenizer_encode(session->tokenizer, text, text_bytes, TOKENIZE_ADD_SPECIAL, out);
-    if (!session->chat)
+    const ChatTemplate *chat = settings->raw ? NULL : session->chat;
+    if (!chat && !settings->raw && session->chat_refusal[0])
+        FAIL(CHAT_TEMPLATE, "%s", session->chat_refusal);
+    if (!chat)
         return tokenizer_encode(session->tokenizer, text, text_bytes, TOKENIZE_ADD_SPECIAL, out);
     const char *system = settings->system ? settings->system : "";
     const ChatMessage messages[] = {{"system", system, strlen(system)}, {"user", text, text_bytes}};
     size_t skipped = settings->system ? 0 : 1;
     TextBuffer prompt = {0};
-    Status status =
-        session->chat->render(session->chat, messages + skipped, 2 - skipped, true, &prompt);
+    Status status = chat->render(chat, messages + skipped, 2 - skipped, true, &prompt);
     if (status == STATUS_OK)
         status = tokenizer_encode(session->tokenizer, prompt.text, prompt.bytes,
                                   TOKENIZE_PARSE_SPECIAL, out);

@@ -20,8 +20,8 @@ typedef struct Session {
     Ranks ranks;
     Weights *weights;
     Tokenizer *tokenizer;     /* NULL when the plan does without text and the model has none */
-    const ChatTemplate *chat; /* NULL: the model has none that is known */
-    char chat_refusal[512];   /* why not */
+    const ChatTemplate *chat; /* NULL: none, or one that is not known */
+    char chat_refusal[512];   /* why the model's own cannot be used; "" when it has none */
     Engine *engine;
     SamplingOptions
         sampling;           /* what a request has that says nothing: flags, else the model's own */
