@@ -139,6 +139,13 @@ def check_dead_files(tree):
             yield f"{file} is named in no meson.build"
 
 
+def spell_out(text):
+    """attention_{avx2,avx512}.c also as attention_avx2.c and attention_avx512.c"""
+    for prefix, choices in re.findall(r"([\w/]*)\{([^}\s]*)\}", text):
+        text += "".join(f" {prefix}{choice}" for choice in choices.split(","))
+    return text
+
+
 def check_folder_pages(tree):
     """Every folder with C files has a README.md that names each of them (by file name or stem)."""
     found = {}
@@ -150,7 +157,7 @@ def check_folder_pages(tree):
                 continue  # the page above speaks for a small folder
             found[folder] = f"{folder} has no README.md"
             continue
-        text = tree.read(page)
+        text = spell_out(tree.read(page))
         for file in tree.sources:
             path = pathlib.PurePath(file)
             if str(path.parent) == folder and path.stem not in text:
