@@ -13,9 +13,10 @@
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
 
-/* How a wait goes on: poll, then poll and give the core away, then sleep. The first is for a peer that is a
- * few microseconds behind, the last for a rank that waits for the next request. */
-enum { SPINS_MAX = 1000, YIELD_NS_MAX = 2000000, YIELD_CROWDED_NS_MAX = 50000 };
+/* How a wait goes on: poll for a while, then sleep until woken. Polling with the core to itself pays even for a
+ * peer that is milliseconds late (a wake-up costs tens of microseconds, and a core that was given away comes back
+ * a time slice later). When threads outnumber cores, the peer may need this very core: polls yield it. */
+enum { POLL_NS_MAX = 2000000, POLL_CROWDED_NS_MAX = 50000, POLLS_A_TURN = 64 };
 
 /* From this many ranks on a reduction is cut into slices, one a rank to add up: all ranks reading everything
  * would read size × bytes each, slices read 2 × bytes. The sums are the same bits. */
@@ -63,18 +64,23 @@ static void sleep_until_published(RankFlag *flag, uint32_t step) {
     atomic_fetch_sub(&flag->sleepers, 1);
 }
 
-static void wait_long(bool crowded, RankFlag *flag, uint32_t step) {
-    if (!crowded)
-        for (int spin = 0; spin < SPINS_MAX; spin++) {
-            if (has_published(flag, step)) return;
+static bool poll_a_turn(bool crowded, const RankFlag *flag, uint32_t step) {
+    for (int poll = 0; poll < POLLS_A_TURN; poll++) {
+        if (has_published(flag, step)) return true;
+        if (crowded)
+            sched_yield();
+        else
             __builtin_ia32_pause();
-        }
-    uint64_t patience_ns = crowded ? YIELD_CROWDED_NS_MAX : YIELD_NS_MAX;
-    uint64_t until_ns = monotonic_now_ns(&monotonic_system) + patience_ns;
-    while (monotonic_now_ns(&monotonic_system) < until_ns) {
-        if (has_published(flag, step)) return;
-        sched_yield();
     }
+    return false;
+}
+
+static void wait_long(bool crowded, RankFlag *flag, uint32_t step) {
+    uint64_t patience_ns = crowded ? POLL_CROWDED_NS_MAX : POLL_NS_MAX;
+    uint64_t until_ns = monotonic_now_ns(&monotonic_system) + patience_ns;
+    do {
+        if (poll_a_turn(crowded, flag, step)) return;
+    } while (monotonic_now_ns(&monotonic_system) < until_ns);
     sleep_until_published(flag, step);
 }
 
