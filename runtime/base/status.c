@@ -34,12 +34,19 @@ const ErrorRow *error_row(ErrorCode error) {
     return &error_rows[error];
 }
 
+/* Texts quote names from files: what would break the line or steer a terminal becomes a blank. */
+static void keep_to_one_line(char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7F) *text = ' ';
+}
+
 Status error_raise(ErrorCode error, const char *format, ...) {
     const ErrorRow *row = &error_rows[error];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(last_error.text, sizeof last_error.text, format, arguments);
     va_end(arguments);
+    keep_to_one_line(last_error.text);
     last_error.code = error;
     if (capture_depth == 0) {
         int expected = ERROR_COUNT;
