@@ -10,9 +10,12 @@
 #include "runtime/text/pattern_translate.h"
 #include "runtime/text/utf8.h"
 
-/* Linear patterns on the longest texts stay far below; an exploding one ends in well under a second. */
+/* A pattern of a tokenizer takes a few steps a byte, at worst once the length of a run of spaces. An exploding one ends
+ * within milliseconds on a short word and within a second on a long one. */
 enum {
-    MATCH_STEPS_MAX = 50000000,
+    LONG_WORD_BYTES = 64 * 1024,
+    SHORT_MATCH_STEPS_MAX = 1000000,
+    LONG_MATCH_STEPS_MAX = 50000000,
     MATCH_DEPTH_MAX = 1000000,
     MATCH_HEAP_KIB_MAX = 256 * 1024,
     EXPRESSION_BYTES_MAX = 64 * 1024,
@@ -21,13 +24,13 @@ enum {
 
 struct Pattern {
     pcre2_code *code;
-    pcre2_match_context *limits;
+    pcre2_match_context *limits[2]; /* [is a long word] */
 };
 
-static pcre2_match_context *limits_create(void) {
+static pcre2_match_context *limits_create(uint32_t steps_max) {
     pcre2_match_context *limits = pcre2_match_context_create(NULL);
     if (!limits) return NULL;
-    pcre2_set_match_limit(limits, MATCH_STEPS_MAX);
+    pcre2_set_match_limit(limits, steps_max);
     pcre2_set_depth_limit(limits, MATCH_DEPTH_MAX);
     pcre2_set_heap_limit(limits, MATCH_HEAP_KIB_MAX);
     return limits;
@@ -53,15 +56,18 @@ static Status pattern_compile(Pattern **out, const char *expression, size_t byte
     }
     /* Without JIT (a hardened kernel may forbid it) the interpreter matches the same. */
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
-    Pattern *pattern = malloc(sizeof *pattern);
-    pcre2_match_context *limits = limits_create();
-    if (!pattern || !limits) {
-        free(pattern);
-        pcre2_match_context_free(limits);
+    Pattern *pattern = calloc(1, sizeof *pattern);
+    if (!pattern) {
         pcre2_code_free(code);
         FAIL(MEMORY, "no memory for a pattern");
     }
-    *pattern = (Pattern){.code = code, .limits = limits};
+    pattern->code = code;
+    pattern->limits[false] = limits_create(SHORT_MATCH_STEPS_MAX);
+    pattern->limits[true] = limits_create(LONG_MATCH_STEPS_MAX);
+    if (!pattern->limits[false] || !pattern->limits[true]) {
+        pattern_destroy(pattern);
+        FAIL(MEMORY, "no memory for a pattern");
+    }
     *out = pattern;
     return STATUS_OK;
 }
@@ -85,7 +91,8 @@ Status pattern_create_literal(Pattern **out, const char *text, size_t bytes) {
 
 void pattern_destroy(Pattern *pattern) {
     if (!pattern) return;
-    pcre2_match_context_free(pattern->limits);
+    pcre2_match_context_free(pattern->limits[false]);
+    pcre2_match_context_free(pattern->limits[true]);
     pcre2_code_free(pattern->code);
     free(pattern);
 }
@@ -105,12 +112,12 @@ Status pattern_find(const PatternMatcher *matcher, const char *text, size_t byte
                     size_t *out_from, size_t *out_end) {
     const Pattern *pattern = matcher->pattern;
     PCRE2_SPTR subject = (PCRE2_SPTR)(text ? text : "");
+    pcre2_match_context *limits = pattern->limits[bytes > LONG_WORD_BYTES];
     int result = pcre2_match(pattern->code, subject, bytes, start, PCRE2_NO_UTF_CHECK,
-                             matcher->match_data, pattern->limits);
+                             matcher->match_data, limits);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT)
-        result =
-            pcre2_match(pattern->code, subject, bytes, start, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
-                        matcher->match_data, pattern->limits);
+        result = pcre2_match(pattern->code, subject, bytes, start,
+                             PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, matcher->match_data, limits);
     if (result == PCRE2_ERROR_NOMATCH) return STATUS_NOT_FOUND;
     if (result < 0) {
         PCRE2_UCHAR reason[128];

@@ -11,7 +11,7 @@
 #include "runtime/text/unigram.h"
 
 /* Ids may have gaps, of this many tokens together. */
-enum { GAP_TOKENS_MAX = 65536 };
+enum { GAP_TOKENS_MAX = 8192 };
 
 /* ---- the vocabulary: pieces of the model and added tokens, by id ---- */
 
