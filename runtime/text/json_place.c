@@ -6,6 +6,8 @@
 
 Status json_place_parse(const char *file, const char *text, size_t bytes, json_t **out) {
     json_error_t error;
+    if (bytes > JSON_FILE_BYTES_MAX)
+        FAIL(JSON, "%s: %zu bytes; at most %d are taken", file, bytes, JSON_FILE_BYTES_MAX);
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!root) FAIL(JSON, "%s: line %d, column %d: %s", file, error.line, error.column, error.text);
     *out = root;

@@ -22,7 +22,9 @@ typedef struct JsonPlace {
     const json_t *value; /* NULL when it is absent or null */
 } JsonPlace;
 
-/* Parses a whole file; E-JSON with line and column. *out is freed with json_decref. */
+enum { JSON_FILE_BYTES_MAX = 64 << 20 };
+
+/* Parses a whole file of at most JSON_FILE_BYTES_MAX bytes; E-JSON with line and column. *out is freed with json_decref. */
 Status json_place_parse(const char *file, const char *text, size_t bytes, json_t **out);
 
 JsonPlace json_place_root(const char *file, const json_t *value);

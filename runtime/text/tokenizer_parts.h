@@ -48,6 +48,9 @@ struct Tokenizer {
 /* Copies the pieces and takes memory per token. 1 to TOKENIZER_VOCAB_MAX pieces. */
 Status tokenizer_set_vocabulary(Tokenizer *tokenizer, const Piece *pieces, uint64_t count);
 
+/* Whether an id is one of the vocabulary. */
+bool tokenizer_has(const Tokenizer *tokenizer, int32_t token);
+
 /* Makes a token end texts; once each, in order. E-TOKENIZER when it is no token of the vocabulary; `what` names it. */
 Status tokenizer_add_eos(Tokenizer *tokenizer, int64_t token, const char *what);
 

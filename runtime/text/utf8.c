@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+const char utf8_replacement[] = "\xEF\xBF\xBD";
+
 /* Length and second-byte range by lead byte; a row covers leads first..last. */
 typedef struct LeadRow {
     uint8_t first, last, length, second_low, second_high;

@@ -17,6 +17,8 @@ typedef enum Utf8Kind {
     UTF8_UNFINISHED, /* the text ends inside a character that may still become whole */
 } Utf8Kind;
 
+extern const char utf8_replacement[]; /* U+FFFD, NUL ended */
+
 /* Looks at the start of `text` (bytes > 0). *out_bytes: how many bytes the character or the broken part has. */
 Utf8Kind utf8_next(const char *text, size_t bytes, size_t *out_bytes);
 
