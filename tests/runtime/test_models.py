@@ -2,6 +2,7 @@
 """Golden logits: `spillway logits` on every model of tests/golden/models against what transformers gave.
 
     test_models.py SPILLWAY [NAME …] [--ranks 1,2,3] [--isa auto,reference] [--threads 1,2,3]
+        [--block-size N] [--chunk N]
 
 Two tolerances, both as shares of the deviation of a model's logits. Float weights, and encoded weights on the
 reference kernels, are exact up to float32 rounding; what remains is a key or value that falls on the other side of a
@@ -31,8 +32,9 @@ def is_encoded(name):
 
 
 class Driver:
-    def __init__(self, spillway, scratch):
+    def __init__(self, spillway, scratch, more):
         self.spillway = spillway
+        self.more = more  # flags of every run
         self.output = pathlib.Path(scratch) / "logits.npy"
         self.passed = self.failed = self.skipped = 0
         self.worst = {}
@@ -40,7 +42,7 @@ class Driver:
     def run(self, name, ranks, isa, threads):
         self.output.unlink(missing_ok=True)
         command = [self.spillway, "logits", str(model_path(name)), "--tokens-file", str(MODELS / "tokens.json"),
-                   "--output", str(self.output), "--ranks", str(ranks), "--threads", str(threads), "--cpu-isa", isa]
+                   "--output", str(self.output), "--ranks", str(ranks), "--threads", str(threads), "--cpu-isa", isa, *self.more]
         return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
 
     def judge(self, name, ranks, isa):
@@ -91,9 +93,12 @@ def main():
     parser.add_argument("--ranks", default="1")
     parser.add_argument("--isa", default="auto")
     parser.add_argument("--threads", default="1")
+    parser.add_argument("--block-size", default="0", help="tokens of a KV block; 0: as the program chooses")
+    parser.add_argument("--chunk", default="512", help="tokens of a step")
     arguments = parser.parse_intermixed_args()
+    more = ["--block-size", arguments.block_size, "--max-num-batched-tokens", arguments.chunk, "--max-num-seqs", "1"]
     with tempfile.TemporaryDirectory() as scratch:
-        driver = Driver(arguments.spillway, scratch)
+        driver = Driver(arguments.spillway, scratch, more)
         for name in arguments.names or model_names():
             for ranks in map(int, arguments.ranks.split(",")):
                 for isa in arguments.isa.split(","):
