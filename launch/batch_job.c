@@ -34,7 +34,7 @@ typedef struct ItemSequence {
 /* A line on its way through the engine. */
 struct BatchItem {
     BatchJob *job;
-    BatchItem *next; /* in the list of those that are not wholly submitted */
+    BatchItem *before, *after; /* in the job's list */
     BatchLine line;
     ApiAnswer answer;
     ItemSequence *sequences; /* owned; [answer.count] */
@@ -66,6 +66,7 @@ struct BatchJob {
     char fingerprint[24];
     bool input_ended;
 
+    BatchItem *items;   /* all that are on their way */
     BatchItem *waiting; /* read, but the engine had no room for all its sequences */
     uint64_t item_count, item_bytes;
     uint64_t next_ordinal, written_ordinal;
@@ -166,8 +167,11 @@ static Status finish_line(BatchJob *job, uint64_t ordinal, bool failed, json_t *
 /* ---- items ---- */
 
 static void item_destroy(BatchItem *item) {
-    item->job->item_count--;
-    item->job->item_bytes -= item->bytes;
+    BatchJob *job = item->job;
+    job->item_count--;
+    job->item_bytes -= item->bytes;
+    *(item->before ? &item->before->after : &job->items) = item->after;
+    if (item->after) item->after->before = item->before;
     api_answer_free(&item->answer);
     batch_line_free(&item->line);
     free(item->sequences);
@@ -176,7 +180,7 @@ static void item_destroy(BatchItem *item) {
 
 static Status settle_item(BatchItem *item) {
     BatchJob *job = item->job;
-    Status status = item->status;
+    Status status = job->status != STATUS_OK ? job->status : item->status;
     if (status == STATUS_OK && item->answer.error.code[0])
         status = finish_line(job, item->ordinal, true,
                              failure_record(job, &item->line, &item->answer.error));
@@ -257,6 +261,9 @@ static Status item_create(BatchItem **out, BatchJob *job, const BatchLine *line,
                              "a batch line");
     job->item_count++;
     job->item_bytes += bytes;
+    item->after = job->items;
+    if (job->items) job->items->before = item;
+    job->items = item;
     if (status != STATUS_OK) {
         item_destroy(item);
         return status;
@@ -554,6 +561,8 @@ Status batch_job_open(BatchJob **out, Session *session) {
 
 void batch_job_close(BatchJob *job) {
     if (!job) return;
+    while (job->items)
+        item_destroy(job->items);
     for (int64_t i = 0; job->held && i < job->settings->reorder_window; i++)
         free(job->held[i].text);
     free(job->held);
