@@ -131,25 +131,41 @@ Status pattern_find(const PatternMatcher *matcher, const char *text, size_t byte
     return STATUS_OK;
 }
 
-size_t pattern_step_over(const char *text, size_t bytes, size_t at) {
-    size_t length;
-    if (at >= bytes) return bytes + 1;
-    utf8_next(text + at, bytes - at, &length);
+/* Behind the character at `at`; past the end of the text there is nothing to search. */
+static size_t step_over(const char *text, size_t bytes, size_t at) {
+    size_t length = 1;
+    if (at < bytes) utf8_next(text + at, bytes - at, &length);
     return at + length;
+}
+
+Status pattern_walk_next(PatternWalk *walk, size_t *out_from, size_t *out_end) {
+    while (walk->search <= walk->bytes) {
+        size_t from = 0, end = 0;
+        TRY(pattern_find(walk->matcher, walk->text, walk->bytes, walk->search, &from, &end));
+        bool is_empty = from == end;
+        bool counts = !is_empty || !walk->has_last || from != walk->last_end;
+        walk->search = is_empty ? step_over(walk->text, walk->bytes, end) : end;
+        walk->last_end = end;
+        walk->has_last = true;
+        if (!counts) continue;
+        *out_from = from;
+        *out_end = end;
+        return STATUS_OK;
+    }
+    return STATUS_NOT_FOUND;
 }
 
 static Status replace_all(const PatternMatcher *matcher, const char *text, size_t bytes,
                           const char *content, size_t content_bytes, TextBuffer *out) {
+    PatternWalk walk = {.matcher = matcher, .text = text, .bytes = bytes};
     size_t done = 0, from = 0, end = 0;
-    for (size_t search = 0; search <= bytes;
-         search = end > from ? end : pattern_step_over(text, bytes, end)) {
-        Status status = pattern_find(matcher, text, bytes, search, &from, &end);
-        if (status == STATUS_NOT_FOUND) break;
-        TRY(status);
+    Status status;
+    while ((status = pattern_walk_next(&walk, &from, &end)) == STATUS_OK) {
         TRY(text_buffer_add(out, text + done, from - done));
         TRY(text_buffer_add(out, content, content_bytes));
         done = end;
     }
+    if (status != STATUS_NOT_FOUND) return status;
     return text_buffer_add(out, text + done, bytes - done);
 }
 

@@ -39,8 +39,18 @@ Status pattern_find(const PatternMatcher *matcher, const char *text, size_t byte
 Status pattern_replace(const Pattern *pattern, const char *text, size_t bytes, const char *content,
                        size_t content_bytes, TextBuffer *out);
 
-/* Where a search goes on after an empty match at `at`: behind the character there. */
-size_t pattern_step_over(const char *text, size_t bytes, size_t at);
+/* All matches of a text in order: begin with zeros behind the first three fields, then next until STATUS_NOT_FOUND. An empty
+ * match right behind the match before it does not count, as in Oniguruma's own walk. */
+typedef struct PatternWalk {
+    const PatternMatcher *matcher;
+    const char *text;
+    size_t bytes;
+    size_t search;   /* where the next search starts */
+    size_t last_end; /* of the last match */
+    bool has_last;
+} PatternWalk;
+
+Status pattern_walk_next(PatternWalk *walk, size_t *out_from, size_t *out_end);
 
 SPILLWAY_EXTERN_C_END
 

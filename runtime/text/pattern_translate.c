@@ -79,14 +79,16 @@ static const PropertyRow property_rows[] = {
 /* Classes of one letter in Oniguruma's own terms; properties among them are translated in turn. */
 typedef struct ClassRow {
     char letter;
-    const char *expression;
+    const char *members;
+    const char *
+        alone; /* more of them outside [ ]: there \w takes the superscripts and fractions of Latin-1 */
 } ClassRow;
 
 static const ClassRow class_rows[] = {
-    {'s', "\\p{Z}\\t-\\r\\x85"},
-    {'w', "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe"},
-    {'d', "\\p{Nd}"},
-    {'h', "0-9a-fA-F"},
+    {'s', "\\p{Z}\\t-\\r\\x85", ""},
+    {'w', "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}", "\\xb2\\xb3\\xb9\\xbc-\\xbe"},
+    {'d', "\\p{Nd}", ""},
+    {'h', "0-9a-fA-F", ""},
 };
 
 /* Escapes that both read alike. */
@@ -119,13 +121,15 @@ static Status refuse(const Translator *translator, const char *why) {
 static Status put_properties(Translator *translator, const char *expression);
 
 /* A class: its members inside [ ], the class itself elsewhere. */
-static Status put_class(Translator *translator, const char *members, bool negated) {
+static Status put_class(Translator *translator, const char *members, const char *alone,
+                        bool negated) {
     if (translator->in_class) {
         if (negated) return refuse(translator, "a negated class inside a class");
         return put_properties(translator, members);
     }
     TRY(put(translator, negated ? "[^" : "["));
     TRY(put_properties(translator, members));
+    TRY(put(translator, alone));
     return put(translator, "]");
 }
 
@@ -161,7 +165,7 @@ static Status translate_property(Translator *translator) {
     const char *name = escape + 3 + caret;
     const PropertyRow *row = property_find(name, (size_t)(end - name));
     if (!row) return refuse(translator, "an unknown Unicode property");
-    TRY(put_class(translator, row->expression, caret != (escape[1] == 'P')));
+    TRY(put_class(translator, row->expression, "", caret != (escape[1] == 'P')));
     translator->at += (size_t)(end + 1 - escape);
     return STATUS_OK;
 }
@@ -195,7 +199,7 @@ static Status translate_escape(Translator *translator) {
     for (size_t i = 0; i < sizeof class_rows / sizeof class_rows[0]; i++) {
         bool negated = letter == class_rows[i].letter - 'a' + 'A';
         if (letter != class_rows[i].letter && !negated) continue;
-        TRY(put_class(translator, class_rows[i].expression, negated));
+        TRY(put_class(translator, class_rows[i].members, class_rows[i].alone, negated));
         translator->at += 2;
         return STATUS_OK;
     }

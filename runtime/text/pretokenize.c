@@ -52,16 +52,15 @@ static Status joiner_add(Joiner *joiner, size_t start, size_t end, bool is_match
 
 static Status split_word(const PatternMatcher *matcher, Joiner *joiner, const char *word,
                          size_t bytes) {
+    PatternWalk walk = {.matcher = matcher, .text = word, .bytes = bytes};
     size_t done = 0, from = 0, end = 0;
-    for (size_t search = 0; search <= bytes;
-         search = end > from ? end : pattern_step_over(word, bytes, end)) {
-        Status status = pattern_find(matcher, word, bytes, search, &from, &end);
-        if (status == STATUS_NOT_FOUND) break;
-        TRY(status);
+    Status status;
+    while ((status = pattern_walk_next(&walk, &from, &end)) == STATUS_OK) {
         if (from > done) TRY(joiner_add(joiner, done, from, false));
         TRY(joiner_add(joiner, from, end, true));
         done = end;
     }
+    if (status != STATUS_NOT_FOUND) return status;
     if (done < bytes) TRY(joiner_add(joiner, done, bytes, false));
     return joiner_flush(joiner);
 }

@@ -3,7 +3,7 @@
 
     python3 make_text.py MODEL.gguf     (needs tokenizers, transformers, sentencepiece and gguf)
 
-Writes `texts.bin` (each text: u32 length, bytes) and per tokenizer a `NAME.ids` (each text: u16 count, u16 ids, u32 FNV-1a
+Writes `classes.json` (which characters Oniguruma counts to a class), `texts.bin` (each text: u32 length, bytes) and per tokenizer a `NAME.ids` (each text: u16 count, u16 ids, u32 FNV-1a
 of what the original decodes them to; little-endian). Broken UTF-8 has no original: there the expected ids are those of
 the well-formed runs, each encoded by the original, with the bytes between them as the model's own byte tokens.
 """
@@ -399,8 +399,26 @@ def sentencepiece_files():
     write_tokenizer_ids("unigram", viterbi)
 
 
+CLASSES = [
+    r"\s", r"\S", r"\w", r"\W", r"\d", r"\h", r"\p{L}", r"\P{L}", r"\p{Lu}", r"\p{Ll}", r"\p{Lt}", r"\p{Lm}", r"\p{Lo}", r"\p{M}", r"\p{N}",
+    r"\p{Nd}", r"\p{P}", r"\p{Pc}", r"\p{S}", r"\p{Z}", r"\p{Zs}", r"\p{Cc}", r"\p{Han}", r"\p{^Lu}", r"[^\s\p{L}\p{N}]", r"[^\r\n\p{L}\p{N}]",
+    r"[\w.]", r"\x41", r"\x{1F600}", r"\u00e9", "(?i:s)", ".",
+]
+
+
+def write_classes():
+    """Per expression how many code points it matches alone, and FNV-1a over them as UTF-8, in order."""
+    rows = []
+    for expression in CLASSES:
+        removed = pre_tokenizers.Split(Regex(expression), "removed")
+        matched = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and not removed.pre_tokenize_str(chr(c))]
+        rows.append([expression, len(matched), fnv1a("".join(matched).encode())])
+    (HERE / "classes.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
 def main():
     write_texts()
+    write_classes()
     tokenizer = smollm2(sys.argv[1])
     write_tokenizer_ids("smollm2", tokenizer, None, through_alphabet(tokenizer))
     byte_level_files()
