@@ -59,6 +59,12 @@ ERROR_ROW(UNAVAILABLE, "E-UNAVAILABLE", STATUS_UNSUPPORTED, 69,
           "a backend, device or library that was asked for is not here")
 ERROR_ROW(MEMORY, "E-MEMORY", STATUS_NO_SPACE, 71,
           "memory or another limit of the operating system ran out")
+ERROR_ROW(IO_ENGINE, "E-IO-ENGINE", STATUS_UNSUPPORTED, 71,
+          "the way to read and write that was asked for does not work here")
+ERROR_ROW(SPILL_CREATE, "E-SPILL-CREATE", STATUS_BAD_INPUT, 73,
+          "a spill file cannot be made in this directory")
+ERROR_ROW(SPILL_SPACE, "E-SPILL-SPACE", STATUS_NO_SPACE, 74,
+          "the disk has no room for the spill file")
 ERROR_ROW(INVARIANT, "E-INVARIANT", STATUS_DEVICE, 70,
           "an invariant of the program broke: please report it")
 ERROR_ROW(STOPPED, "E-STOPPED", STATUS_STOPPED, 75,
