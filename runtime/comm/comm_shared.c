@@ -13,10 +13,12 @@
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
 
-/* How a wait goes on: poll for a while, then sleep until woken. Polling with the core to itself pays even for a
- * peer that is milliseconds late (a wake-up costs tens of microseconds, and a core that was given away comes back
- * a time slice later). When threads outnumber cores, the peer may need this very core: polls yield it. */
-enum { POLL_NS_MAX = 2000000, POLL_CROWDED_NS_MAX = 50000, POLLS_A_TURN = 64 };
+/* How a wait goes on: poll, then sleep until woken. With a core to ourselves, polling for long pays: a wake-up costs
+ * tens of microseconds. When others want the core, it is ruin: polling uses up the time slice, and the core is gone
+ * for milliseconds just when the peer is ready. So polls yield the core, and only briefly, when this process has more
+ * threads than cores or has just lost its core in the middle of polling, which a turn that takes far too long tells. */
+enum { POLLS_A_TURN = 64, LOST_CORE_NS = 500000, CONTENDED_NS = 1000000000 };
+enum { POLL_NS_MAX = 2000000, POLL_YIELDING_NS_MAX = 50000 };
 
 /* From this many ranks on a reduction is cut into slices, one a rank to add up: all ranks reading everything
  * would read size × bytes each, slices read 2 × bytes. The sums are the same bits. */
@@ -31,9 +33,10 @@ typedef struct RankFlag {
 } RankFlag;
 
 typedef struct Shared {
-    RankFlag *flags; /* [size] */
-    uint8_t *slots;  /* [size][COMM_SHARED_DEPTH][COMM_SHARED_CHUNK_BYTES] */
-    uint32_t step;   /* the next to publish */
+    RankFlag *flags;             /* [size] */
+    uint8_t *slots;              /* [size][COMM_SHARED_DEPTH][COMM_SHARED_CHUNK_BYTES] */
+    uint32_t step;               /* the next to publish */
+    uint64_t contended_until_ns; /* others want our core */
     void (*release)(void *context);
     void *context;
 } Shared;
@@ -64,10 +67,10 @@ static void sleep_until_published(RankFlag *flag, uint32_t step) {
     atomic_fetch_sub(&flag->sleepers, 1);
 }
 
-static bool poll_a_turn(bool crowded, const RankFlag *flag, uint32_t step) {
+static bool poll_a_turn(const RankFlag *flag, uint32_t step, bool yielding) {
     for (int poll = 0; poll < POLLS_A_TURN; poll++) {
         if (has_published(flag, step)) return true;
-        if (crowded)
+        if (yielding)
             sched_yield();
         else
             __builtin_ia32_pause();
@@ -75,19 +78,27 @@ static bool poll_a_turn(bool crowded, const RankFlag *flag, uint32_t step) {
     return false;
 }
 
-static void wait_long(bool crowded, RankFlag *flag, uint32_t step) {
-    uint64_t patience_ns = crowded ? POLL_CROWDED_NS_MAX : POLL_NS_MAX;
-    uint64_t until_ns = monotonic_now_ns(&monotonic_system) + patience_ns;
-    do {
-        if (poll_a_turn(crowded, flag, step)) return;
-    } while (monotonic_now_ns(&monotonic_system) < until_ns);
+static void wait_long(const Comm *comm, RankFlag *flag, uint32_t step) {
+    Shared *shared = comm->state;
+    uint64_t begin_ns = monotonic_now_ns(&monotonic_system), now_ns = begin_ns;
+    bool yielding = comm->crowded || begin_ns < shared->contended_until_ns;
+    while (now_ns - begin_ns < (yielding ? POLL_YIELDING_NS_MAX : POLL_NS_MAX)) {
+        uint64_t turn_ns = now_ns;
+        bool published = poll_a_turn(flag, step, yielding);
+        now_ns = monotonic_now_ns(&monotonic_system);
+        if (!yielding && now_ns - turn_ns > LOST_CORE_NS) {
+            shared->contended_until_ns = now_ns + CONTENDED_NS;
+            yielding = true;
+        }
+        if (published) return;
+    }
     sleep_until_published(flag, step);
 }
 
 static void wait_for(const Comm *comm, int rank, uint32_t step) {
     const Shared *shared = comm->state;
     RankFlag *flag = &shared->flags[rank];
-    if (!has_published(flag, step)) wait_long(comm->crowded, flag, step);
+    if (!has_published(flag, step)) wait_long(comm, flag, step);
 }
 
 static void wait_for_all(const Comm *comm, uint32_t step) {
