@@ -34,8 +34,11 @@ INLINE void group_quantise(const float *numbers, float code_max, __m256i words[4
         x[i] = _mm256_loadu_ps(numbers + 8 * i);
     float inverse;
     out->scale = group_scale(x, code_max, &inverse);
-    for (int i = 0; i < 4; i++)
-        words[i] = _mm256_cvtps_epi32(_mm256_mul_ps(x[i], _mm256_set1_ps(inverse)));
+    for (int i = 0; i < 4; i++) {
+        __m256 scaled = _mm256_mul_ps(x[i], _mm256_set1_ps(inverse));
+        /* min takes its second operand where the first is NaN: codes of a spoilt group stay in range */
+        words[i] = _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(code_max)));
+    }
     out->sums[0] = sum_of_words(_mm256_add_epi32(words[0], words[1]));
     out->sums[1] = sum_of_words(_mm256_add_epi32(words[2], words[3]));
     out->scaled_sum = out->scale * (float)(out->sums[0] + out->sums[1]);
