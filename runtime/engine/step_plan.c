@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/base/bytes.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/invariant.h"
 
@@ -22,8 +23,10 @@ static uint64_t payload_bytes(uint32_t closes, uint32_t opens, uint32_t sequence
 }
 
 Status plan_channel_create(PlanChannel *out, Comm *comm, const PlanLimits *limits) {
-    uint64_t capacity = payload_bytes(limits->slot_count, limits->slot_count, limits->slot_count,
-                                      limits->token_budget);
+    /* a multiple of eight: the upper half begins there, with eight-byte things */
+    uint64_t capacity = align_up(payload_bytes(limits->slot_count, limits->slot_count,
+                                               limits->slot_count, limits->token_budget),
+                                 8);
     void *bytes;
     TRY(memory_take(&bytes, 2, capacity, "step plan"));
     *out = (PlanChannel){.comm = comm, .limits = *limits, .bytes = bytes, .capacity = capacity};
