@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "runtime/base/log.h"
 
@@ -42,11 +43,13 @@ static void keep_to_one_line(char *text) {
 
 Status error_raise(ErrorCode error, const char *format, ...) {
     const ErrorRow *row = &error_rows[error];
+    char text[sizeof last_error.text]; /* arguments may be the last error's own text */
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(last_error.text, sizeof last_error.text, format, arguments);
+    vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    keep_to_one_line(last_error.text);
+    keep_to_one_line(text);
+    memcpy(last_error.text, text, sizeof text);
     last_error.code = error;
     if (capture_depth == 0) {
         int expected = ERROR_COUNT;
