@@ -23,6 +23,7 @@ typedef enum BlockState {
     BLOCK_FREE,
     BLOCK_FILLING, /* the newest block of its stream: its bytes still grow */
     BLOCK_SEALED,  /* full: its bytes never change again */
+    BLOCK_LOST, /* sealed, and no tier has its bytes any more: its stream must be computed again */
 } BlockState;
 
 typedef struct Block {

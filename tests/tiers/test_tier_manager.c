@@ -1,0 +1,342 @@
+/* The tier manager by hand: each rule of its header in a case of its own, tier_manager_check after every call. What random
+ * events and faults do to it is sim_tiers' business. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "tiers/tier_manager.h"
+
+enum { ID_COUNT = 64 };
+
+typedef struct Fixture {
+    TierManager *manager;
+    BlockId ids[ID_COUNT];
+} Fixture;
+
+static Fixture open_fixture(const char *placement, uint32_t device, uint32_t staging, uint32_t host,
+                            uint32_t nvme) {
+    TierManagerOptions options = {.placement = placement_find(placement),
+                                  .slot_count = {device, host, nvme},
+                                  .staging_slots = staging,
+                                  .stream_groups = 2,
+                                  .transfers_max = 8,
+                                  .writes_max = 4,
+                                  .want_count_max = 16,
+                                  .failures_to_off = 2};
+    Fixture fixture = {0};
+    assert_non_null(options.placement);
+    assert_int_equal(tier_manager_create(&fixture.manager, &options), STATUS_OK);
+    return fixture;
+}
+
+static Status take(Fixture *fixture, uint32_t index, uint64_t stream) {
+    BlockIdentity identity = {.words = {1, stream, index, 7}};
+    Status status =
+        tier_manager_take(fixture->manager, &identity, stream, index, &fixture->ids[index]);
+    tier_manager_check(fixture->manager);
+    return status;
+}
+
+static void take_sealed(Fixture *fixture, uint32_t index, uint64_t stream) {
+    assert_int_equal(take(fixture, index, stream), STATUS_OK);
+    tier_manager_seal(fixture->manager, fixture->ids[index]);
+}
+
+static Transfer next(Fixture *fixture) {
+    Transfer transfer;
+    assert_true(tier_manager_next_transfer(fixture->manager, &transfer));
+    tier_manager_check(fixture->manager);
+    return transfer;
+}
+
+static void no_next(Fixture *fixture) {
+    Transfer transfer;
+    assert_false(tier_manager_next_transfer(fixture->manager, &transfer));
+    tier_manager_check(fixture->manager);
+}
+
+static void complete(Fixture *fixture, Transfer transfer, TransferResult result) {
+    tier_manager_complete(fixture->manager, transfer.id, result);
+    tier_manager_check(fixture->manager);
+}
+
+static Status pin(Fixture *fixture, uint32_t index) {
+    uint32_t slot = SLOT_NONE;
+    Status status = tier_manager_pin(fixture->manager, fixture->ids[index], &slot);
+    assert_int_equal(status == STATUS_OK, slot != SLOT_NONE);
+    tier_manager_check(fixture->manager);
+    return status;
+}
+
+static void unpin(Fixture *fixture, uint32_t index) {
+    tier_manager_unpin(fixture->manager, fixture->ids[index]);
+    tier_manager_check(fixture->manager);
+}
+
+static void release(Fixture *fixture, uint32_t index) {
+    tier_manager_release(fixture->manager, fixture->ids[index]);
+    tier_manager_check(fixture->manager);
+}
+
+static void want(Fixture *fixture, uint32_t first, uint32_t count) {
+    uint32_t taken;
+    tier_manager_want(fixture->manager, fixture->ids + first, count, &taken);
+    assert_int_equal(taken, count);
+    tier_manager_check(fixture->manager);
+}
+
+/* Sealed blocks 0 … count - 1 of stream 0; what the device cannot keep is moved down at once. */
+static void fill(Fixture *fixture, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        while (take(fixture, i, 0) == STATUS_AGAIN)
+            complete(fixture, next(fixture), TRANSFER_OK);
+        tier_manager_seal(fixture->manager, fixture->ids[i]);
+    }
+}
+
+static void close_fixture(Fixture *fixture) {
+    tier_manager_destroy(fixture->manager);
+}
+
+static void one_tier_is_full_when_it_is_full(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 0, 0, 0);
+    for (uint32_t i = 0; i < 3; i++)
+        take_sealed(&fixture, i, i);
+    assert_false(tier_manager_has_room(fixture.manager, 1));
+    assert_int_equal(take(&fixture, 3, 3), STATUS_NO_SPACE);
+    no_next(&fixture);
+    release(&fixture, 1);
+    assert_true(tier_manager_has_room(fixture.manager, 1));
+    assert_int_equal(take(&fixture, 3, 3), STATUS_OK);
+    assert_int_equal(tier_manager_block(fixture.manager, fixture.ids[3])->generation, 2);
+    assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_DEVICE].slots_peak, 3);
+    close_fixture(&fixture);
+}
+
+static void a_take_moves_a_block_down_and_waits_for_the_write(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 1, 4);
+    take_sealed(&fixture, 0, 0);
+    take_sealed(&fixture, 1, 1);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    Transfer down = next(&fixture);
+    assert_int_equal(down.block, fixture.ids[0]);
+    assert_int_equal(down.from, TIER_DEVICE);
+    assert_int_equal(down.to, TIER_HOST);
+    assert_int_equal(down.reason, REASON_EVICT);
+    assert_int_equal(take(&fixture, 2, 0),
+                     STATUS_AGAIN);                /* rule 1: the source is kept until then */
+    assert_int_equal(pin(&fixture, 0), STATUS_OK); /* and can be read */
+    unpin(&fixture, 0);
+    complete(&fixture, down, TRANSFER_OK);
+    assert_int_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
+    take_sealed(&fixture, 2, 0);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    assert_int_equal(next(&fixture).to, TIER_NVME); /* the host is full */
+    close_fixture(&fixture);
+}
+
+static void a_staged_copy_is_attended_once(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 4);
+    fill(&fixture, 4); /* 0 and 1 are below */
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    Transfer up = next(&fixture);
+    assert_int_equal(up.reason, REASON_DEMAND);
+    assert_int_equal(up.to, TIER_DEVICE);
+    complete(&fixture, up, TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 0), STATUS_OK);
+    assert_int_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
+    assert_int_equal(pin(&fixture, 1), STATUS_AGAIN);
+    no_next(&fixture); /* staging is pinned */
+    unpin(&fixture, 0);
+    assert_int_equal(next(&fixture).block, fixture.ids[1]);
+    TierManagerStats stats = tier_manager_stats(fixture.manager);
+    assert_int_equal(stats.tiers[TIER_NVME].hits, 1);
+    assert_int_equal(stats.prefetch_late, 2);
+    close_fixture(&fixture);
+}
+
+static void wants_are_read_in_order_and_pins_use_them_up(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 4, 2, 0, 8);
+    fill(&fixture, 7); /* 0 … 4 are below */
+    want(&fixture, 0, 7);
+    Transfer first = next(&fixture), second = next(&fixture);
+    assert_int_equal(first.block, fixture.ids[0]);
+    assert_int_equal(second.block, fixture.ids[1]);
+    assert_int_equal(first.reason, REASON_PREFETCH);
+    no_next(&fixture);
+    complete(&fixture, second, TRANSFER_OK);
+    no_next(&fixture); /* 1 waits for its turn */
+    complete(&fixture, first, TRANSFER_OK);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(pin(&fixture, i), STATUS_OK);
+        unpin(&fixture, i);
+        assert_int_equal(next(&fixture).block, fixture.ids[i + 2]);
+    }
+    assert_int_equal(tier_manager_stats(fixture.manager).prefetch_useful, 2);
+    assert_int_equal(tier_manager_stats(fixture.manager).prefetch_wasted, 0);
+    close_fixture(&fixture);
+}
+
+static void a_demand_goes_before_what_is_needed_later(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 4, 2, 0, 8);
+    fill(&fixture, 7);
+    want(&fixture, 0, 3);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 4), STATUS_AGAIN); /* not wanted; staging holds 0 and 1 */
+    Transfer up = next(&fixture);
+    assert_int_equal(up.block, fixture.ids[4]);
+    complete(&fixture, up, TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 0), STATUS_OK); /* 1 went, as the one that is needed last */
+    assert_int_equal(pin(&fixture, 4), STATUS_OK);
+    unpin(&fixture, 4);
+    assert_int_equal(next(&fixture).block, fixture.ids[1]); /* and is first in the queue again */
+    close_fixture(&fixture);
+}
+
+static void forgotten_wants_make_room(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 4, 2, 0, 8);
+    fill(&fixture, 7);
+    want(&fixture, 0, 2);
+    Transfer first = next(&fixture), second = next(&fixture);
+    complete(&fixture, first, TRANSFER_OK);
+    tier_manager_forget_wants(fixture.manager);
+    complete(&fixture, second, TRANSFER_OK);
+    want(&fixture, 1, 2);
+    assert_int_equal(next(&fixture).block, fixture.ids[2]); /* in the place of 0; 1 is there */
+    assert_int_equal(pin(&fixture, 1), STATUS_OK);
+    assert_int_equal(tier_manager_stats(fixture.manager).prefetch_wasted, 1);
+    close_fixture(&fixture);
+}
+
+static void a_bad_read_loses_the_block(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 4);
+    fill(&fixture, 4);
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_CORRUPT);
+    assert_int_equal(pin(&fixture, 0), STATUS_IO);
+    assert_int_equal(tier_manager_block(fixture.manager, fixture.ids[0])->state, BLOCK_LOST);
+    TierManagerStats stats = tier_manager_stats(fixture.manager);
+    assert_int_equal(stats.lost, 1);
+    assert_int_equal(stats.corrupt_blocks, 1);
+    assert_int_equal(stats.tiers[TIER_NVME].slots_used, 1);
+    release(&fixture, 0);
+    assert_int_equal(tier_manager_stats(fixture.manager).lost, 0);
+    close_fixture(&fixture);
+}
+
+static void released_blocks_keep_their_slots_until_the_transfer_ends(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 1);
+    take_sealed(&fixture, 0, 0);
+    take_sealed(&fixture, 1, 1);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    Transfer down = next(&fixture);
+    release(&fixture, 0);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    complete(&fixture, down, TRANSFER_OK);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_OK);
+    assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_NVME].slots_used, 0);
+    close_fixture(&fixture);
+}
+
+static void a_tier_that_fails_is_left_alone(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 4, 4);
+    take_sealed(&fixture, 0, 0);
+    take_sealed(&fixture, 1, 1);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    uint32_t failed_slot = SLOT_NONE;
+    for (uint32_t failures = 0; failures < 2; failures++) {
+        Transfer down = next(&fixture);
+        assert_int_equal(down.to, TIER_HOST);
+        assert_int_not_equal(down.to_slot, failed_slot);
+        failed_slot = down.to_slot;
+        complete(&fixture, down, TRANSFER_FAILED);
+    }
+    assert_true(tier_manager_stats(fixture.manager).tiers[TIER_HOST].off);
+    Transfer down = next(&fixture);
+    assert_int_equal(down.to, TIER_NVME);
+    complete(&fixture, down, TRANSFER_OK);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_OK);
+    close_fixture(&fixture);
+}
+
+static void a_full_disk_stops_growing(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 4);
+    fill(&fixture, 3); /* 0 is below */
+    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_NO_SPACE);
+    no_next(&fixture);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_NO_SPACE);
+    release(&fixture, 0); /* a slot that was written already */
+    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_OK);
+    close_fixture(&fixture);
+}
+
+static void blocks_move_down_ahead_of_need(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 5, 1, 4, 0);
+    for (uint32_t i = 0; i < 4; i++)
+        take_sealed(&fixture, i, i);
+    no_next(&fixture);
+    tier_manager_set_free_target(fixture.manager, 2);
+    Transfer first = next(&fixture), second = next(&fixture);
+    no_next(&fixture);
+    complete(&fixture, first, TRANSFER_OK);
+    complete(&fixture, second, TRANSFER_OK);
+    take_sealed(&fixture, 4, 0);
+    take_sealed(&fixture, 5, 0);
+    close_fixture(&fixture);
+}
+
+static void lru_promotes_and_drops_clean_copies_without_a_write(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("lru", 3, 1, 4, 0);
+    fill(&fixture, 3); /* 0 is below, 1 and 2 are resident */
+    tier_manager_set_free_target(fixture.manager, 1);
+    complete(&fixture, next(&fixture), TRANSFER_OK); /* 1 */
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 0), STATUS_OK);
+    unpin(&fixture, 0); /* takes the free place, and keeps its copy below */
+    assert_int_not_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
+    complete(&fixture, next(&fixture), TRANSFER_OK); /* 2, the least recently used */
+    take_sealed(&fixture, 3, 0);
+    assert_int_equal(pin(&fixture, 3), STATUS_OK);
+    unpin(&fixture, 3);
+    no_next(&fixture); /* 0 has gone without a write */
+    assert_int_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
+    close_fixture(&fixture);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_tier_is_full_when_it_is_full),
+        cmocka_unit_test(a_take_moves_a_block_down_and_waits_for_the_write),
+        cmocka_unit_test(a_staged_copy_is_attended_once),
+        cmocka_unit_test(wants_are_read_in_order_and_pins_use_them_up),
+        cmocka_unit_test(a_demand_goes_before_what_is_needed_later),
+        cmocka_unit_test(forgotten_wants_make_room),
+        cmocka_unit_test(a_bad_read_loses_the_block),
+        cmocka_unit_test(released_blocks_keep_their_slots_until_the_transfer_ends),
+        cmocka_unit_test(a_tier_that_fails_is_left_alone),
+        cmocka_unit_test(a_full_disk_stops_growing),
+        cmocka_unit_test(blocks_move_down_ahead_of_need),
+        cmocka_unit_test(lru_promotes_and_drops_clean_copies_without_a_write),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

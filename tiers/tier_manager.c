@@ -1,0 +1,339 @@
+#include "tiers/tier_manager.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/invariant.h"
+#include "tiers/tier_records.h"
+
+const char *tier_name(Tier tier) {
+    static const char *const names[TIER_COUNT] = {"device", "host", "nvme"};
+    CHECK(tier < TIER_COUNT);
+    return names[tier];
+}
+
+/* ---- memory ---- */
+
+static Status take_memory(TierManager *manager) {
+    const TierManagerOptions *options = &manager->options;
+    uint32_t marks = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
+        TRY(tier_slots_create(&manager->slots[tier], options->slot_count[tier]));
+        if (options->slot_count[tier] > marks) marks = options->slot_count[tier];
+    }
+    TRY(memory_take((void **)&manager->records, options->record_count, sizeof(Record), "blocks"));
+    TRY(memory_take((void **)&manager->free_ids, options->record_count, sizeof(BlockId), "blocks"));
+    TRY(memory_take((void **)&manager->wants, manager->want_capacity, sizeof(Want), "wants"));
+    TRY(memory_take((void **)&manager->transfers, options->transfers_max, sizeof(TransferRecord),
+                    "transfers"));
+    TRY(memory_take((void **)&manager->free_transfers, options->transfers_max, sizeof(uint32_t),
+                    "transfers"));
+    TRY(memory_take((void **)&manager->slot_marks, marks, 1, "slot marks"));
+    return block_lists_create(&manager->lists, options->record_count, LIST_COUNT);
+}
+
+static void fill_memory(TierManager *manager) {
+    const TierManagerOptions *options = &manager->options;
+    for (uint32_t i = 0; i < options->record_count; i++) {
+        manager->records[i].transfer = TRANSFER_NONE;
+        manager->free_ids[i] = options->record_count - 1 - i; /* lowest record first */
+    }
+    manager->free_id_count = options->record_count;
+    for (uint32_t i = 0; i < options->transfers_max; i++)
+        manager->free_transfers[i] = options->transfers_max - 1 - i;
+    manager->free_transfer_count = options->transfers_max;
+}
+
+static Status create_policy(TierManager *manager) {
+    PlacementOptions options = {.block_count = manager->options.record_count,
+                                .stream_groups = manager->options.stream_groups,
+                                .resident_count = manager->home_count,
+                                .trace = manager->options.trace,
+                                .trace_count = manager->options.trace_count};
+    return manager->options.placement->create(&manager->policy, &options);
+}
+
+Status tier_manager_create(TierManager **out, const TierManagerOptions *options) {
+    uint64_t slots = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        slots += options->slot_count[tier];
+    CHECK(slots < SLOT_NONE && options->staging_slots < options->slot_count[TIER_DEVICE]);
+    CHECK(options->transfers_max > 0 && options->stream_groups > 0);
+    bool spills = slots > options->slot_count[TIER_DEVICE];
+    CHECK(!spills || (options->staging_slots > 0 && options->writes_max > 0));
+
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(TierManager), "tier manager"));
+    TierManager *manager = memory;
+    manager->options = *options;
+    if (options->record_count == 0) manager->options.record_count = (uint32_t)slots;
+    manager->home_count = options->slot_count[TIER_DEVICE] - options->staging_slots;
+    /* Staged copies that a demand takes away return to the queue: one a staging slot at most. */
+    manager->want_capacity = options->want_count_max + options->staging_slots;
+    Status status = take_memory(manager);
+    if (status == STATUS_OK) status = create_policy(manager);
+    if (status != STATUS_OK) {
+        tier_manager_destroy(manager);
+        return status;
+    }
+    fill_memory(manager);
+    *out = manager;
+    return STATUS_OK;
+}
+
+void tier_manager_destroy(TierManager *manager) {
+    if (!manager) return;
+    manager->options.placement->destroy(manager->policy);
+    block_lists_destroy(&manager->lists);
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        tier_slots_destroy(&manager->slots[tier]);
+    free(manager->records);
+    free(manager->free_ids);
+    free(manager->wants);
+    free(manager->transfers);
+    free(manager->free_transfers);
+    free(manager->slot_marks);
+    free(manager);
+}
+
+/* ---- records ---- */
+
+static Record *record_at(const TierManager *manager, BlockId id) {
+    CHECK(id < manager->options.record_count);
+    Record *record = &manager->records[id];
+    CHECK(record->block.state != BLOCK_FREE);
+    return record;
+}
+
+Tier record_lower_tier(const Record *record) {
+    Tier tier = TIER_HOST;
+    while (tier < TIER_COUNT && record->replicas[tier].state < REPLICA_VALID)
+        tier++;
+    return tier;
+}
+
+bool record_on_device(const Record *record) {
+    return record->replicas[TIER_DEVICE].state >= REPLICA_VALID;
+}
+
+static void give_replica(TierManager *manager, Record *record, Tier tier) {
+    Replica *replica = &record->replicas[tier];
+    if (replica->state == REPLICA_NONE) return;
+    tier_slots_give(&manager->slots[tier], replica->slot);
+    if (tier == TIER_DEVICE) {
+        manager->home_used -= !record->staged;
+        manager->staging_used -= record->staged;
+        record->staged = false;
+    }
+    replica->state = REPLICA_NONE;
+}
+
+void home_drop(TierManager *manager, Record *record) {
+    CHECK(!record->staged && record->pins == 0 && record->transfer == TRANSFER_NONE &&
+          record_lower_tier(record) < TIER_COUNT);
+    give_replica(manager, record, TIER_DEVICE);
+    manager->options.placement->moved_down(manager->policy, record_id(manager, record));
+}
+
+void staged_drop(TierManager *manager, Record *record) {
+    CHECK(record->staged && record->pins == 0 && record->transfer == TRANSFER_NONE &&
+          record_lower_tier(record) < TIER_COUNT);
+    block_lists_remove(&manager->lists, record_id(manager, record));
+    manager->stats.prefetch_wasted += !record->touched;
+    give_replica(manager, record, TIER_DEVICE);
+}
+
+void staged_park(TierManager *manager, Record *record) {
+    BlockId id = record_id(manager, record);
+    block_lists_remove(&manager->lists, id);
+    if (record->demanded)
+        block_lists_push_first(&manager->lists, LIST_AHEAD, id);
+    else if (record_wants(manager, record)->served > 0)
+        block_lists_push_last(&manager->lists, LIST_AHEAD, id);
+    else
+        block_lists_push_last(&manager->lists, LIST_STALE, id);
+}
+
+void record_lose(TierManager *manager, Record *record) {
+    BlockId id = record_id(manager, record);
+    CHECK(record->block.state == BLOCK_SEALED && record->pins == 0);
+    block_lists_remove(&manager->lists, id);
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        give_replica(manager, record, tier);
+    manager->options.placement->forgotten(manager->policy, id);
+    record->block.state = BLOCK_LOST;
+    record->demanded = false;
+    manager->stats.sealed--;
+    manager->stats.lost++;
+    manager->stats.lost_blocks++;
+}
+
+/* ---- the life of a block ---- */
+
+Status tier_manager_take(TierManager *manager, const BlockIdentity *identity, uint64_t stream,
+                         uint32_t ordinal, BlockId *out) {
+    if (!tier_manager_has_room(manager, 1)) return STATUS_NO_SPACE;
+    manager->moves_settled = false;
+    if (manager->home_used == manager->home_count && !home_make_room(manager)) {
+        manager->take_waits = true;
+        return home_can_leave(manager) ? STATUS_AGAIN : STATUS_NO_SPACE;
+    }
+    manager->take_waits = false;
+    BlockId id = manager->free_ids[--manager->free_id_count];
+    Record *record = &manager->records[id];
+    uint32_t generation = record->block.generation + 1;
+    uint32_t slot = tier_slots_take(&manager->slots[TIER_DEVICE]);
+    CHECK(record->block.state == BLOCK_FREE && slot != SLOT_NONE);
+    *record = (Record){.block = {.state = BLOCK_FILLING,
+                                 .identity = *identity,
+                                 .stream = stream,
+                                 .ordinal = ordinal,
+                                 .generation = generation},
+                       .transfer = TRANSFER_NONE};
+    record->replicas[TIER_DEVICE] = (Replica){slot, REPLICA_VALID};
+    manager->home_used++;
+    manager->stats.filling++;
+    *out = id;
+    return STATUS_OK;
+}
+
+void tier_manager_seal(TierManager *manager, BlockId id) {
+    Record *record = record_at(manager, id);
+    CHECK(record->block.state == BLOCK_FILLING);
+    record->block.state = BLOCK_SEALED;
+    manager->stats.filling--;
+    manager->stats.sealed++;
+    manager->moves_settled = false;
+    manager->options.placement->added(manager->policy, id, &record->block);
+}
+
+void tier_manager_release(TierManager *manager, BlockId id) {
+    Record *record = record_at(manager, id);
+    CHECK(record->pins == 0);
+    BlockState state = record->block.state;
+    manager->stats.filling -= state == BLOCK_FILLING;
+    manager->stats.sealed -= state == BLOCK_SEALED;
+    manager->stats.lost -= state == BLOCK_LOST;
+    if (state == BLOCK_SEALED) manager->options.placement->forgotten(manager->policy, id);
+    if (record->staged && record->transfer == TRANSFER_NONE)
+        manager->stats.prefetch_wasted += !record->touched;
+    block_lists_remove(&manager->lists, id);
+    if (record->transfer != TRANSFER_NONE) transfer_orphan(manager, record);
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        give_replica(manager, record, tier);
+    record->block.state = BLOCK_FREE;
+    manager->free_ids[manager->free_id_count++] = id;
+    manager->moves_settled = false;
+}
+
+const Block *tier_manager_block(const TierManager *manager, BlockId id) {
+    CHECK(id < manager->options.record_count);
+    return &manager->records[id].block;
+}
+
+uint32_t tier_manager_device_slot(const TierManager *manager, BlockId id) {
+    const Record *record = record_at(manager, id);
+    return record_on_device(record) && !record->staged ? record->replicas[TIER_DEVICE].slot
+                                                       : SLOT_NONE;
+}
+
+/* ---- reading ---- */
+
+static void demand(TierManager *manager, Record *record) {
+    if (record->demanded) return;
+    record->demanded = true;
+    manager->stats.prefetch_late++;
+    if (record->replicas[TIER_DEVICE].state == REPLICA_NONE)
+        block_lists_push_last(&manager->lists, LIST_DEMANDED, record_id(manager, record));
+}
+
+Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
+    Record *record = record_at(manager, id);
+    if (record->block.state == BLOCK_LOST) return STATUS_IO;
+    if (!record_on_device(record)) {
+        demand(manager, record);
+        return STATUS_AGAIN;
+    }
+    want_pinned(manager, record);
+    if (record->staged) {
+        block_lists_remove(&manager->lists, id);
+        manager->stats.prefetch_useful += !record->touched && !record->demanded;
+        record->touched = true;
+    }
+    manager->stats.tiers[record->staged ? record_lower_tier(record) : TIER_DEVICE].hits++;
+    record->demanded = false;
+    record->pins++;
+    if (record->block.state == BLOCK_SEALED)
+        manager->options.placement->used(manager->policy, id, &record->block);
+    *out_slot = record->replicas[TIER_DEVICE].slot;
+    return STATUS_OK;
+}
+
+/* A staged copy that has just been attended moves in, if the policy wants it and a place is there or can be made without a
+ * write. Takes that wait go first. */
+static bool promote(TierManager *manager, Record *record) {
+    const Placement *placement = manager->options.placement;
+    BlockId id = record_id(manager, record);
+    if (!placement->wants_promotion || manager->take_waits) return false;
+    if (!placement->wants_promotion(manager->policy, id)) return false;
+    if (manager->home_used == manager->home_count && !home_make_room(manager)) {
+        manager->promotion_waits = true;
+        return false;
+    }
+    manager->promotion_waits = false;
+    record->staged = false;
+    manager->staging_used--;
+    manager->home_used++;
+    placement->added(manager->policy, id, &record->block);
+    return true;
+}
+
+void tier_manager_unpin(TierManager *manager, BlockId id) {
+    Record *record = record_at(manager, id);
+    CHECK(record->pins > 0);
+    manager->moves_settled = false;
+    if (--record->pins > 0 || !record->staged || promote(manager, record)) return;
+    if (record_wants(manager, record)->served > 0)
+        staged_park(manager, record);
+    else
+        staged_drop(manager, record);
+}
+
+void tier_manager_score(TierManager *manager, BlockId id, double mass) {
+    record_at(manager, id);
+    const Placement *placement = manager->options.placement;
+    if (placement->scored) placement->scored(manager->policy, id, mass);
+}
+
+/* ---- counts ---- */
+
+void tier_manager_set_free_target(TierManager *manager, uint32_t free_target) {
+    manager->free_target = free_target < manager->home_count ? free_target : manager->home_count;
+    manager->moves_settled = false;
+}
+
+uint32_t tier_manager_in_flight(const TierManager *manager) {
+    return manager->options.transfers_max - manager->free_transfer_count;
+}
+
+/* A block takes one place, whatever copies it has: a device copy with a valid lower one can always go. */
+bool tier_manager_has_room(const TierManager *manager, uint32_t count) {
+    uint64_t places = manager->home_count;
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
+        places += manager->slots[tier].used + tier_slots_free_count(&manager->slots[tier]);
+    uint64_t blocks = (uint64_t)manager->stats.filling + manager->stats.sealed;
+    return count <= manager->free_id_count && blocks + count <= places;
+}
+
+TierManagerStats tier_manager_stats(const TierManager *manager) {
+    TierManagerStats stats = manager->stats;
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
+        const TierSlots *slots = &manager->slots[tier];
+        stats.tiers[tier].slot_count = slots->slot_count;
+        stats.tiers[tier].slots_used = slots->used;
+        stats.tiers[tier].slots_peak = slots->used_peak;
+        stats.tiers[tier].off = slots->off;
+    }
+    return stats;
+}

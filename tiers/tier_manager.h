@@ -1,0 +1,140 @@
+#ifndef TIERS_TIER_MANAGER_H
+#define TIERS_TIER_MANAGER_H
+
+/* The tier manager: where every block's replicas are, and what moves next. A pure state machine: calls come in, transfers
+ * come out. It owns no clock, thread, file or byte of KV; it hands out slot numbers, and the mover (or a simulator) does what the
+ * transfers say. It takes all its memory at create. One thread.
+ *
+ * Tiers, highest first: device, host, nvme; a tier with no slots is absent. The device's slots are shared out at create:
+ *     staging    read-only copies on their way through: attended once, then dropped
+ *     the rest   filling blocks, and sealed blocks that stay (resident)
+ *
+ * A block's replica in a tier is none, writing (a transfer fills it), valid, or reading (a transfer reads it). Rules:
+ *   1. Only a sealed, unpinned block moves down. Its destination slot is taken before the source is given up, and the source
+ *      stays valid until the write has completed.
+ *   2. Sealed bytes never change, so replicas agree, and a device replica with a valid lower one is dropped without a write.
+ *   3. A transfer names block, generation and slots; a completion for a block released meanwhile only frees the slots.
+ *   4. A slot is reused only after every transfer that touches it has completed.
+ *   5. Staging is taken in the order of the want queue, and pinned in that order: whatever its size, the oldest wanted group
+ *      of blocks gets through, so nothing waits for ever. It must hold one attention group at least.
+ *   6. A read that fails, or whose bytes are not the block's, makes the block lost: pins answer STATUS_IO until it is released.
+ *   7. A tier that fails too often is off: no new slots there; what is valid there may still be read. A slot whose write failed
+ *      is never taken again.
+ *   8. A block has one transfer in flight at most. */
+
+#include "tiers/placement.h"
+#include "tiers/tier_slots.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef enum Tier { TIER_DEVICE, TIER_HOST, TIER_NVME, TIER_COUNT } Tier;
+
+const char *tier_name(Tier tier); /* "device", "host", "nvme" */
+
+typedef enum TransferResult {
+    TRANSFER_OK,
+    TRANSFER_NO_SPACE, /* a write found no room: the tier stops growing */
+    TRANSFER_FAILED,   /* I/O error */
+    TRANSFER_CORRUPT,  /* a read gave bytes that are not this block's */
+} TransferResult;
+
+typedef enum TransferReason {
+    REASON_EVICT,
+    REASON_PREFETCH,
+    REASON_DEMAND,
+    REASON_PARK,
+    REASON_COUNT
+} TransferReason;
+
+typedef struct Transfer {
+    uint32_t id; /* unique while in flight */
+    BlockId block;
+    uint32_t generation; /* of the block, when it was issued */
+    Tier from, to;
+    uint32_t from_slot, to_slot;
+    TransferReason reason;
+} Transfer;
+
+typedef struct TierManagerOptions {
+    const Placement *placement;
+    uint32_t slot_count[TIER_COUNT];
+    uint32_t staging_slots;   /* of the device's */
+    uint32_t record_count;    /* blocks that may exist at once; 0: the sum of all slots */
+    uint32_t stream_groups;   /* layers */
+    uint32_t transfers_max;   /* in flight */
+    uint32_t writes_max;      /* of them, downward: the rest is kept for reads */
+    uint32_t want_count_max;  /* longest want queue */
+    uint32_t failures_to_off; /* failed or corrupt transfers before a tier is off (16) */
+    const uint64_t *trace;    /* for a placement that needs one (placement.h), else NULL */
+    uint64_t trace_count;
+} TierManagerOptions;
+
+typedef struct TierStats {
+    uint64_t slot_count, slots_used, slots_peak;
+    uint64_t
+        moves[TIER_COUNT]
+             [REASON_COUNT]; /* completed transfers out of this tier, by destination and reason */
+    uint64_t hits; /* pins served from this tier (staged ones count where they came from) */
+    bool off;
+} TierStats;
+
+typedef struct TierManagerStats {
+    TierStats tiers[TIER_COUNT];
+    uint64_t prefetch_useful, prefetch_late,
+        prefetch_wasted; /* staged before the pin; asked for first; dropped unused */
+    uint64_t lost_blocks, corrupt_blocks, failed_transfers;
+    uint32_t filling, sealed, lost;
+} TierManagerStats;
+
+typedef struct TierManager TierManager;
+
+Status tier_manager_create(TierManager **out, const TierManagerOptions *options);
+void tier_manager_destroy(TierManager *manager);
+
+/* A filling block with a device slot. STATUS_AGAIN: none is free until transfers that are in flight (or can be issued)
+ * complete or pins end. STATUS_NO_SPACE: every tier is full, or the device is full of filling blocks. */
+Status tier_manager_take(TierManager *manager, const BlockIdentity *identity, uint64_t stream,
+                         uint32_t ordinal, BlockId *out);
+void tier_manager_seal(TierManager *manager, BlockId id);
+void tier_manager_release(TierManager *manager,
+                          BlockId id); /* unpinned; slots in transfer are freed at completion */
+
+const Block *tier_manager_block(const TierManager *manager, BlockId id);
+uint32_t tier_manager_device_slot(const TierManager *manager,
+                                  BlockId id); /* resident or filling; else SLOT_NONE */
+
+/* Blocks that will be pinned, in the order of use, after those wanted before. Resident ones cost nothing. Appends up to the
+ * queue's room; *out_taken says how many. A pin takes the block's first want with it. */
+void tier_manager_want(TierManager *manager, const BlockId *ids, uint32_t count,
+                       uint32_t *out_taken);
+void tier_manager_forget_wants(
+    TierManager *manager); /* the plan changed; what was staged goes unless it is wanted again */
+
+/* Pins a block for reading: *out_slot is the device slot, resident or staged. STATUS_AGAIN: on its way (asked for if it was
+ * not wanted); STATUS_IO: lost. */
+Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot);
+void tier_manager_unpin(TierManager *manager,
+                        BlockId id); /* a staged copy is dropped, unless the policy promotes it */
+void tier_manager_score(TierManager *manager, BlockId id,
+                        double mass); /* for policies that need it */
+
+/* Moves down what is above `free_target` free device slots, ahead of need (write-behind). */
+void tier_manager_set_free_target(TierManager *manager, uint32_t free_target);
+
+/* The next transfer to start; false when there is none now. What a pin waits for comes first, then a write that a take waits
+ * for, then reads ahead, then writes ahead. */
+bool tier_manager_next_transfer(TierManager *manager, Transfer *out);
+void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferResult result);
+uint32_t tier_manager_in_flight(const TierManager *manager);
+
+/* Whether `count` more blocks can exist at all, all tiers together (admission). */
+bool tier_manager_has_room(const TierManager *manager, uint32_t count);
+
+TierManagerStats tier_manager_stats(const TierManager *manager);
+
+/* CHECKs every rule above that can be checked from the state: for tests and simulators; O(records). */
+void tier_manager_check(const TierManager *manager);
+
+SPILLWAY_EXTERN_C_END
+
+#endif

@@ -1,0 +1,263 @@
+#include "runtime/base/invariant.h"
+#include "tiers/tier_records.h"
+
+/* ---- who moves down ---- */
+
+typedef struct VictimRules {
+    const TierManager *manager;
+    bool clean_only;   /* with a valid lower copy: nothing to write */
+    bool not_wanted;   /* no pin is expected before its read could be planned again */
+    bool pins_may_end; /* pinned ones count, too */
+} VictimRules;
+
+static bool may_move(void *context, BlockId id) {
+    const VictimRules *rules = context;
+    Record *record = &rules->manager->records[id];
+    if (record->block.state != BLOCK_SEALED || record->staged || !record_on_device(record))
+        return false;
+    if (record->pins > 0 && !rules->pins_may_end) return false;
+    if (record->transfer != TRANSFER_NONE) return false;
+    if (rules->clean_only && record_lower_tier(record) == TIER_COUNT) return false;
+    return !rules->not_wanted || record_wants(rules->manager, record)->served == 0;
+}
+
+static Tier tier_with_room(const TierManager *manager) {
+    Tier tier = TIER_HOST;
+    while (tier < TIER_COUNT && tier_slots_free_count(&manager->slots[tier]) == 0)
+        tier++;
+    return tier;
+}
+
+static Record *choose_by(TierManager *manager, const VictimRules *rules) {
+    BlockId id =
+        manager->options.placement->choose_victim(manager->policy, may_move, (void *)rules);
+    if (id == BLOCK_NONE) return NULL;
+    CHECK(may_move((void *)rules, id));
+    return &manager->records[id];
+}
+
+/* What the policy would move, sparing blocks that are about to be used as long as there are others. */
+static Record *choose_victim(TierManager *manager) {
+    VictimRules rules = {.manager = manager,
+                         .clean_only = tier_with_room(manager) == TIER_COUNT,
+                         .not_wanted = true};
+    Record *record = choose_by(manager, &rules);
+    if (record) return record;
+    rules.not_wanted = false;
+    return choose_by(manager, &rules);
+}
+
+bool home_make_room(TierManager *manager) {
+    if (manager->moves_settled) return false;
+    Record *record = choose_victim(manager);
+    if (!record || record_lower_tier(record) == TIER_COUNT) return false;
+    home_drop(manager, record);
+    return true;
+}
+
+/* A write frees the home slot that it reads, a transfer whose block is gone frees both of its slots. */
+static bool transfer_frees_slots(const TierManager *manager) {
+    if (manager->writes_in_flight > 0) return true;
+    for (uint32_t i = 0; i < manager->options.transfers_max; i++)
+        if (manager->transfers[i].in_flight && manager->transfers[i].orphaned) return true;
+    return false;
+}
+
+bool home_can_leave(TierManager *manager) {
+    if (transfer_frees_slots(manager)) return true;
+    VictimRules rules = {.manager = manager,
+                         .clean_only = tier_with_room(manager) == TIER_COUNT,
+                         .pins_may_end = true};
+    return choose_by(manager, &rules) != NULL;
+}
+
+/* ---- starting ---- */
+
+static bool start(TierManager *manager, Record *record, Tier from, Tier to, uint32_t to_slot,
+                  TransferReason reason, Transfer *out) {
+    uint32_t id = manager->free_transfers[--manager->free_transfer_count];
+    *out = (Transfer){.id = id,
+                      .block = record_id(manager, record),
+                      .generation = record->block.generation,
+                      .from = from,
+                      .to = to,
+                      .from_slot = record->replicas[from].slot,
+                      .to_slot = to_slot,
+                      .reason = reason};
+    CHECK(record->transfer == TRANSFER_NONE && record->replicas[from].state == REPLICA_VALID &&
+          record->replicas[to].state == REPLICA_NONE);
+    record->transfer = id;
+    record->replicas[from].state = REPLICA_READING;
+    record->replicas[to] = (Replica){to_slot, REPLICA_WRITING};
+    manager->transfers[id] =
+        (TransferRecord){.transfer = *out, .in_flight = true, .staged = to == TIER_DEVICE};
+    return true;
+}
+
+/* Room in staging for a read: a free slot, else that of a copy which nobody wants any more, else (for a pin that waits) that
+ * of the copy which is needed last: its want returns to the head of the queue. */
+static bool make_staging_room(TierManager *manager, bool for_pin) {
+    if (manager->staging_used < manager->options.staging_slots) return true;
+    BlockId id = manager->lists.lists[LIST_STALE].first;
+    if (id == BLOCK_NONE && for_pin) {
+        id = manager->lists.lists[LIST_AHEAD].last;
+        while (id != BLOCK_NONE && manager->records[id].demanded)
+            id = manager->lists.nodes[id].previous;
+        if (id != BLOCK_NONE) want_return(manager, &manager->records[id]);
+    }
+    if (id == BLOCK_NONE) return false;
+    staged_drop(manager, &manager->records[id]);
+    return true;
+}
+
+static bool start_read(TierManager *manager, Record *record, TransferReason reason, Transfer *out) {
+    uint32_t slot = tier_slots_take(&manager->slots[TIER_DEVICE]);
+    CHECK(slot != SLOT_NONE);
+    manager->staging_used++;
+    record->staged = true;
+    record->touched = false;
+    return start(manager, record, record_lower_tier(record), TIER_DEVICE, slot, reason, out);
+}
+
+static bool start_demanded(TierManager *manager, Transfer *out) {
+    BlockId id = manager->lists.lists[LIST_DEMANDED].first;
+    if (id == BLOCK_NONE || !make_staging_room(manager, true)) return false;
+    block_lists_remove(&manager->lists, id);
+    return start_read(manager, &manager->records[id], REASON_DEMAND, out);
+}
+
+static bool start_wanted(TierManager *manager, Transfer *out) {
+    Record *record = want_next(manager);
+    if (!record || !make_staging_room(manager, false)) return false;
+    want_serve_first(manager);
+    block_lists_remove(&manager->lists, record_id(manager, record)); /* demanded, too */
+    return start_read(manager, record, REASON_PREFETCH, out);
+}
+
+/* Lower tiers are filled from the top; a resident block with a lower copy leaves at once. */
+static bool start_eviction(TierManager *manager, uint32_t free_wanted, Transfer *out) {
+    if (manager->moves_settled || manager->writes_in_flight == manager->options.writes_max)
+        return false;
+    while (manager->home_count - manager->home_used + manager->leaving_count < free_wanted) {
+        Record *record = choose_victim(manager);
+        if (!record) {
+            manager->moves_settled = true;
+            return false;
+        }
+        if (record_lower_tier(record) < TIER_COUNT) {
+            home_drop(manager, record);
+            continue;
+        }
+        Tier to = tier_with_room(manager);
+        manager->leaving_count++;
+        manager->writes_in_flight++;
+        return start(manager, record, TIER_DEVICE, to, tier_slots_take(&manager->slots[to]),
+                     REASON_EVICT, out);
+    }
+    return false;
+}
+
+bool tier_manager_next_transfer(TierManager *manager, Transfer *out) {
+    if (manager->free_transfer_count == 0) return false;
+    bool waits = manager->take_waits || manager->promotion_waits;
+    uint32_t free_wanted = manager->free_target > 0 ? manager->free_target : waits;
+    return start_demanded(manager, out) ||
+           (manager->take_waits && start_eviction(manager, 1, out)) || start_wanted(manager, out) ||
+           start_eviction(manager, free_wanted, out);
+}
+
+/* ---- ending ---- */
+
+void transfer_orphan(TierManager *manager, Record *record) {
+    TransferRecord *moving = &manager->transfers[record->transfer];
+    moving->orphaned = true;
+    manager->leaving_count -= moving->transfer.to != TIER_DEVICE;
+    record->replicas[moving->transfer.from].state = REPLICA_NONE; /* the transfer's until it ends */
+    record->replicas[moving->transfer.to].state = REPLICA_NONE;
+    record->staged = false;
+    record->transfer = TRANSFER_NONE;
+}
+
+/* What a failure says about the lower tier, whatever has become of the block. */
+static void note_failure(TierManager *manager, const Transfer *transfer, TransferResult result) {
+    bool writes = transfer->to != TIER_DEVICE;
+    TierSlots *slots = &manager->slots[writes ? transfer->to : transfer->from];
+    manager->stats.failed_transfers += result != TRANSFER_CORRUPT;
+    manager->stats.corrupt_blocks += result == TRANSFER_CORRUPT;
+    if (result == TRANSFER_NO_SPACE) {
+        slots->stopped_growing = true;
+        return;
+    }
+    if (++slots->failures >= manager->options.failures_to_off) slots->off = true;
+}
+
+/* A slot that could not be written is not offered again. */
+static void give_written_slot(TierManager *manager, const Transfer *transfer,
+                              TransferResult result) {
+    TierSlots *slots = &manager->slots[transfer->to];
+    if (result == TRANSFER_OK)
+        tier_slots_give(slots, transfer->to_slot);
+    else
+        tier_slots_retire(slots, transfer->to_slot);
+}
+
+static void end_orphan(TierManager *manager, const TransferRecord *moving, TransferResult result) {
+    const Transfer *transfer = &moving->transfer;
+    tier_slots_give(&manager->slots[transfer->from], transfer->from_slot);
+    if (moving->staged) {
+        tier_slots_give(&manager->slots[TIER_DEVICE], transfer->to_slot);
+        manager->staging_used--;
+        return;
+    }
+    manager->home_used--;
+    give_written_slot(manager, transfer, result);
+}
+
+static void end_read(TierManager *manager, Record *record, const Transfer *transfer,
+                     TransferResult result) {
+    record->replicas[transfer->from].state = REPLICA_VALID;
+    record->replicas[TIER_DEVICE].state = REPLICA_VALID;
+    if (result == TRANSFER_OK)
+        staged_park(manager, record);
+    else
+        record_lose(manager, record);
+}
+
+static void end_write(TierManager *manager, Record *record, const Transfer *transfer,
+                      TransferResult result) {
+    manager->leaving_count--;
+    record->replicas[TIER_DEVICE].state = REPLICA_VALID;
+    if (result != TRANSFER_OK) {
+        record->replicas[transfer->to].state = REPLICA_NONE;
+        tier_slots_retire(&manager->slots[transfer->to], transfer->to_slot);
+        return;
+    }
+    record->replicas[transfer->to].state = REPLICA_VALID;
+    if (record->pins == 0 && record_wants(manager, record)->served == 0) home_drop(manager, record);
+}
+
+void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferResult result) {
+    CHECK(transfer_id < manager->options.transfers_max &&
+          manager->transfers[transfer_id].in_flight);
+    TransferRecord moving = manager->transfers[transfer_id];
+    const Transfer *transfer = &moving.transfer;
+    manager->transfers[transfer_id].in_flight = false;
+    manager->free_transfers[manager->free_transfer_count++] = transfer_id;
+    manager->writes_in_flight -= !moving.staged;
+    manager->moves_settled = false;
+    if (result == TRANSFER_OK)
+        manager->stats.tiers[transfer->from].moves[transfer->to][transfer->reason]++;
+    else
+        note_failure(manager, transfer, result);
+    if (moving.orphaned) {
+        end_orphan(manager, &moving, result);
+        return;
+    }
+    Record *record = &manager->records[transfer->block];
+    CHECK(record->transfer == transfer_id && record->block.generation == transfer->generation);
+    record->transfer = TRANSFER_NONE;
+    if (moving.staged)
+        end_read(manager, record, transfer, result);
+    else
+        end_write(manager, record, transfer, result);
+}

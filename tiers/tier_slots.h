@@ -1,0 +1,38 @@
+#ifndef TIERS_TIER_SLOTS_H
+#define TIERS_TIER_SLOTS_H
+
+/* The slots of one tier: which are free, which are taken, which may never be taken again. Inside the tier manager only.
+ *
+ * Slots are taken from those given back first, then in rising order from those never used: a file is no longer than it
+ * must be, and a tier that stops growing (a full disk) goes on with what it has. */
+
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+enum { SLOT_NONE = UINT32_MAX };
+
+typedef struct TierSlots {
+    uint32_t *given_back; /* stack, [given_back_count], owned */
+    uint32_t given_back_count;
+    uint32_t fresh_first; /* slots from here on were never used */
+    uint32_t slot_count;
+    uint32_t retired_count; /* a write to them failed */
+    uint32_t used, used_peak;
+    uint32_t failures;
+    bool stopped_growing, off;
+} TierSlots;
+
+Status tier_slots_create(TierSlots *out, uint32_t slot_count);
+void tier_slots_destroy(TierSlots *slots);
+
+uint32_t tier_slots_free_count(const TierSlots *slots); /* that may be taken */
+uint32_t tier_slots_take(TierSlots *slots);             /* SLOT_NONE when there is none */
+void tier_slots_give(TierSlots *slots, uint32_t slot);
+void tier_slots_retire(TierSlots *slots, uint32_t slot); /* a taken slot leaves for good */
+
+SPILLWAY_EXTERN_C_END
+
+#endif
