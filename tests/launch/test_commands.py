@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Commands end to end on a tiny model: test_commands.py SPILLWAY GOLDEN_MODELS [NAME...]
+"""Commands end to end on a tiny model: test_commands.py SPILLWAY GOLDEN_MODELS [ranks | NAME...]
 
 Every test gets an empty folder. The oracle of a batch that is disturbed is the output of one that is not: ids, times and
 seeds come from the input, so lines must be equal byte for byte."""
@@ -421,9 +421,60 @@ def test_disk_full(folder):
     assert sorted_lines(folder / "out.jsonl") == answers
 
 
+# ---- on two ranks: the program starts mpirun by itself ----
+
+
+def ranks_same_answers(folder):
+    lines = sampled_lines(40, 8) + ["broken"]
+    answers, failures = clean_run(folder, lines)
+    batch(folder, "--ranks", "2")
+    texts = lambda path: {record["custom_id"]: len(record["response"]["body"]["choices"][0]["text"])
+                          for record in records(path)}
+    assert texts(folder / "out.jsonl").keys() == texts(folder / "clean" / "out.jsonl").keys()
+    assert sorted_lines(folder / "out.errors.jsonl") == failures
+    batch(folder, "--ranks", "2", output="again.jsonl")
+    assert sorted_lines(folder / "again.jsonl") == sorted_lines(folder / "out.jsonl")
+
+
+def ranks_stopped(folder):
+    """A signal to the launcher stops both ranks at the same step; the same command goes on."""
+    write_lines(folder / "in.jsonl", sampled_lines(800, 60))
+    output = folder / "out.jsonl"
+    for name in (signal.SIGTERM, signal.SIGUSR1):
+        before = output.read_bytes().count(b"\n") if output.exists() else 0
+        process = start_batch(folder, "--ranks", "2", *SLOW)
+        wait_for_lines(output, before + 5, process)
+        process.send_signal(name)
+        err = process.communicate(timeout=LIMIT_S)[1].decode()
+        assert process.returncode == 75, (name, process.returncode, err)
+        ids = [record["custom_id"] for record in records(output)]
+        assert len(ids) == len(set(ids)) and output.read_bytes().endswith(b"\n")
+    batch(folder, "--ranks", "2")
+    assert sorted(record["custom_id"] for record in records(output)) == sorted(f"id {i}" for i in range(800))
+
+
+def ranks_failures(folder):
+    """What fails on rank 0 alone ends both, with its own code and one line."""
+    write_lines(folder / "in.jsonl", sampled_lines(3, 2))
+    one_error(batch(folder, "--ranks", "2", source="none.jsonl", rc=66)[1], "E-FILE-MISSING")
+    one_error(run("run", MODEL, "--ranks", "2", "-p", "x", "-n", "100000", "--quiet", rc=65)[1], "E-CONTEXT-LENGTH")
+
+
+def ranks_input(folder):
+    base = ["run", MODEL, "--raw", "-n", "12", "--ignore-eos", "--quiet", "--ranks", "2"]
+    assert run(*base, "-p", "-", text=b"hello world")[0] == run(*base, "-p", "hello world")[0]
+    base = ["chat", MODEL, "--chat-template", "chatml", "-n", "6", "--ignore-eos", "--quiet", "--ranks", "2"]
+    assert run(*base, text=b"hello\n/clear\nhello\n")[0] == run(*base, text=b"hello\n")[0] * 2
+
+
 def main():
     wanted = sys.argv[3:]
-    tests = {name: test for name, test in globals().items() if name.startswith("test_") and (not wanted or name in wanted)}
+    prefix = "ranks_" if wanted == ["ranks"] else "test_"
+    if prefix == "ranks_" and not shutil.which("mpirun"):
+        print("0 passed, 0 failed, 1 skipped")
+        return 77
+    tests = {name: test for name, test in globals().items()
+             if name in wanted or (name.startswith(prefix) and wanted in ([], ["ranks"]))}
     failed = []
     for name, test in tests.items():
         folder = pathlib.Path(tempfile.mkdtemp(prefix="spillway_commands_"))
