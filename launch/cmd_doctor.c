@@ -17,6 +17,7 @@
 #include "kernels/cpu_features.h"
 #include "launch/command.h"
 #include "launch/launcher.h"
+#include "runtime/base/machine.h"
 #include "runtime/comm/comm.h"
 
 typedef enum Verdict { VERDICT_OK, VERDICT_WARN, VERDICT_FAIL } Verdict;
@@ -101,17 +102,18 @@ static void check_cores(const Settings *settings, Finding *out) {
 
 static void check_memory(const Settings *settings, Finding *out) {
     (void)settings;
-    unsigned long long total = 0, free_kib = 0, limit = 0;
-    read_number("/proc/meminfo", "MemTotal:", &total);
-    read_number("/proc/meminfo", "MemAvailable:", &free_kib);
+    unsigned long long total_kib = 0, limit = 0;
+    const double gibibyte = 1 << 30;
+    double available = (double)machine_available_bytes() / gibibyte;
+    read_number("/proc/meminfo", "MemTotal:", &total_kib);
     bool limited = read_number("/sys/fs/cgroup/memory.max", "", &limit);
     char group[64] = "";
     if (limited)
-        snprintf(group, sizeof group, ", control group %.1f GiB", (double)limit / (1 << 30));
-    bool low = free_kib < 1 << 20;
+        snprintf(group, sizeof group, ", control group %.1f GiB", (double)limit / gibibyte);
+    bool low = available < 1;
     say(out, low ? VERDICT_WARN : VERDICT_OK,
         low ? "less than 1 GiB is free: give a small --kv-device-size" : "",
-        "%.1f of %.1f GiB free%s", (double)free_kib / (1 << 20), (double)total / (1 << 20), group);
+        "%.1f of %.1f GiB free%s", available, (double)total_kib / (1 << 20), group);
 }
 
 static void describe_limit(rlim_t limit, char *out, size_t out_bytes) {

@@ -249,7 +249,7 @@ def test_batch_errors(folder):
     batch(folder, "--one-file", "--retry-errors", output="one.jsonl")
     assert sorted_lines(folder / "one.jsonl") == sorted(before[0] + before[1])
     err = batch(folder, "--no-lenient", output="strict.jsonl", rc=65)[1]
-    assert "line 2:" in err and "line 3:" in err and "line 5: temperature" in err and "refused as a whole" in err
+    assert "error[E-BATCH-LINE]" in err and "line 2:" in err and "line 3:" in err and "line 5: temperature" in err and "refused as a whole" in err
     assert not (folder / "strict.jsonl").exists()
 
 
