@@ -104,7 +104,8 @@ static Status add_text(Sequence *sequence, const Tokenizer *tokenizer, int32_t t
     *out_matched = false;
     sequence->piece.bytes = 0;
     sequence->text.bytes = 0;
-    if (!tokenizer) return STATUS_OK;
+    /* an embedding table may be padded beyond the vocabulary: such an id has no text */
+    if (!tokenizer || (uint32_t)token >= tokenizer_vocab_count(tokenizer)) return STATUS_OK;
     TRY(token_stream_push(&sequence->stream, token, &sequence->piece));
     if (sequence->piece.bytes == 0) return STATUS_OK;
     if (sequence_generated_count(sequence) < sequence->request.min_tokens)
