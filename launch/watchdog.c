@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,7 +21,7 @@
 
 /* A tick every quarter of a second; silent for 3 s is odd; a tick that comes a second late means that this process
  * itself was paused. Those that left with an error take the others along after 1.5 s, if the launcher did not. */
-enum { TICK_MS = 250, SILENT_TICKS = 12, PAUSE_MS = 1000, FAREWELL_TICKS = 6 };
+enum { TICK_MS = 250, MEET_MS = 10, SILENT_TICKS = 12, PAUSE_MS = 1000, FAREWELL_TICKS = 6 };
 enum {
     SWEEP_MS = 1000,
     SWEEP_STEP_MS = 50,
@@ -166,7 +167,7 @@ static void check_dead_peer(Watchdog *watchdog, int peer) {
     struct pollfd *polled = &watchdog->polled[POLL_PEERS + peer];
     if (atomic_load(&slot->state) == PEER_RUNS)
         end_because_of(watchdog, peer, "was killed or crashed");
-    close(polled->fd);
+    if (polled->fd >= 0) close(polled->fd);
     polled->fd = -1;
     polled->revents = 0;
     watchdog->peers[peer].gone = true;
@@ -213,14 +214,8 @@ static void check_farewell(Watchdog *watchdog, int peer) {
 }
 
 static void check_peer(Watchdog *watchdog, int peer) {
-    BoardSlot *slot = &watchdog->board->slots[peer];
     Peer *known = &watchdog->peers[peer];
-    int process = atomic_load(&slot->process);
-    if (process == 0) return;
-    if (!known->opened) {
-        known->opened = true;
-        watchdog->polled[POLL_PEERS + peer].fd = open_process(process);
-    }
+    if (!known->opened) return;
     if (!known->gone) check_heartbeat(watchdog, peer);
     check_farewell(watchdog, peer);
 }
@@ -311,11 +306,32 @@ static void check_deaths(Watchdog *watchdog) {
     end_job(watchdog, text);
 }
 
+/* A pidfd of each peer that has come to the board since; true when all have. Where the kernel gives none, the heartbeat
+ * alone tells. */
+static bool meet_peers(Watchdog *watchdog) {
+    int met = 0;
+    for (int peer = 0; peer < watchdog->local_size; peer++) {
+        BoardSlot *slot = &watchdog->board->slots[peer];
+        Peer *known = &watchdog->peers[peer];
+        int process = atomic_load(&slot->process);
+        if (!known->opened && process != 0 && slot != watchdog->own) {
+            known->opened = true;
+            watchdog->polled[POLL_PEERS + peer].fd = open_process(process);
+            if (watchdog->polled[POLL_PEERS + peer].fd < 0 && errno == ESRCH)
+                check_dead_peer(watchdog, peer);
+        }
+        met += process != 0;
+    }
+    return met == watchdog->local_size;
+}
+
 static void *watch(void *argument) {
     Watchdog *watchdog = argument;
     nfds_t count = POLL_PEERS + (nfds_t)watchdog->local_size;
+    bool all_met = false;
     while (!watchdog->polled[POLL_STOP].revents) {
-        int ready = poll(watchdog->polled, count, TICK_MS);
+        if (!all_met) all_met = meet_peers(watchdog);
+        int ready = poll(watchdog->polled, count, all_met ? TICK_MS : MEET_MS);
         if (ready > 0) check_deaths(watchdog);
         tick(watchdog);
     }
@@ -355,10 +371,12 @@ static Status watchdog_fill(Watchdog *watchdog) {
     return open_descriptors(watchdog);
 }
 
-static void write_own_slot(Watchdog *watchdog) {
+static void enter_board(Watchdog *watchdog) {
     write_phase(watchdog->own, "start-up");
     atomic_store(&watchdog->own->rank, watchdog->options.comm->rank);
     atomic_store(&watchdog->own->process, getpid());
+    /* So that a stopped rank finds out too: nobody else may be left to kill it. Harmless to those who run. */
+    prctl(PR_SET_PDEATHSIG, SIGCONT);
 }
 
 /* The thread takes no signals: they are the business of launch/stop. */
@@ -385,7 +403,7 @@ Status watchdog_start(Watchdog **out, const WatchdogOptions *options) {
     pthread_mutex_init(&watchdog->comm_lock, NULL);
     Status status = watchdog_fill(watchdog);
     if (status == STATUS_OK) {
-        write_own_slot(watchdog);
+        enter_board(watchdog);
         status = start_thread(watchdog);
     }
     if (status != STATUS_OK) {
