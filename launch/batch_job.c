@@ -589,8 +589,8 @@ static ProgressState progress_state(const BatchJob *job) {
         .prompt_tokens = stats->prompt_tokens,
         .generated_tokens = stats->generated_tokens,
         .running = stats->running,
-        .kv_used_bytes = stats->kv_used_bytes,
-        .kv_capacity_bytes = stats->kv_capacity_bytes,
+        .kv_used_bytes = stats->tiers[TIER_DEVICE].used_bytes,
+        .kv_capacity_bytes = stats->tiers[TIER_DEVICE].capacity_bytes,
     };
 }
 

@@ -50,8 +50,8 @@ static void print_state(void *user) {
              "KV %llu of %llu bytes",
              (unsigned long long)stats->steps, stats->running, stats->waiting,
              (unsigned long long)stats->prompt_tokens, (unsigned long long)stats->generated_tokens,
-             (unsigned long long)stats->kv_used_bytes,
-             (unsigned long long)stats->kv_capacity_bytes);
+             (unsigned long long)stats->tiers[TIER_DEVICE].used_bytes,
+             (unsigned long long)stats->tiers[TIER_DEVICE].capacity_bytes);
 }
 
 /* ---- opening ---- */
@@ -135,9 +135,22 @@ static Status open_engine(Session *session) {
         .max_num_seqs = (uint32_t)settings->max_num_seqs,
         .max_num_batched_tokens = (uint32_t)settings->max_num_batched_tokens,
         .block_tokens = (uint32_t)settings->block_size,
+        .kv_nvme_dirs = settings->kv_nvme_dir.items,
+        .kv_nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count,
+        .kv_placement = settings->kv_placement,
+        .io_engine = settings->io,
+        .io_depth = (uint32_t)settings->io_depth,
         .hooks = {session, stop_with_deadline, unit_begin, unit_end},
     };
-    Status status = kv_bytes(session, &options.kv_device_bytes);
+    /* the node's ranks share its memory and its disks */
+    options.kv_bytes[TIER_HOST] =
+        settings->kv_host_size.bytes / (uint64_t)session->ranks.comm->local_size;
+    options.kv_bytes[TIER_NVME] =
+        settings->kv_nvme_size.bytes / (uint64_t)session->ranks.comm->local_size;
+    Status status = kv_bytes(session, &options.kv_bytes[TIER_DEVICE]);
+    for (size_t i = 0; i < settings->fault.count && status == STATUS_OK; i++)
+        status = io_fault_add(&session->faults, settings->fault.items[i]);
+    if (settings->fault.count > 0) options.io_faults = &session->faults;
     TRY(ranks_vote(&session->ranks, status));
     status = engine_open(&session->engine, &options, session->weights, session->tokenizer,
                          session->ranks.comm);
@@ -145,6 +158,22 @@ static Status open_engine(Session *session) {
     const RanksFact fact = {"kernels", engine_kernels_name(session->engine)};
     session->loaded_seconds = monotonic_seconds();
     return ranks_agree(&session->ranks, &fact, 1);
+}
+
+static void print_tiers(const Session *session) {
+    const EngineStats *stats = engine_stats(session->engine);
+    if (stats->tiers[TIER_HOST].capacity_bytes + stats->tiers[TIER_NVME].capacity_bytes == 0)
+        return;
+    log_line(LOG_INFO, "session",
+             "KV spills: host %.1f MiB, nvme %.1f MiB a rank, placement %s, %u sequences at once",
+             (double)stats->tiers[TIER_HOST].capacity_bytes / 1048576,
+             (double)stats->tiers[TIER_NVME].capacity_bytes / 1048576,
+             session->settings->kv_placement, engine_max_num_seqs(session->engine));
+    const RingFacts *ring = engine_ring(session->engine);
+    char text[256];
+    if (!ring) return;
+    ring_describe(ring, text, sizeof text);
+    log_line(LOG_INFO, "session", "spill I/O: %s", text);
 }
 
 static void print_banner(const Session *session) {
@@ -158,8 +187,9 @@ static void print_banner(const Session *session) {
     log_line(LOG_INFO, "session",
              "context %u tokens, KV %.1f MiB a rank in blocks of %u tokens, weights %.1f MiB a "
              "rank, loaded in %.2f s",
-             engine_max_model_len(session->engine), (double)stats->kv_capacity_bytes / 1048576,
-             stats->kv_block_tokens, (double)stats->weight_bytes / 1048576,
+             engine_max_model_len(session->engine),
+             (double)stats->tiers[TIER_DEVICE].capacity_bytes / 1048576, stats->kv_block_tokens,
+             (double)stats->weight_bytes / 1048576,
              session->loaded_seconds - session->started_seconds);
 }
 
@@ -194,6 +224,7 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
 /* An error that the other ranks cannot know of ends the job from here. */
 static Status lead(Session *session, const SessionPlan *plan) {
     print_banner(session);
+    print_tiers(session);
     Status status = plan->work(session, plan->user);
     bool engine_broken = status == STATUS_DEVICE || status == STATUS_PEER;
     if (engine_broken && session->ranks.comm->size > 1)

@@ -23,6 +23,7 @@ typedef struct Session {
     const ChatTemplate *chat; /* NULL: none, or one that is not known */
     char chat_refusal[512];   /* why the model's own cannot be used; "" when it has none */
     Engine *engine;
+    IoFaultPlan faults; /* --fault; empty without */
     SamplingOptions
         sampling;           /* what a request has that says nothing: flags, else the model's own */
     double started_seconds; /* monotonic_seconds when the command began */

@@ -34,7 +34,12 @@ typedef struct Settings {
     int64_t max_model_len; /* 0: the model's own */
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t block_size; /* tokens; 0: auto */
-    OptionSize kv_device_size;
+    OptionSize kv_device_size, kv_host_size, kv_nvme_size;
+    OptionList kv_nvme_dir;
+    const char *kv_placement;
+    const char *io;
+    int64_t io_depth;
+    OptionList fault;
 
     /* sampling */
     int64_t seed;

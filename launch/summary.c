@@ -18,9 +18,11 @@ double summary_decode_rate(const Summary *summary) {
     return rate(summary->decode_tokens, summary->stats->seconds_decode);
 }
 
-static json_t *tier(uint64_t capacity_bytes, uint64_t peak_bytes) {
-    return json_pack("{sI sI si si}", "capacity_bytes", (json_int_t)capacity_bytes, "peak_bytes",
-                     (json_int_t)peak_bytes, "read_bytes", 0, "written_bytes", 0);
+static json_t *tier_to_json(const EngineTierStats *tier) {
+    return json_pack("{sI sI sI sI}", "capacity_bytes", (json_int_t)tier->capacity_bytes,
+                     "peak_bytes", (json_int_t)tier->peak_bytes, "read_bytes",
+                     (json_int_t)tier->read_bytes, "written_bytes",
+                     (json_int_t)tier->written_bytes);
 }
 
 static json_t *to_json(const Summary *summary) {
@@ -28,18 +30,20 @@ static json_t *to_json(const Summary *summary) {
     char digest[32];
     snprintf(digest, sizeof digest, "%016" PRIx64, stats->determinism_digest);
     return json_pack(
-        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{si si si sf}} s{sf sf} s{so so so} si si sI ss}",
+        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{sf sf sf sf}} s{sf sf} s{so so so} sI sI sI ss}",
         "lines", "ok", (json_int_t)summary->lines_ok, "failed", (json_int_t)summary->lines_failed,
         "skipped", (json_int_t)summary->lines_skipped, "tokens", "prompt",
         (json_int_t)stats->prompt_tokens, "generated", (json_int_t)stats->generated_tokens,
         "recomputed", (json_int_t)stats->recomputed_tokens, "seconds", "total",
         summary->seconds_total, "load", summary->seconds_load, "prefill", stats->seconds_prefill,
-        "decode", stats->seconds_decode, "stall", "nvme", 0, "host", 0, "copy", 0, "peer",
+        "decode", stats->seconds_decode, "stall", "nvme", stats->seconds_stalled[TIER_NVME], "host",
+        stats->seconds_stalled[TIER_HOST], "copy", stats->seconds_stalled[TIER_DEVICE], "peer",
         stats->seconds_collective, "tokens_per_second", "prefill", summary_prefill_rate(summary),
         "decode", summary_decode_rate(summary), "tiers", "device",
-        tier(stats->kv_capacity_bytes, stats->kv_peak_bytes), "host", tier(0, 0), "nvme",
-        tier(0, 0), "corrupt_blocks", 0, "io_errors", 0, "memory_peak_bytes",
-        (json_int_t)stats->memory_peak_bytes, "determinism_digest", digest);
+        tier_to_json(&stats->tiers[TIER_DEVICE]), "host", tier_to_json(&stats->tiers[TIER_HOST]),
+        "nvme", tier_to_json(&stats->tiers[TIER_NVME]), "corrupt_blocks",
+        (json_int_t)stats->corrupt_blocks, "io_errors", (json_int_t)stats->io_errors,
+        "memory_peak_bytes", (json_int_t)stats->memory_peak_bytes, "determinism_digest", digest);
 }
 
 Status summary_write_json(const Summary *summary, const char *path) {
@@ -71,7 +75,23 @@ void summary_print(const Summary *summary, FILE *out) {
     fprintf(out, "seconds    %.2f in all: load %.2f, prefill %.2f, decode %.2f; with peers %.2f\n",
             summary->seconds_total, summary->seconds_load, stats->seconds_prefill,
             stats->seconds_decode, stats->seconds_collective);
+    const EngineTierStats *device = &stats->tiers[TIER_DEVICE];
     fprintf(out, "memory     KV %.1f of %.1f MiB at the peak, resident %.1f MiB at the peak\n",
-            (double)stats->kv_peak_bytes / mebibyte, (double)stats->kv_capacity_bytes / mebibyte,
+            (double)device->peak_bytes / mebibyte, (double)device->capacity_bytes / mebibyte,
             (double)stats->memory_peak_bytes / mebibyte);
+    for (int i = TIER_HOST; i < TIER_COUNT; i++) {
+        const EngineTierStats *tier = &stats->tiers[i];
+        if (tier->capacity_bytes == 0) continue;
+        fprintf(out,
+                "%-10s %.1f of %.1f MiB at the peak, %.1f MiB read, %.1f MiB written, %.2f s "
+                "waited for\n",
+                tier_name((Tier)i), (double)tier->peak_bytes / mebibyte,
+                (double)tier->capacity_bytes / mebibyte, (double)tier->read_bytes / mebibyte,
+                (double)tier->written_bytes / mebibyte, stats->seconds_stalled[i]);
+    }
+    if (stats->corrupt_blocks + stats->io_errors > 0)
+        fprintf(out,
+                "faults     %" PRIu64 " corrupt blocks, %" PRIu64
+                " I/O errors; what they held was computed again\n",
+                stats->corrupt_blocks, stats->io_errors);
 }

@@ -132,7 +132,9 @@ static bool size_scale(const char *text, double number, double unit, uint64_t *o
 
 static bool parse_size(const OptionRow *row, const char *text, void *out_value, char *out_why) {
     OptionSize size = {0, 0};
-    if (!is_zero_word(row, text)) {
+    if (row->least_word && strcmp(row->least_word, text) == 0) {
+        size.bytes = OPTION_SIZE_LEAST;
+    } else if (!is_zero_word(row, text)) {
         double number;
         const char *end;
         if (!read_number(text, &number, &end, out_why)) return false;
@@ -157,6 +159,8 @@ static void print_size(const OptionRow *row, const void *value, FILE *out) {
     const OptionSize *size = value;
     if (size->per_cent > 0) {
         fprintf(out, "%.17g%%", size->per_cent);
+    } else if (size->bytes == OPTION_SIZE_LEAST) {
+        fputs(row->least_word, out);
     } else if (size->bytes == 0) {
         fputs(row->zero_word ? row->zero_word : "0", out);
     } else {

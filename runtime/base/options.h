@@ -33,6 +33,9 @@ typedef struct OptionSize {
     double per_cent;
 } OptionSize;
 
+#define OPTION_SIZE_LEAST \
+    UINT64_MAX /* bytes: the least that works, whoever reads it knows how much */
+
 typedef struct OptionList {
     const char **items; /* [count]; owned by the OptionSet */
     size_t count;
@@ -46,6 +49,7 @@ typedef struct OptionRow {
     const char *value_name;   /* "N" in help; NULL for flags */
     const char *default_text; /* as one would write it; NULL: unset */
     const char *zero_word;    /* "auto": word that stands for 0; NULL */
+    const char *least_word;   /* OPTION_SIZE: "min", word that stands for OPTION_SIZE_LEAST; NULL */
     const char *choices;      /* OPTION_CHOICE: "text|json" */
     double min, max;          /* OPTION_INTEGER, OPTION_REAL, OPTION_DURATION; both 0: any */
     const char *help;         /* one sentence, lower case, no full stop */

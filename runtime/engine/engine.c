@@ -19,6 +19,14 @@ uint32_t engine_max_model_len(const Engine *engine) {
     return engine->options.max_model_len;
 }
 
+uint32_t engine_max_num_seqs(const Engine *engine) {
+    return engine->options.max_num_seqs;
+}
+
+const RingFacts *engine_ring(const Engine *engine) {
+    return kv_cache_ring(engine->cache);
+}
+
 const char *engine_kernels_name(const Engine *engine) {
     return engine->kernels.name;
 }
@@ -39,11 +47,12 @@ static Status check_request(const Engine *engine, const Request *request) {
              engine->options.max_model_len, request->prompt_count, request->max_tokens);
     if (!scheduler_fits(engine->scheduler, (uint32_t)total))
         FAIL(CONTEXT_LENGTH,
-             "%llu tokens need %llu bytes of KV on a rank; %llu are there (see --kv-device-size)",
+             "%llu tokens need %llu bytes of KV on a rank; %llu are there (see --kv-device-size, "
+             "--kv-host-size, --kv-nvme-size)",
              (unsigned long long)total,
              (unsigned long long)(divide_up(total, engine->options.block_tokens) *
                                   engine->stats.kv_block_bytes * engine->config.layer_count),
-             (unsigned long long)engine->stats.kv_capacity_bytes);
+             (unsigned long long)engine->stats.tiers[TIER_DEVICE].capacity_bytes);
     if (request->stop_count > REQUEST_STOPS_MAX)
         FAIL(REQUEST, "stop has %u strings; at most %d are possible", request->stop_count,
              REQUEST_STOPS_MAX);
@@ -119,11 +128,11 @@ static void plan_run(Engine *engine, const ScheduledRun *run, uint32_t *logit_ro
                      StepPlan *plan) {
     Sequence *sequence = &engine->sequences[run->task];
     const ScheduledTask *task = scheduler_task(engine->scheduler, run->task);
-    if (run->newly_admitted) {
+    if (!sequence->opened) {
         plan->opens[plan->open_count++] = (PlanOpen){
             .slot = task->slot, .token_capacity = task->token_capacity, .sequence_id = task->id};
         sequence->opened = true;
-        sequence->started_at = monotonic_seconds();
+        if (sequence->started_at == 0) sequence->started_at = monotonic_seconds();
     }
     uint32_t logit_count = wanted_logits(engine, run);
     plan->sequences[plan->sequence_count++] = (PlanSequence){.slot = task->slot,
@@ -149,8 +158,14 @@ static void build_plan(Engine *engine, uint32_t run_count, StepPlan *plan) {
         plan_run(engine, &engine->runs[i], &logit_row_count, plan);
 }
 
+static bool is_lost(const Engine *engine, uint32_t task) {
+    uint32_t slot = scheduler_task(engine->scheduler, task)->slot;
+    return engine->lost[slot / 64] >> slot % 64 & 1;
+}
+
 static bool samples_next(const Engine *engine, const LogitOwner *owner) {
     const Sequence *sequence = &engine->sequences[owner->task];
+    if (is_lost(engine, owner->task)) return false;
     return sequence->request.max_tokens > 0 && owner->position + 1 == sequence->token_count;
 }
 
@@ -179,7 +194,10 @@ static Status sample_row(Engine *engine, const LogitOwner *owner, const float *l
 static void report_logits(Engine *engine, const LogitOwner *owner, const float *logits) {
     Sequence *sequence = &engine->sequences[owner->task];
     const RequestSink *sink = &sequence->request.sink;
-    if (!sink->on_logits || owner->position >= sequence->request.prompt_count) return;
+    bool wanted = sink->on_logits && owner->position < sequence->request.prompt_count;
+    if (!wanted || owner->position != sequence->logits_reported || is_lost(engine, owner->task))
+        return;
+    sequence->logits_reported++;
     LogitsEvent event = {.request_id = sequence->request.id,
                          .position = owner->position,
                          .logits = logits,
@@ -245,6 +263,32 @@ static bool settle_runs(Engine *engine, uint32_t run_count) {
     return any_prompt;
 }
 
+/* Sequences that lost a block wait again, ahead of the others, and are computed anew: prompt and answer so far. What tiers
+ * still hold limits what is admitted from now on. */
+static void requeue_lost(Engine *engine) {
+    for (uint32_t i = scheduler_running_count(engine->scheduler); i-- > 0;) {
+        uint32_t task = scheduler_task_at(engine->scheduler, i);
+        if (!engine->sequences[task].opened || !is_lost(engine, task)) continue;
+        ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
+        engine->closes[engine->close_count++] = scheduled->slot;
+        engine->sequences[task].opened = false;
+        engine->stats.recomputed_tokens += scheduled->computed_count;
+        scheduler_requeue(engine->scheduler, task);
+    }
+    scheduler_set_block_count(engine->scheduler, engine->layer_blocks);
+}
+
+/* What no longer fits after a tier went away ends with the reason. */
+static void end_unfit(Engine *engine) {
+    for (uint32_t i = task_count(engine); i-- > scheduler_running_count(engine->scheduler);) {
+        uint32_t task = scheduler_task_at(engine->scheduler, i);
+        if (!scheduler_fits(engine->scheduler,
+                            scheduler_task(engine->scheduler, task)->token_capacity))
+            end_task(engine, task, FINISH_ERROR, ERROR_CONTEXT_LENGTH,
+                     "a KV tier went away, and the tiers left cannot hold this request");
+    }
+}
+
 static void end_prompt_only(Engine *engine, uint32_t run_count) {
     for (uint32_t i = 0; i < run_count; i++) {
         const Sequence *sequence = &engine->sequences[engine->runs[i].task];
@@ -255,11 +299,8 @@ static void end_prompt_only(Engine *engine, uint32_t run_count) {
     }
 }
 
-static void note_kv(Engine *engine) {
-    BlockTableStats blocks = kv_cache_stats(engine->cache);
-    uint64_t block_bytes = align_up(engine->stats.kv_block_bytes, 64);
-    engine->stats.kv_used_bytes = (blocks.filling + blocks.sealed) * block_bytes;
-    engine->stats.kv_peak_bytes = blocks.used_peak * block_bytes;
+static void note_load(Engine *engine) {
+    engine_note_kv(engine);
     engine->stats.running = scheduler_running_count(engine->scheduler);
     engine->stats.waiting = scheduler_waiting_count(engine->scheduler);
 }
@@ -281,7 +322,7 @@ Status engine_step(Engine *engine, bool *out_idle) {
     end_cancelled(engine);
     uint32_t run_count = scheduler_plan(engine->scheduler, engine->stop == STOP_NONE, engine->runs);
     *out_idle = run_count == 0;
-    note_kv(engine);
+    note_load(engine);
     if (run_count == 0) {
         CHECK(task_count(engine) == 0);
         return STATUS_OK;
@@ -294,9 +335,11 @@ Status engine_step(Engine *engine, bool *out_idle) {
     TRY(plan_send(&engine->channel, &plan));
     TRY(engine_run_step(engine, &plan, take_logits));
     engine_unit_end(engine);
+    requeue_lost(engine);
+    end_unfit(engine);
     end_prompt_only(engine, run_count);
     note_times(engine, monotonic_seconds() - start, any_prompt);
-    note_kv(engine);
+    note_load(engine);
     return STATUS_OK;
 }
 

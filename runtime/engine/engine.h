@@ -17,6 +17,8 @@
 #include "runtime/models/model.h"
 #include "runtime/text/tokenizer.h"
 #include "runtime/weights/weights.h"
+#include "tiers/ring.h"
+#include "tiers/tier_manager.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -38,13 +40,24 @@ typedef struct EngineOptions {
     uint32_t max_num_seqs;           /* sequences in a step, at most 256 */
     uint32_t max_num_batched_tokens; /* rows of a step */
     uint32_t block_tokens;           /* 0: auto */
-    uint64_t
-        kv_device_bytes; /* of this rank; 0: what max_num_seqs sequences need, at most half of free memory */
+    /* KV budgets of this rank. Device 0: what max_num_seqs sequences need, at most half of free memory; UINT64_MAX: the least
+     * that works. Host and nvme 0: absent. */
+    uint64_t kv_bytes[TIER_COUNT];
+    const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */
+    uint32_t kv_nvme_dir_count;
+    const char *kv_placement; /* name of a row */
+    const char *io_engine;    /* "auto", "uring", "threads" */
+    uint32_t io_depth;
+    IoFaultPlan *io_faults; /* tests; NULL: none */
     bool synthetic_weights; /* later: random weights of the config */
     EngineHooks hooks;
 } EngineOptions;
 
 typedef struct Engine Engine;
+
+typedef struct EngineTierStats {
+    uint64_t capacity_bytes, used_bytes, peak_bytes, read_bytes, written_bytes;
+} EngineTierStats;
 
 /* Seconds spent, for the time split of a step and the summary. */
 typedef struct EngineStats {
@@ -55,9 +68,12 @@ typedef struct EngineStats {
     double seconds_prefill,
         seconds_decode; /* of steps that held any prefill row; of pure decode steps */
     double seconds_matmul, seconds_attention, seconds_collective, seconds_sampling, seconds_other;
-    uint64_t kv_capacity_bytes, kv_used_bytes,
-        kv_peak_bytes; /* this rank; summed over ranks once engine_stop is through */
-    uint64_t kv_block_bytes;
+    EngineTierStats
+        tiers[TIER_COUNT]; /* this rank; summed over ranks once engine_stop is through */
+    uint64_t corrupt_blocks, io_errors;
+    uint64_t prefetch_useful, prefetch_late, prefetch_wasted;
+    double seconds_stalled[TIER_COUNT]; /* waiting for blocks of that tier; device: for room */
+    uint64_t kv_block_bytes;            /* with header and padding */
     uint32_t kv_block_tokens;
     uint64_t weight_bytes;      /* packed, this rank */
     uint64_t memory_peak_bytes; /* resident; summed over ranks once engine_stop is through */
@@ -73,6 +89,9 @@ void engine_close(Engine *engine);
 
 const ModelConfig *engine_model(const Engine *engine);
 uint32_t engine_max_model_len(const Engine *engine);
+uint32_t engine_max_num_seqs(const Engine *engine); /* after the budgets had their say */
+const RingFacts *
+engine_ring(const Engine *engine); /* what is really on; NULL without an nvme tier */
 const char *engine_kernels_name(const Engine *engine); /* "avx512" */
 
 /* Refuses at once, with the numbers, what can never run (E-CONTEXT-LENGTH, E-REQUEST); else the request waits its turn.

@@ -2,11 +2,37 @@
  * use is taken here. */
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/base/bytes.h"
 #include "runtime/base/machine.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/engine/engine_parts.h"
+
+enum { IO_DEPTH = 32 };
+
+static KvBudgetInput budget_input(const Engine *engine, uint32_t kv_head_count) {
+    const EngineOptions *options = &engine->options;
+    KvBudgetInput input = {.shape = {kv_head_count, engine->config.head_dim, options->block_tokens},
+                           .layer_count = engine->config.layer_count,
+                           .sequence_max = options->max_num_seqs,
+                           .token_max = options->max_model_len,
+                           .row_count_max = options->max_num_batched_tokens};
+    memcpy(input.bytes, options->kv_bytes, sizeof input.bytes);
+    return input;
+}
+
+static void fill_budgets(Engine *engine) {
+    uint64_t *device = &engine->options.kv_bytes[TIER_DEVICE];
+    if (*device == 0) *device = machine_available_bytes() / 2 / (uint64_t)engine->comm->size;
+}
+
+/* The same on every rank: reckoned for the one that holds most KV heads. */
+static uint32_t auto_block_tokens(const Engine *engine) {
+    uint32_t ranks = (uint32_t)engine->comm->size;
+    return kv_budget_block_tokens((uint32_t)divide_up(engine->config.kv_head_count, ranks),
+                                  engine->config.head_dim);
+}
 
 static Status check_options(Engine *engine) {
     EngineOptions *options = &engine->options;
@@ -18,10 +44,8 @@ static Status check_options(Engine *engine) {
         FAIL(USAGE, "--max-num-seqs %u: 1 to %d are possible", options->max_num_seqs, SLOTS_MAX);
     if (options->max_num_batched_tokens < options->max_num_seqs)
         options->max_num_batched_tokens = options->max_num_seqs;
-    uint32_t ranks = (uint32_t)engine->comm->size;
-    if (options->block_tokens == 0)
-        options->block_tokens = kv_block_tokens_auto(
-            (uint32_t)divide_up(engine->config.kv_head_count, ranks), engine->config.head_dim);
+    fill_budgets(engine);
+    if (options->block_tokens == 0) options->block_tokens = auto_block_tokens(engine);
     if (!is_power_of_two(options->block_tokens) || options->block_tokens > 4096)
         FAIL(USAGE, "--block-size %u: a power of two up to 4096 is needed", options->block_tokens);
     return STATUS_OK;
@@ -48,30 +72,19 @@ static Status open_backend(Engine *engine) {
                        "kernel scratch");
 }
 
-/* Blocks of one layer that this rank's budget holds. */
-static uint32_t affordable_blocks(const Engine *engine, const KvShape *shape) {
-    uint64_t layer_block_bytes = align_up(kv_block_bytes(shape), 64) * engine->config.layer_count;
-    uint64_t needed = (uint64_t)engine->options.max_num_seqs *
-                      divide_up(engine->options.max_model_len, engine->options.block_tokens);
-    uint64_t budget = engine->options.kv_device_bytes;
-    if (budget == 0) budget = machine_available_bytes() / 2 / (uint64_t)engine->comm->size;
-    uint64_t blocks = budget / layer_block_bytes;
-    if (blocks > needed) blocks = needed;
-    uint64_t most = (BLOCK_NONE - 1) / engine->config.layer_count;
-    return (uint32_t)(blocks < most ? blocks : most);
-}
-
 typedef struct OpenVote {
     uint32_t status;
-    uint32_t block_count;
+    uint32_t layer_blocks, sequence_max;
     RankShare share;
 } OpenVote;
 
 /* Ranks agree on the smallest capacity and learn each other's shares; when one failed, all leave with its status. */
-static Status agree(Engine *engine, Status mine, uint32_t *block_count) {
+static Status agree(Engine *engine, Status mine) {
     int size = engine->comm->size;
-    OpenVote vote = {
-        .status = (uint32_t)mine, .block_count = *block_count, .share = engine->model.share};
+    OpenVote vote = {.status = (uint32_t)mine,
+                     .layer_blocks = engine->budget.layer_blocks,
+                     .sequence_max = engine->budget.sequence_max,
+                     .share = engine->model.share};
     void *votes_memory = NULL, *bytes_memory = NULL, *shares_memory = NULL;
     TRY(memory_take(&votes_memory, (uint64_t)size, sizeof(OpenVote), "start-up votes"));
     TRY(memory_take(&bytes_memory, (uint64_t)size, sizeof(uint64_t), "start-up votes"));
@@ -86,7 +99,10 @@ static Status agree(Engine *engine, Status mine, uint32_t *block_count) {
     for (int rank = 0; rank < size && status == STATUS_OK; rank++) {
         status = votes[rank].status < STATUS_COUNT ? (Status)votes[rank].status : STATUS_PEER;
         shares[rank] = votes[rank].share;
-        if (votes[rank].block_count < *block_count) *block_count = votes[rank].block_count;
+        if (votes[rank].layer_blocks < engine->budget.layer_blocks)
+            engine->budget.layer_blocks = votes[rank].layer_blocks;
+        if (votes[rank].sequence_max < engine->options.max_num_seqs)
+            engine->options.max_num_seqs = votes[rank].sequence_max;
     }
     free(votes);
     return mine != STATUS_OK ? mine : status;
@@ -105,20 +121,46 @@ static Status open_model(Engine *engine) {
     return model_load(&engine->model, engine->weights, &engine->config, &load);
 }
 
-static Status open_cache(Engine *engine, const KvShape *shape, uint32_t block_count) {
-    if (block_count == 0)
-        FAIL(CONTEXT_LENGTH,
-             "--kv-device-size: one block of %u tokens needs %llu bytes in %u layers",
-             shape->block_tokens,
-             (unsigned long long)(kv_block_bytes(shape) * engine->config.layer_count),
-             engine->config.layer_count);
-    KvCacheOptions cache = {.device = engine->device,
-                            .shape = *shape,
-                            .layer_count = engine->config.layer_count,
-                            .slot_count = engine->options.max_num_seqs,
-                            .row_count_max = engine->options.max_num_batched_tokens,
-                            .block_count = block_count * engine->config.layer_count,
-                            .model_fingerprint = weights_fingerprint(engine->weights)};
+/* This rank's spill files: the budget in equal parts, one a directory. */
+static Status open_spill_files(Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    uint32_t count = options->kv_nvme_dir_count;
+    if (options->kv_bytes[TIER_NVME] == 0 || count == 0) return STATUS_OK;
+    TRY(memory_take((void **)&engine->spill_files, count, sizeof(SpillFile), "spill files"));
+    TRY(memory_take((void **)&engine->ring_files, count, sizeof(RingFile), "spill files"));
+    uint64_t slots = divide_up(engine->budget.slots[TIER_NVME], count);
+    for (uint32_t i = 0; i < count; i++) {
+        SpillFileOptions file = {.directory = options->kv_nvme_dirs[i],
+                                 .bytes = slots * engine->budget.slot_bytes,
+                                 .faults = options->io_faults};
+        TRY(spill_file_open(&engine->spill_files[i], &file));
+        engine->ring_files[i] =
+            (RingFile){engine->spill_files[i].descriptor, engine->spill_files[i].alignment_bytes};
+        engine->spill_file_count++;
+    }
+    return STATUS_OK;
+}
+
+static Status open_cache(Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    KvBudgetInput input = budget_input(engine, share_count(engine->model.share.kv_heads));
+    KvCacheOptions cache = {
+        .device = engine->device,
+        .shape = input.shape,
+        .layer_count = engine->config.layer_count,
+        .slot_count = options->max_num_seqs,
+        .row_count_max = options->max_num_batched_tokens,
+        .staging_slots = engine->budget.staging_slots,
+        .placement = placement_find(options->kv_placement ? options->kv_placement : "scan"),
+        .ring = {.engine = options->io_engine ? options->io_engine : "auto",
+                 .files = engine->ring_files,
+                 .file_count = engine->spill_file_count,
+                 .depth = options->io_depth ? options->io_depth : IO_DEPTH,
+                 .local_ranks = (uint32_t)engine->comm->size,
+                 .faults = options->io_faults},
+        .model_fingerprint = weights_fingerprint(engine->weights)};
+    memcpy(cache.slots, engine->budget.slots, sizeof cache.slots);
+    if (!cache.placement) FAIL(USAGE, "--kv-placement %s: no such policy", options->kv_placement);
     return kv_cache_create(&engine->cache, &cache);
 }
 
@@ -153,12 +195,12 @@ static Status open_pass(Engine *engine) {
     return plan_channel_create(&engine->channel, engine->comm, &limits);
 }
 
-static Status open_rank0(Engine *engine, uint32_t block_count) {
+static Status open_rank0(Engine *engine) {
     const EngineOptions *options = &engine->options;
     SchedulerLimits limits = {.slot_count = options->max_num_seqs,
                               .token_budget = options->max_num_batched_tokens,
                               .block_tokens = options->block_tokens,
-                              .block_count = block_count,
+                              .block_count = engine->budget.layer_blocks,
                               .queue_count = QUEUE_COUNT};
     TRY(scheduler_create(&engine->scheduler, &limits));
     TRY(memory_take((void **)&engine->sequences, limits.slot_count + QUEUE_COUNT, sizeof(Sequence),
@@ -183,26 +225,27 @@ static Status open_reports(Engine *engine) {
                        "rank reports");
 }
 
+/* What can fail on one rank alone; the ranks vote on it. */
+static Status open_own(Engine *engine) {
+    TRY(open_model(engine));
+    KvBudgetInput input = budget_input(engine, share_count(engine->model.share.kv_heads));
+    if (engine->options.kv_bytes[TIER_DEVICE] == UINT64_MAX)
+        engine->options.kv_bytes[TIER_DEVICE] = input.bytes[TIER_DEVICE] =
+            kv_budget_device_min(&input);
+    TRY(kv_budget_plan(&input, &engine->budget));
+    return open_spill_files(engine);
+}
+
 static Status open_all(Engine *engine) {
-    uint32_t block_count = 0;
-    KvShape shape = {0};
-    Status status = open_model(engine);
-    if (status == STATUS_OK) {
-        shape = (KvShape){.kv_head_count = share_count(engine->model.share.kv_heads),
-                          .head_dim = engine->config.head_dim,
-                          .block_tokens = engine->options.block_tokens};
-        block_count = affordable_blocks(engine, &shape);
-    }
-    TRY(agree(engine, status, &block_count));
-    TRY(open_cache(engine, &shape, block_count));
+    TRY(agree(engine, open_own(engine)));
+    TRY(open_cache(engine));
     TRY(open_pass(engine));
     TRY(open_reports(engine));
-    if (engine->comm->rank == 0) TRY(open_rank0(engine, block_count));
-    engine->stats.kv_block_tokens = shape.block_tokens;
-    engine->stats.kv_block_bytes = kv_block_bytes(&shape);
-    engine->stats.kv_capacity_bytes =
-        (uint64_t)block_count * engine->config.layer_count * align_up(kv_block_bytes(&shape), 64);
+    if (engine->comm->rank == 0) TRY(open_rank0(engine));
+    engine->stats.kv_block_tokens = engine->options.block_tokens;
+    engine->stats.kv_block_bytes = engine->budget.slot_bytes;
     engine->stats.weight_bytes = engine->model.weight_bytes;
+    engine_note_kv(engine);
     return STATUS_OK;
 }
 
@@ -246,6 +289,10 @@ void engine_close(Engine *engine) {
     close_rank0(engine);
     plan_channel_destroy(&engine->channel);
     kv_cache_destroy(engine->cache);
+    for (uint32_t i = 0; i < engine->spill_file_count; i++)
+        spill_file_close(&engine->spill_files[i]);
+    free(engine->spill_files);
+    free(engine->ring_files);
     model_unload(&engine->model);
     if (engine->activations.base)
         engine->device->memory_give(engine->device, MEMORY_DEVICE, engine->activations.base,

@@ -8,9 +8,11 @@
 #include "runtime/base/arena.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/forward.h"
+#include "runtime/engine/kv_budget.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sequence.h"
 #include "runtime/engine/step_plan.h"
+#include "tiers/spill_file.h"
 
 enum {
     QUEUE_COUNT = 4096,  /* requests that may wait */
@@ -18,10 +20,12 @@ enum {
     SLOTS_MAX = 256,     /* sequences at once */
 };
 
-/* What every rank says after a step. */
+/* What every rank says after the layers of a step. */
 typedef struct RankReport {
     uint64_t step, digest;
-    uint64_t stop; /* StopRequest seen by that rank */
+    uint64_t stop;                 /* StopRequest seen by that rank */
+    uint64_t layer_blocks;         /* that its tiers can hold now */
+    uint64_t lost[SLOTS_MAX / 64]; /* bit s: a block of slot s was lost */
 } RankReport;
 
 /* Which row of the batch a logits row belongs to, on rank 0. */
@@ -41,6 +45,10 @@ struct Engine {
     ModelConfig config;
     Model model;
     KvCache *cache;
+    KvBudget budget;
+    uint32_t spill_file_count;
+    SpillFile *spill_files; /* [options.kv_nvme_dir_count] */
+    RingFile *ring_files;   /* the same, for the ring */
     Pass pass;
     PassTimes times;
     LogitsGather gather;
@@ -61,11 +69,13 @@ struct Engine {
     LogitOwner *owners;  /* [token budget] */
     uint32_t *closes;    /* [slots] to close with the next plan */
     uint32_t close_count;
-    SamplerWorkspace **samplers; /* [threads] */
-    SamplerOutput *sampled;      /* [head rows] */
-    Status *sample_status;       /* [head rows] */
-    RankReport *reports;         /* [ranks] */
-    uint64_t *report_bytes;      /* [ranks] */
+    SamplerWorkspace **samplers;   /* [threads] */
+    SamplerOutput *sampled;        /* [head rows] */
+    Status *sample_status;         /* [head rows] */
+    uint32_t layer_blocks;         /* blocks a layer that the tiers of every rank can hold now */
+    uint64_t lost[SLOTS_MAX / 64]; /* slots that lost a block on any rank in this step */
+    RankReport *reports;           /* [ranks] */
+    uint64_t *report_bytes;        /* [ranks] */
     StopRequest stop;
     EngineStats stats;
 };
@@ -81,6 +91,9 @@ void engine_note_stop(Engine *engine);
 
 void engine_unit_begin(const Engine *engine, const char *phase); /* for the watchdog */
 void engine_unit_end(const Engine *engine);
+
+/* Fills the KV part of engine->stats from this rank's cache. */
+void engine_note_kv(Engine *engine);
 
 /* Every rank's memory figures, summed into rank 0's stats. Collective. */
 Status engine_gather_memory(Engine *engine);

@@ -1,6 +1,7 @@
 /* A step as every rank runs it: the plan is applied, the layers run, logits go to rank 0, reports close the step. */
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "runtime/base/arena.h"
@@ -44,8 +45,7 @@ static Status apply_plan(Engine *engine, const StepPlan *plan) {
                  "rank %d has %u tokens cached in slot %u where the plan of step %llu expects %u",
                  engine->comm->rank, kv_cache_token_count(engine->cache, sequence->slot),
                  sequence->slot, (unsigned long long)plan->step, sequence->position_first);
-        /* admission promised the blocks */
-        CHECK(kv_cache_extend(engine->cache, sequence->slot, sequence->token_count) == STATUS_OK);
+        kv_cache_extend(engine->cache, sequence->slot, sequence->token_count);
     }
     return STATUS_OK;
 }
@@ -60,11 +60,31 @@ void engine_note_stop(Engine *engine) {
     if (asked > engine->stop) engine->stop = asked;
 }
 
-/* Every rank tells rank 0 that it came through, and whether somebody asked it to stop. */
+static void note_lost(const Engine *engine, uint64_t lost[SLOTS_MAX / 64]) {
+    for (uint32_t s = 0; s < engine->batch.sequence_count; s++) {
+        uint32_t slot = engine->batch.sequences[s].slot;
+        if (kv_cache_is_lost(engine->cache, slot)) lost[slot / 64] |= 1ull << slot % 64;
+    }
+}
+
+/* What admission may promise without the tiers that are off. */
+static uint32_t blocks_left(const Engine *engine) {
+    TierManagerStats stats = kv_cache_stats(engine->cache).manager;
+    uint32_t gone = 0;
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
+        if (stats.tiers[tier].off) gone += engine->budget.slots[tier];
+    return engine->budget.layer_blocks - gone / engine->config.layer_count;
+}
+
+/* Every rank tells rank 0 that it came through, which sequences it lost, and whether somebody asked it to stop. */
 static Status exchange_reports(Engine *engine, const StepPlan *plan) {
     RankReport report = {
         .step = plan->step, .digest = engine->channel.digest, .stop = ask_stop(engine)};
+    report.layer_blocks = blocks_left(engine);
+    engine->layer_blocks = (uint32_t)report.layer_blocks;
+    note_lost(engine, report.lost);
     if (report.stop > engine->stop) engine->stop = (StopRequest)report.stop;
+    memcpy(engine->lost, report.lost, sizeof engine->lost);
     if (engine->comm->size == 1) return STATUS_OK;
     for (int rank = 0; rank < engine->comm->size; rank++)
         engine->report_bytes[rank] = sizeof report;
@@ -77,6 +97,10 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
                  (unsigned long long)plan->step);
         if (theirs->stop > engine->stop && theirs->stop <= STOP_HURRY)
             engine->stop = (StopRequest)theirs->stop;
+        if (theirs->layer_blocks < engine->layer_blocks)
+            engine->layer_blocks = (uint32_t)theirs->layer_blocks;
+        for (size_t i = 0; i < SLOTS_MAX / 64; i++)
+            engine->lost[i] |= theirs->lost[i];
     }
     return STATUS_OK;
 }
@@ -84,7 +108,10 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
 Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink) {
     TRY(apply_plan(engine, plan));
     build_batch(engine, plan, &engine->batch);
+    kv_cache_begin_step(engine->cache, &engine->batch, engine->config.window);
     if (engine->batch.row_count > 0) TRY(forward_layers(&engine->pass));
+    TRY(exchange_reports(engine,
+                         plan)); /* before the logits: rank 0 takes none of a lost sequence */
     for (uint32_t first = 0; first < engine->batch.logit_row_count; first += engine->head_rows) {
         uint32_t left = engine->batch.logit_row_count - first,
                  count = left < engine->head_rows ? left : engine->head_rows;
@@ -92,7 +119,7 @@ Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink) {
         TRY(forward_logits(&engine->pass, &engine->gather, first, count, &logits));
         if (sink) TRY(sink(engine, first, count, logits));
     }
-    return exchange_reports(engine, plan);
+    return STATUS_OK;
 }
 
 void engine_unit_begin(const Engine *engine, const char *phase) {
@@ -120,19 +147,55 @@ Status engine_follow(Engine *engine) {
     }
 }
 
+void engine_note_kv(Engine *engine) {
+    EngineStats *stats = &engine->stats;
+    KvCacheStats cache = kv_cache_stats(engine->cache);
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
+        const TierStats *slots = &cache.manager.tiers[tier];
+        stats->tiers[tier] =
+            (EngineTierStats){.capacity_bytes = slots->slot_count * cache.slot_bytes,
+                              .used_bytes = slots->slots_used * cache.slot_bytes,
+                              .peak_bytes = slots->slots_peak * cache.slot_bytes,
+                              .read_bytes = cache.mover.read_bytes[tier],
+                              .written_bytes = cache.mover.written_bytes[tier]};
+        stats->seconds_stalled[tier] = cache.seconds_stalled[tier];
+    }
+    stats->corrupt_blocks = cache.manager.corrupt_blocks;
+    stats->io_errors = cache.mover.io_errors;
+    stats->prefetch_useful = cache.manager.prefetch_useful;
+    stats->prefetch_late = cache.manager.prefetch_late;
+    stats->prefetch_wasted = cache.manager.prefetch_wasted;
+}
+
+/* What ranks add up at the end. */
 typedef struct MemoryReport {
-    uint64_t kv_capacity_bytes, kv_peak_bytes, memory_peak_bytes;
+    EngineTierStats tiers[TIER_COUNT];
+    uint64_t corrupt_blocks, io_errors, memory_peak_bytes;
 } MemoryReport;
+
+static void add_report(EngineStats *sum, const MemoryReport *report) {
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
+        sum->tiers[tier].capacity_bytes += report->tiers[tier].capacity_bytes;
+        sum->tiers[tier].used_bytes += report->tiers[tier].used_bytes;
+        sum->tiers[tier].peak_bytes += report->tiers[tier].peak_bytes;
+        sum->tiers[tier].read_bytes += report->tiers[tier].read_bytes;
+        sum->tiers[tier].written_bytes += report->tiers[tier].written_bytes;
+    }
+    sum->corrupt_blocks += report->corrupt_blocks;
+    sum->io_errors += report->io_errors;
+    sum->memory_peak_bytes += report->memory_peak_bytes;
+}
 
 Status engine_gather_memory(Engine *engine) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    BlockTableStats blocks = kv_cache_stats(engine->cache);
+    engine_note_kv(engine);
+    EngineStats *stats = &engine->stats;
     int size = engine->comm->size;
-    MemoryReport mine = {.kv_capacity_bytes = engine->stats.kv_capacity_bytes,
-                         .kv_peak_bytes =
-                             blocks.used_peak * align_up(engine->stats.kv_block_bytes, 64),
+    MemoryReport mine = {.corrupt_blocks = stats->corrupt_blocks,
+                         .io_errors = stats->io_errors,
                          .memory_peak_bytes = (uint64_t)usage.ru_maxrss << 10};
+    memcpy(mine.tiers, stats->tiers, sizeof mine.tiers);
     void *memory;
     TRY(memory_take(&memory, (uint64_t)size, sizeof(MemoryReport), "memory reports"));
     MemoryReport *all = memory;
@@ -140,17 +203,9 @@ Status engine_gather_memory(Engine *engine) {
         engine->report_bytes[rank] = sizeof mine;
     Status status = comm_gather(engine->comm, 0, &mine, engine->comm->rank == 0 ? all : NULL,
                                 engine->report_bytes);
-    if (status == STATUS_OK && engine->comm->rank == 0) {
-        MemoryReport sum = {0};
-        for (int rank = 0; rank < size; rank++) {
-            sum.kv_capacity_bytes += all[rank].kv_capacity_bytes;
-            sum.kv_peak_bytes += all[rank].kv_peak_bytes;
-            sum.memory_peak_bytes += all[rank].memory_peak_bytes;
-        }
-        engine->stats.kv_capacity_bytes = sum.kv_capacity_bytes;
-        engine->stats.kv_peak_bytes = sum.kv_peak_bytes;
-        engine->stats.memory_peak_bytes = sum.memory_peak_bytes;
-    }
+    stats->memory_peak_bytes = mine.memory_peak_bytes;
+    for (int rank = 1; rank < size && status == STATUS_OK && engine->comm->rank == 0; rank++)
+        add_report(stats, &all[rank]);
     free(all);
     return status;
 }

@@ -1,37 +1,112 @@
 #include "runtime/engine/kv_cache.h"
 
 #include <stdlib.h>
+#include <sys/random.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
+#include "runtime/base/monotonic.h"
+#include "tiers/spill_header.h"
+
+enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, DISK_ALIGNMENT = 4096, PINNED_MAX = 4096 };
+static const uint64_t wait_ns =
+    100000000; /* wake up now and then, whatever happens to the tier thread */
 
 typedef struct Slot {
-    bool open;
+    bool open, lost;
     uint64_t sequence_id;
     uint32_t token_count;
     uint32_t block_capacity; /* a stream */
-    uint32_t block_count;    /* taken a stream */
+    uint32_t *block_counts;  /* [layer_count] taken, owned */
     BlockId *ids;            /* [layer_count][block_capacity], owned */
-    const void **blocks;     /* [layer_count][block_capacity] their bytes, owned */
 } Slot;
 
 struct KvCache {
     KvCacheOptions options;
-    BlockTable *table;
-    Slot *slots;         /* [slot_count] */
-    AttendRun *runs;     /* [slot_count] */
+    uint64_t slot_bytes;
+    uint64_t run_id; /* random: another process's blocks are not ours */
+    TierManager *manager;
+    Mover *mover; /* NULL without lower tiers */
+    uint8_t *memory[TIER_COUNT];
+    Slot *slots;           /* [slot_count] */
+    AttendRun *runs;       /* [slot_count] */
+    const void **pointers; /* [PINNED_MAX] bytes of the blocks in runs */
+    BlockId *pinned; /* [PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
+    uint32_t pinned_count, partial_count;
+    BlockId *wants; /* [wants_max] of the step */
+    uint32_t wants_max, want_count, want_next;
     void **row_blocks;   /* [row_count_max] */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
+    double seconds_stalled[TIER_COUNT];
 };
 
-uint32_t kv_block_tokens_auto(uint32_t kv_head_count, uint32_t head_dim) {
-    enum { TOKENS_MIN = 32, TOKENS_MAX = 256, BYTES_WANTED = 128 << 10 };
-    uint32_t tokens = TOKENS_MIN;
-    KvShape shape = {kv_head_count, head_dim, tokens};
-    while (tokens < TOKENS_MAX && kv_block_bytes(&shape) < BYTES_WANTED)
-        shape.block_tokens = tokens *= 2;
-    return tokens;
+uint64_t kv_slot_bytes(const KvShape *shape, bool spills) {
+    return align_up(sizeof(SpillHeader) + kv_block_bytes(shape), spills ? DISK_ALIGNMENT : 64);
+}
+
+/* ---- opening ---- */
+
+static uint32_t record_count(const KvCacheOptions *options) {
+    uint64_t count = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        count += options->slots[tier];
+    CHECK(count < BLOCK_NONE);
+    return (uint32_t)count;
+}
+
+static bool has_lower_tiers(const KvCacheOptions *options) {
+    return options->slots[TIER_HOST] > 0 || options->slots[TIER_NVME] > 0;
+}
+
+static Status create_manager(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    bool spills = has_lower_tiers(options);
+    TierManagerOptions manager = {.placement = options->placement,
+                                  .staging_slots = options->staging_slots,
+                                  .stream_groups = options->layer_count,
+                                  .transfers_max = spills ? TRANSFERS_MAX : 1,
+                                  .writes_max = spills ? TRANSFERS_MAX / 2 : 1,
+                                  .want_count_max = cache->wants_max,
+                                  .failures_to_off = 16};
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        manager.slot_count[tier] = options->slots[tier];
+    return tier_manager_create(&cache->manager, &manager);
+}
+
+static Status create_mover(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    if (!has_lower_tiers(options)) return STATUS_OK;
+    MoverOptions mover = {.slot_bytes = cache->slot_bytes,
+                          .payload_bytes = (uint32_t)kv_block_bytes(&options->shape),
+                          .ring = options->ring,
+                          .transfers_max = TRANSFERS_MAX};
+    mover.ring.staging = cache->memory[TIER_DEVICE];
+    mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->slot_bytes;
+    mover.ring.queue_count = TRANSFERS_MAX;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        mover.slots[tier] = cache->memory[tier];
+    return mover_create(&cache->mover, &mover);
+}
+
+static Status take_memory(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    static const MemoryPlace places[] = {[TIER_DEVICE] = MEMORY_DEVICE, [TIER_HOST] = MEMORY_HOST};
+    for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
+        if (options->slots[tier] > 0)
+            TRY(options->device->memory_take(options->device, places[tier],
+                                             options->slots[tier] * cache->slot_bytes, "KV blocks",
+                                             (void **)&cache->memory[tier]));
+    TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(Slot), "KV slots"));
+    TRY(memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
+                    "attention runs"));
+    TRY(memory_take((void **)&cache->pointers, PINNED_MAX, sizeof(void *), "pinned blocks"));
+    TRY(memory_take((void **)&cache->pinned, PINNED_MAX, sizeof(BlockId), "pinned blocks"));
+    TRY(memory_take((void **)&cache->wants, cache->wants_max, sizeof(BlockId), "wanted blocks"));
+    TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
+                    "row blocks"));
+    return memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
+                       "row slots");
 }
 
 Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
@@ -40,21 +115,14 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
     TRY(memory_take(&memory, 1, sizeof(KvCache), "KV cache"));
     KvCache *cache = memory;
     cache->options = *options;
-    BlockTableOptions table = {.device = options->device,
-                               .block_bytes = align_up(kv_block_bytes(&options->shape), 64),
-                               .block_count = options->block_count};
-    Status status = block_table_create(&cache->table, &table);
-    if (status == STATUS_OK)
-        status = memory_take((void **)&cache->slots, options->slot_count, sizeof(Slot), "KV slots");
-    if (status == STATUS_OK)
-        status = memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
-                             "attention runs");
-    if (status == STATUS_OK)
-        status = memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
-                             "row blocks");
-    if (status == STATUS_OK)
-        status = memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
-                             "row slots");
+    cache->slot_bytes = kv_slot_bytes(&options->shape, has_lower_tiers(options));
+    cache->wants_max = record_count(options);
+    Status status = take_memory(cache);
+    if (status == STATUS_OK &&
+        getrandom(&cache->run_id, sizeof cache->run_id, 0) != sizeof cache->run_id)
+        cache->run_id = monotonic_now_ns(&monotonic_system);
+    if (status == STATUS_OK) status = create_manager(cache);
+    if (status == STATUS_OK) status = create_mover(cache);
     if (status != STATUS_OK) {
         kv_cache_destroy(cache);
         return status;
@@ -65,11 +133,22 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
 
 void kv_cache_destroy(KvCache *cache) {
     if (!cache) return;
-    for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++)
-        if (cache->slots[i].open) kv_cache_close(cache, i);
-    block_table_destroy(cache->table);
+    mover_destroy(cache->mover); /* first: it may still write to slots */
+    for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++) {
+        free(cache->slots[i].ids);
+        free(cache->slots[i].block_counts);
+    }
+    tier_manager_destroy(cache->manager);
+    for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
+        if (cache->memory[tier])
+            cache->options.device->memory_give(
+                cache->options.device, tier == TIER_DEVICE ? MEMORY_DEVICE : MEMORY_HOST,
+                cache->memory[tier], cache->options.slots[tier] * cache->slot_bytes);
     free(cache->slots);
     free(cache->runs);
+    free(cache->pointers);
+    free(cache->pinned);
+    free(cache->wants);
     free(cache->row_blocks);
     free(cache->row_slots);
     free(cache);
@@ -79,85 +158,180 @@ KvShape kv_cache_shape(const KvCache *cache) {
     return cache->options.shape;
 }
 
+/* ---- sequences ---- */
+
+static Slot *slot_at(const KvCache *cache, uint32_t slot_index) {
+    CHECK(slot_index < cache->options.slot_count);
+    return &cache->slots[slot_index];
+}
+
 Status kv_cache_open(KvCache *cache, uint32_t slot_index, uint64_t sequence_id,
                      uint32_t token_capacity) {
-    CHECK(slot_index < cache->options.slot_count && !cache->slots[slot_index].open);
+    Slot *slot = slot_at(cache, slot_index);
+    CHECK(!slot->open);
     uint32_t block_capacity =
         (uint32_t)divide_up(token_capacity, cache->options.shape.block_tokens);
-    uint64_t count = (uint64_t)block_capacity * cache->options.layer_count;
-    void *ids, *blocks;
-    TRY(memory_take(&ids, count, sizeof(BlockId), "block ids of a sequence"));
-    Status status = memory_take(&blocks, count, sizeof(void *), "block addresses of a sequence");
+    void *ids, *counts;
+    TRY(memory_take(&ids, (uint64_t)block_capacity * cache->options.layer_count, sizeof(BlockId),
+                    "block ids"));
+    Status status =
+        memory_take(&counts, cache->options.layer_count, sizeof(uint32_t), "block counts");
     if (status != STATUS_OK) {
         free(ids);
         return status;
     }
-    cache->slots[slot_index] = (Slot){.open = true,
-                                      .sequence_id = sequence_id,
-                                      .block_capacity = block_capacity,
-                                      .ids = ids,
-                                      .blocks = blocks};
+    *slot = (Slot){.open = true,
+                   .sequence_id = sequence_id,
+                   .block_capacity = block_capacity,
+                   .block_counts = counts,
+                   .ids = ids};
     return STATUS_OK;
 }
 
+static void let_go(KvCache *cache) {
+    for (uint32_t i = 0; i < cache->pinned_count; i++)
+        tier_manager_unpin(cache->manager, cache->pinned[i]);
+    for (uint32_t i = 0; i < cache->partial_count; i++)
+        cache->pinned[i] = cache->pinned[cache->pinned_count + i];
+    cache->pinned_count = 0;
+}
+
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
-    Slot *slot = &cache->slots[slot_index];
-    CHECK(slot_index < cache->options.slot_count && slot->open);
+    Slot *slot = slot_at(cache, slot_index);
+    CHECK(slot->open && cache->pinned_count + cache->partial_count == 0);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
-        for (uint32_t i = 0; i < slot->block_count; i++)
-            block_table_release(cache->table,
-                                slot->ids[(uint64_t)layer * slot->block_capacity + i]);
+        for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
+            tier_manager_release(cache->manager,
+                                 slot->ids[(uint64_t)layer * slot->block_capacity + i]);
     free(slot->ids);
-    free(slot->blocks);
+    free(slot->block_counts);
     *slot = (Slot){0};
 }
 
 uint32_t kv_cache_token_count(const KvCache *cache, uint32_t slot_index) {
-    CHECK(slot_index < cache->options.slot_count && cache->slots[slot_index].open);
+    CHECK(slot_at(cache, slot_index)->open);
     return cache->slots[slot_index].token_count;
 }
 
-static void take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal) {
-    Slot *slot = &cache->slots[slot_index];
-    uint64_t index = (uint64_t)layer * slot->block_capacity + ordinal;
-    BlockIdentity identity = {
-        .words = {cache->options.model_fingerprint, slot->sequence_id, layer, ordinal}};
-    uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
-    CHECK(block_table_take(cache->table, &identity, stream, ordinal, &slot->ids[index]) ==
-          STATUS_OK);
-    slot->blocks[index] = block_table_block(cache->table, slot->ids[index])->bytes;
+bool kv_cache_is_lost(const KvCache *cache, uint32_t slot_index) {
+    return slot_at(cache, slot_index)->lost;
 }
 
-Status kv_cache_extend(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
-    Slot *slot = &cache->slots[slot_index];
-    CHECK(slot_index < cache->options.slot_count && slot->open);
-    uint32_t wanted = (uint32_t)divide_up((uint64_t)slot->token_count + token_count,
-                                          cache->options.shape.block_tokens);
-    CHECK(wanted <= slot->block_capacity);
-    uint64_t lacking = (uint64_t)(wanted - slot->block_count) * cache->options.layer_count;
-    if (lacking > block_table_free_count(cache->table)) return STATUS_NO_SPACE;
-    for (uint32_t ordinal = slot->block_count; ordinal < wanted; ordinal++)
-        for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
-            take_block(cache, slot_index, layer, ordinal);
-    slot->block_count = wanted;
+void kv_cache_extend(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
+    Slot *slot = slot_at(cache, slot_index);
     slot->token_count += token_count;
+    CHECK(slot->open &&
+          divide_up(slot->token_count, cache->options.shape.block_tokens) <= slot->block_capacity);
+}
+
+/* ---- transfers ---- */
+
+static void start_transfers(KvCache *cache) {
+    Transfer transfer;
+    while (tier_manager_next_transfer(cache->manager, &transfer)) {
+        const Block *block = tier_manager_block(cache->manager, transfer.block);
+        MoverJob job = {
+            .transfer = transfer, .identity = block->identity, .ordinal = block->ordinal};
+        CHECK(mover_submit(cache->mover, &job) == STATUS_OK); /* both sides hold TRANSFERS_MAX */
+    }
+}
+
+/* Tells the manager what has completed and starts what may start now; waits for a completion where wait says so. */
+static void pump(KvCache *cache, uint64_t wait) {
+    if (!cache->mover) return;
+    if (cache->want_next < cache->want_count) {
+        uint32_t taken;
+        tier_manager_want(cache->manager, cache->wants + cache->want_next,
+                          cache->want_count - cache->want_next, &taken);
+        cache->want_next += taken;
+    }
+    start_transfers(cache);
+    MoverDone done[RESULTS_AT_ONCE];
+    uint32_t count;
+    do {
+        count = mover_collect(cache->mover, done, RESULTS_AT_ONCE, wait);
+        for (uint32_t i = 0; i < count; i++)
+            tier_manager_complete(cache->manager, done[i].transfer_id, done[i].result);
+        if (count > 0) start_transfers(cache);
+        wait = 0;
+    } while (count == RESULTS_AT_ONCE);
+}
+
+static void stall(KvCache *cache, Tier cause) {
+    double start = monotonic_seconds();
+    pump(cache, wait_ns);
+    cache->seconds_stalled[cause] += monotonic_seconds() - start;
+}
+
+static uint8_t *payload(const KvCache *cache, uint32_t device_slot) {
+    return cache->memory[TIER_DEVICE] + device_slot * cache->slot_bytes + sizeof(SpillHeader);
+}
+
+/* ---- a step ---- */
+
+static uint32_t first_block(const KvCache *cache, const BatchSequence *sequence, uint32_t window) {
+    if (window == 0 || sequence->position_first < window) return 0;
+    uint32_t block = (sequence->position_first - window + 1) / cache->options.shape.block_tokens;
+    return block - block % ATTEND_GROUP_BLOCKS;
+}
+
+/* Every block that the step will read and that exists already, in the order of use. */
+void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t window) {
+    if (!cache->mover) return;
+    tier_manager_forget_wants(cache->manager);
+    cache->want_count = cache->want_next = 0;
+    for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
+        for (uint32_t s = 0; s < batch->sequence_count; s++) {
+            const Slot *slot = slot_at(cache, batch->sequences[s].slot);
+            const BlockId *ids = slot->ids + (uint64_t)layer * slot->block_capacity;
+            for (uint32_t i = first_block(cache, &batch->sequences[s], window);
+                 i < slot->block_counts[layer]; i++)
+                cache->wants[cache->want_count++] = ids[i];
+        }
+    pump(cache, 0);
+}
+
+static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal) {
+    Slot *slot = &cache->slots[slot_index];
+    BlockIdentity identity = {.words = {cache->options.model_fingerprint ^ cache->run_id,
+                                        slot->sequence_id, layer, ordinal}};
+    uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
+    BlockId *id = &slot->ids[(uint64_t)layer * slot->block_capacity + ordinal];
+    for (;;) {
+        Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, id);
+        if (status != STATUS_AGAIN) return status;
+        stall(cache, TIER_DEVICE);
+    }
+}
+
+/* Takes the blocks that the sequence's new tokens need in this layer. */
+static Status grow(KvCache *cache, uint32_t slot_index, uint32_t layer) {
+    Slot *slot = &cache->slots[slot_index];
+    uint32_t wanted = (uint32_t)divide_up(slot->token_count, cache->options.shape.block_tokens);
+    for (; slot->block_counts[layer] < wanted; slot->block_counts[layer]++)
+        TRY(take_block(cache, slot_index, layer, slot->block_counts[layer]));
     return STATUS_OK;
 }
 
-void kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                    const Batch *batch, uint32_t layer_index, const KvRows *rows) {
+static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
+    const Slot *slot = &cache->slots[sequence->slot];
     uint32_t block_tokens = cache->options.shape.block_tokens;
-    CHECK(batch->row_count <= cache->options.row_count_max);
-    for (uint32_t s = 0; s < batch->sequence_count; s++) {
-        const BatchSequence *sequence = &batch->sequences[s];
-        const Slot *slot = &cache->slots[sequence->slot];
-        const void *const *blocks = slot->blocks + (uint64_t)layer_index * slot->block_capacity;
-        for (uint32_t r = 0; r < sequence->row_count; r++) {
-            uint32_t position = sequence->position_first + r;
-            cache->row_blocks[sequence->row_first + r] = (void *)blocks[position / block_tokens];
-            cache->row_slots[sequence->row_first + r] = position % block_tokens;
-        }
+    for (uint32_t r = 0; r < sequence->row_count; r++) {
+        uint32_t position = sequence->position_first + r;
+        BlockId id = slot->ids[(uint64_t)layer * slot->block_capacity + position / block_tokens];
+        cache->row_blocks[sequence->row_first + r] =
+            payload(cache, tier_manager_device_slot(cache->manager, id));
+        cache->row_slots[sequence->row_first + r] = position % block_tokens;
     }
+}
+
+Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                      const Batch *batch, uint32_t layer_index, const KvRows *rows) {
+    CHECK(batch->row_count <= cache->options.row_count_max);
+    for (uint32_t s = 0; s < batch->sequence_count; s++)
+        TRY(grow(cache, batch->sequences[s].slot, layer_index));
+    for (uint32_t s = 0; s < batch->sequence_count; s++)
+        place_rows(cache, &batch->sequences[s], layer_index);
     KvStoreArgs args = {.shape = cache->options.shape,
                         .k = rows->k,
                         .v = rows->v,
@@ -167,40 +341,102 @@ void kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext 
                         .blocks = cache->row_blocks,
                         .block_slots = cache->row_slots};
     kernels->kv_store(context, &args);
+    pump(cache, 0);
+    return STATUS_OK;
 }
 
 KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index, uint32_t window) {
     return (KvCursor){.cache = cache, .batch = batch, .layer_index = layer_index, .window = window};
 }
 
-/* The first block of the first group that the sequence's first row can see. */
-static uint32_t first_block(const KvCursor *cursor, const BatchSequence *sequence) {
-    if (cursor->window == 0 || sequence->position_first < cursor->window) return 0;
-    uint32_t block =
-        (sequence->position_first - cursor->window + 1) / cursor->cache->options.shape.block_tokens;
-    return block - block % ATTEND_GROUP_BLOCKS;
+/* The lowest tier that the block may come from is what a wait for it is booked under. */
+static Tier slowest_tier(const KvCache *cache) {
+    return cache->options.slots[TIER_NVME] ? TIER_NVME : TIER_HOST;
+}
+
+/* Pins the next group of the cursor's sequence as far as it is at hand; a group that is not whole stays pinned as the
+ * partial one. STATUS_AGAIN: more is on its way. */
+static Status pin_group(KvCursor *cursor, const Slot *slot, uint32_t end) {
+    KvCache *cache = cursor->cache;
+    const BlockId *ids = slot->ids + (uint64_t)cursor->layer_index * slot->block_capacity;
+    while (cursor->ordinal + cache->partial_count < end) {
+        uint32_t place = cache->pinned_count + cache->partial_count, device_slot;
+        BlockId id = ids[cursor->ordinal + cache->partial_count];
+        TRY(tier_manager_pin(cache->manager, id, &device_slot));
+        cache->pinned[place] = id;
+        cache->pointers[place] = payload(cache, device_slot);
+        cache->partial_count++;
+    }
+    return STATUS_OK;
+}
+
+static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t *run_count) {
+    KvCache *cache = cursor->cache;
+    uint32_t count = cache->partial_count;
+    AttendRun *last = *run_count > 0 ? &cache->runs[*run_count - 1] : NULL;
+    bool continues = last && last->row_first == sequence->row_first;
+    if (!continues) {
+        last = &cache->runs[(*run_count)++];
+        *last = (AttendRun){.row_first = sequence->row_first,
+                            .row_count = sequence->row_count,
+                            .position_first = sequence->position_first,
+                            .block_ordinal_first = cursor->ordinal,
+                            .blocks = cache->pointers + cache->pinned_count};
+    }
+    last->block_count += count;
+    cursor->ordinal += count;
+    cache->pinned_count += count;
+    cache->partial_count = 0;
+}
+
+static void next_sequence(KvCursor *cursor) {
+    cursor->sequence++;
+    cursor->entered = false;
+}
+
+/* A lost block: the sequence gives no more runs. What it holds pinned of a group that is not whole is let go. */
+static void lose_sequence(KvCursor *cursor, Slot *slot) {
+    KvCache *cache = cursor->cache;
+    for (uint32_t i = 0; i < cache->partial_count; i++)
+        tier_manager_unpin(cache->manager, cache->pinned[cache->pinned_count + i]);
+    cache->partial_count = 0;
+    slot->lost = true;
+    next_sequence(cursor);
 }
 
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count) {
     KvCache *cache = cursor->cache;
-    *out_runs = cache->runs;
-    *out_count = 0;
-    if (cursor->finished) return STATUS_OK;
-    for (uint32_t s = 0; s < cursor->batch->sequence_count; s++) {
-        const BatchSequence *sequence = &cursor->batch->sequences[s];
-        const Slot *slot = &cache->slots[sequence->slot];
-        uint32_t first = first_block(cursor, sequence);
-        cache->runs[s] = (AttendRun){
-            .row_first = sequence->row_first,
-            .row_count = sequence->row_count,
-            .position_first = sequence->position_first,
-            .block_ordinal_first = first,
-            .block_count = slot->block_count - first,
-            .blocks = slot->blocks + (uint64_t)cursor->layer_index * slot->block_capacity + first,
-        };
+    uint32_t run_count = 0;
+    for (uint32_t i = 0; i < cache->partial_count; i++) /* pointers move down with their pins */
+        cache->pointers[i] = cache->pointers[cache->pinned_count + i];
+    let_go(cache);
+    pump(cache, 0);
+    while (cursor->sequence < cursor->batch->sequence_count) {
+        const BatchSequence *sequence = &cursor->batch->sequences[cursor->sequence];
+        Slot *slot = &cache->slots[sequence->slot];
+        uint32_t block_count = slot->block_counts[cursor->layer_index];
+        if (!cursor->entered) cursor->ordinal = first_block(cache, sequence, cursor->window);
+        cursor->entered = true;
+        if (slot->lost || cursor->ordinal >= block_count) {
+            next_sequence(cursor);
+            continue;
+        }
+        if (cache->pinned_count + ATTEND_GROUP_BLOCKS > PINNED_MAX) break;
+        uint32_t end = cursor->ordinal + ATTEND_GROUP_BLOCKS < block_count
+                           ? cursor->ordinal + ATTEND_GROUP_BLOCKS
+                           : block_count;
+        Status status = pin_group(cursor, slot, end);
+        if (status == STATUS_OK)
+            add_run(cursor, sequence, &run_count);
+        else if (status == STATUS_IO)
+            lose_sequence(cursor, slot);
+        else if (run_count > 0)
+            break;
+        else
+            stall(cache, slowest_tier(cache));
     }
-    cursor->finished = true;
-    *out_count = cursor->batch->sequence_count;
+    *out_runs = cache->runs;
+    *out_count = run_count;
     return STATUS_OK;
 }
 
@@ -212,11 +448,21 @@ void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
         uint32_t full_before = sequence->position_first / block_tokens;
         uint32_t full_now = (sequence->position_first + sequence->row_count) / block_tokens;
         for (uint32_t ordinal = full_before; ordinal < full_now; ordinal++)
-            block_table_seal(cache->table,
-                             slot->ids[(uint64_t)layer_index * slot->block_capacity + ordinal]);
+            tier_manager_seal(cache->manager,
+                              slot->ids[(uint64_t)layer_index * slot->block_capacity + ordinal]);
     }
+    pump(cache, 0);
 }
 
-BlockTableStats kv_cache_stats(const KvCache *cache) {
-    return block_table_stats(cache->table);
+KvCacheStats kv_cache_stats(const KvCache *cache) {
+    KvCacheStats stats = {.manager = tier_manager_stats(cache->manager),
+                          .slot_bytes = cache->slot_bytes};
+    if (cache->mover) stats.mover = mover_stats(cache->mover);
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        stats.seconds_stalled[tier] = cache->seconds_stalled[tier];
+    return stats;
+}
+
+const RingFacts *kv_cache_ring(const KvCache *cache) {
+    return cache->mover ? mover_ring_facts(cache->mover) : NULL;
 }

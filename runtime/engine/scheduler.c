@@ -104,12 +104,31 @@ void scheduler_remove(Scheduler *scheduler, uint32_t task) {
     scheduler->free_tasks[scheduler->free_task_count++] = task;
 }
 
+void scheduler_requeue(Scheduler *scheduler, uint32_t task) {
+    uint32_t position = 0;
+    while (position < scheduler->running_count && scheduler->order[position] != task)
+        position++;
+    CHECK(position < scheduler->running_count);
+    scheduler->running_count--;
+    scheduler->waiting_count++;
+    scheduler->free_slots[scheduler->free_slot_count++] = scheduler->tasks[task].slot;
+    scheduler->promised_blocks -= worst_blocks(scheduler, scheduler->tasks[task].token_capacity);
+    scheduler->tasks[task].computed_count = 0;
+    memmove(&scheduler->order[position], &scheduler->order[position + 1],
+            (scheduler->running_count - position) * sizeof(uint32_t));
+    scheduler->order[scheduler->running_count] = task;
+}
+
+void scheduler_set_block_count(Scheduler *scheduler, uint32_t block_count) {
+    scheduler->limits.block_count = block_count;
+}
+
 /* Starts the oldest waiting task if slot and blocks allow. Order is kept: a large task is not overtaken. */
 static bool admit_next(Scheduler *scheduler) {
     if (scheduler->waiting_count == 0 || scheduler->free_slot_count == 0) return false;
     ScheduledTask *task = &scheduler->tasks[scheduler->order[scheduler->running_count]];
     uint32_t blocks = worst_blocks(scheduler, task->token_capacity);
-    if (blocks > scheduler->limits.block_count - scheduler->promised_blocks) return false;
+    if (scheduler->promised_blocks + blocks > scheduler->limits.block_count) return false;
     task->slot = scheduler->free_slots[--scheduler->free_slot_count];
     scheduler->promised_blocks += blocks;
     scheduler->running_count++;
@@ -135,8 +154,7 @@ uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs
         uint32_t task = scheduler->order[i], lacking = tokens_to_go(&scheduler->tasks[task]);
         if (lacking == 1 && !is_new) continue;
         uint32_t count = lacking < budget ? lacking : budget;
-        out_runs[run_count++] =
-            (ScheduledRun){.task = task, .token_count = count, .newly_admitted = is_new};
+        out_runs[run_count++] = (ScheduledRun){.task = task, .token_count = count};
         budget -= count;
     }
     return run_count;

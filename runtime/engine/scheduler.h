@@ -34,7 +34,6 @@ typedef struct ScheduledTask {
 typedef struct ScheduledRun {
     uint32_t task; /* index into scheduler_task */
     uint32_t token_count;
-    bool newly_admitted;
 } ScheduledRun;
 
 typedef struct Scheduler Scheduler;
@@ -50,6 +49,12 @@ Status scheduler_add(Scheduler *scheduler, uint64_t id, uint32_t prompt_count,
                      uint32_t token_capacity, uint32_t *out_task);
 void scheduler_remove(Scheduler *scheduler,
                       uint32_t task); /* running or waiting: frees its slot and blocks */
+
+/* A running task waits again, before all others, and starts from nothing: its KV was lost. */
+void scheduler_requeue(Scheduler *scheduler, uint32_t task);
+
+/* The KV budget changed: a tier went away. What runs goes on; nothing is admitted beyond it. */
+void scheduler_set_block_count(Scheduler *scheduler, uint32_t block_count);
 
 /* Plans a step: out_runs[slot_count]; tasks that are admitted get their slot. admit false: nothing new starts (drain). */
 uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs);

@@ -117,7 +117,7 @@ static Status attend_blocks(Pass *pass, uint32_t layer_index) {
                    .v = pass->v,
                    .k_stride = (uint64_t)kv_heads * head_dim,
                    .v_stride = (uint64_t)kv_heads * head_dim};
-    kv_cache_store(pass->cache, pass->kernels, pass->context, pass->batch, layer_index, &rows);
+    TRY(kv_cache_store(pass->cache, pass->kernels, pass->context, pass->batch, layer_index, &rows));
 
     AttendEdgeArgs edge = {.row_count = pass->batch->row_count,
                            .head_count = heads,

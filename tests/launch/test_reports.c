@@ -108,8 +108,7 @@ static void test_summary(void **state) {
                                .seconds_prefill = 2,
                                .seconds_decode = 4,
                                .seconds_collective = 0.5,
-                               .kv_capacity_bytes = 1000,
-                               .kv_peak_bytes = 900,
+                               .tiers = {{.capacity_bytes = 1000, .peak_bytes = 900}},
                                .memory_peak_bytes = 5000,
                                .determinism_digest = 0xabc};
     const Summary summary = {.stats = &stats,

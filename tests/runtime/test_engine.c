@@ -49,7 +49,7 @@ static void open_fixture(Fixture *fixture, uint64_t kv_bytes) {
                              .max_num_seqs = 4,
                              .max_num_batched_tokens = 24,
                              .block_tokens = 8,
-                             .kv_device_bytes = kv_bytes,
+                             .kv_bytes = {kv_bytes},
                              .hooks = {.user = fixture, .stop_requested = stop_hook}};
     assert_int_equal(engine_open(&fixture->engine, &options, fixture->weights, NULL, fixture->comm),
                      STATUS_OK);
@@ -145,7 +145,7 @@ static void kv_budget_is_kept(void **state) {
     (void)state;
     Fixture fixture;
     open_fixture(&fixture, 0);
-    uint64_t block_bytes = (engine_stats(fixture.engine)->kv_block_bytes + 63) / 64 * 64;
+    uint64_t block_bytes = engine_stats(fixture.engine)->kv_block_bytes;
     uint32_t layers = engine_model(fixture.engine)->layer_count;
     close_fixture(&fixture);
     open_fixture(&fixture, 3 * layers * block_bytes);
@@ -161,8 +161,10 @@ static void kv_budget_is_kept(void **state) {
         assert_int_equal(fixture.seen[id].reason, FINISH_LENGTH);
         assert_int_equal(fixture.seen[id].tokens, 6);
     }
-    assert_int_equal(engine_stats(fixture.engine)->kv_capacity_bytes, 3 * layers * block_bytes);
-    assert_true(engine_stats(fixture.engine)->kv_peak_bytes <= 3 * layers * block_bytes);
+    assert_int_equal(engine_stats(fixture.engine)->tiers[TIER_DEVICE].capacity_bytes,
+                     3 * layers * block_bytes);
+    assert_true(engine_stats(fixture.engine)->tiers[TIER_DEVICE].peak_bytes <=
+                3 * layers * block_bytes);
     assert_int_equal(engine_stats(fixture.engine)->requests_ok, 6);
     close_fixture(&fixture);
 }

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "runtime/base/arena.h"
 #include "runtime/base/invariant.h"
 
 typedef struct Child {
@@ -121,12 +122,25 @@ static void test_rows(void **state) {
         assert_string_not_equal(status_name((Status)status), "unknown");
 }
 
+/* E-MEMORY: a size that no machine has, and one that overflows. */
+static void memory_that_is_not_there(void **state) {
+    (void)state;
+    void *memory = NULL;
+    const char *text;
+    error_capture_begin();
+    assert_int_equal(memory_take(&memory, 1ull << 62, 1, "a table"), STATUS_NO_SPACE);
+    assert_int_equal(error_last(&text), ERROR_MEMORY);
+    assert_non_null(strstr(text, "a table"));
+    assert_int_equal(memory_take(&memory, UINT64_MAX, 16, "a table"), STATUS_NO_SPACE);
+    error_capture_end();
+    assert_null(memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_broken_invariant),
-        cmocka_unit_test(test_one_line),
-        cmocka_unit_test(test_captures_are_quiet),
-        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_broken_invariant),    cmocka_unit_test(test_one_line),
+        cmocka_unit_test(test_captures_are_quiet),  cmocka_unit_test(test_rows),
+        cmocka_unit_test(memory_that_is_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,75 @@
+#include "runtime/engine/kv_budget.h"
+
+#include "runtime/base/bytes.h"
+#include "runtime/engine/kv_cache.h"
+
+enum { STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS, STAGING_SHARE = 4 };
+static const uint64_t staging_bytes_max = 128ull << 20;
+
+static bool spills(const KvBudgetInput *input) {
+    return input->bytes[TIER_HOST] > 0 || input->bytes[TIER_NVME] > 0;
+}
+
+static uint32_t smaller(uint64_t a, uint64_t b) {
+    return (uint32_t)(a < b ? a : b);
+}
+
+/* Blocks that one layer of a step may fill before it seals them, beside one filling block a sequence. */
+static uint32_t step_blocks(const KvBudgetInput *input) {
+    return (uint32_t)divide_up(input->row_count_max, input->shape.block_tokens) + 1;
+}
+
+static uint64_t slots_min(const KvBudgetInput *input) {
+    if (!spills(input)) return input->layer_count;
+    return (uint64_t)input->layer_count + step_blocks(input) + STAGING_SLOTS_MIN;
+}
+
+uint64_t kv_budget_device_min(const KvBudgetInput *input) {
+    return slots_min(input) * kv_slot_bytes(&input->shape, spills(input));
+}
+
+/* What sequence_max sequences of token_max tokens need, in slots. */
+static uint64_t slots_needed(const KvBudgetInput *input) {
+    return (uint64_t)input->sequence_max * divide_up(input->token_max, input->shape.block_tokens) *
+           input->layer_count;
+}
+
+Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
+    KvBudget budget = {.slot_bytes = kv_slot_bytes(&input->shape, spills(input))};
+    uint64_t needed = slots_needed(input), least = slots_min(input),
+             spare = spills(input) ? least : 0;
+    uint64_t most = (BLOCK_NONE - 1) / TIER_COUNT;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        budget.slots[tier] =
+            smaller(smaller(input->bytes[tier] / budget.slot_bytes, needed + spare), most);
+    if (budget.slots[TIER_DEVICE] < least)
+        FAIL(CONTEXT_LENGTH,
+             "--kv-device-size: %llu bytes; one step of one sequence needs %llu, in %u layers of "
+             "%llu bytes a block",
+             (unsigned long long)input->bytes[TIER_DEVICE],
+             (unsigned long long)(least * budget.slot_bytes), input->layer_count,
+             (unsigned long long)budget.slot_bytes);
+    uint64_t kept = budget.slots[TIER_DEVICE];
+    budget.sequence_max = input->sequence_max;
+    if (spills(input)) {
+        uint64_t staging = smaller(kept / STAGING_SHARE, staging_bytes_max / budget.slot_bytes);
+        uint64_t room = kept - step_blocks(input) - input->layer_count;
+        if (staging > room) staging = room;
+        if (staging < STAGING_SLOTS_MIN) staging = STAGING_SLOTS_MIN;
+        budget.staging_slots = (uint32_t)staging;
+        kept -= staging + step_blocks(input);
+        budget.sequence_max = smaller(input->sequence_max, kept / input->layer_count);
+    }
+    uint64_t all = kept + budget.slots[TIER_HOST] + budget.slots[TIER_NVME];
+    budget.layer_blocks = smaller(all / input->layer_count, most);
+    *out = budget;
+    return STATUS_OK;
+}
+
+uint32_t kv_budget_block_tokens(uint32_t kv_head_count, uint32_t head_dim) {
+    enum { TOKENS_MIN = 32, TOKENS_MAX = 256, BYTES_WANTED = 64 << 10 };
+    KvShape shape = {kv_head_count, head_dim, TOKENS_MIN};
+    while (shape.block_tokens < TOKENS_MAX && kv_block_bytes(&shape) < BYTES_WANTED)
+        shape.block_tokens *= 2;
+    return shape.block_tokens;
+}

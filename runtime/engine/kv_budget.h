@@ -1,0 +1,42 @@
+#ifndef RUNTIME_ENGINE_KV_BUDGET_H
+#define RUNTIME_ENGINE_KV_BUDGET_H
+
+/* Bytes of budget to slots: how many blocks each tier holds, what of the device is staging, how many sequences may fill
+ * blocks at once, and how much admission may promise. Pure functions. */
+
+#include "kernels/kernels.h"
+#include "tiers/tier_manager.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct KvBudgetInput {
+    uint64_t bytes[TIER_COUNT]; /* of this rank */
+    KvShape shape;
+    uint32_t layer_count;
+    uint32_t sequence_max;  /* asked for */
+    uint32_t token_max;     /* of a sequence */
+    uint32_t row_count_max; /* of a step */
+} KvBudgetInput;
+
+typedef struct KvBudget {
+    uint32_t slots[TIER_COUNT];
+    uint32_t staging_slots;
+    uint32_t sequence_max; /* whose filling blocks the device can hold */
+    uint32_t layer_blocks; /* blocks a layer that admission may promise, over all tiers */
+    uint64_t slot_bytes;
+} KvBudget;
+
+/* E-CONTEXT-LENGTH with the least that would do when the device cannot hold the blocks of one step of one sequence. */
+Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out);
+
+/* The least device budget that kv_budget_plan takes. */
+uint64_t kv_budget_device_min(const KvBudgetInput *input);
+
+/* Tokens a block for `auto`: a power of two from 32 to 256 such that a block holds at least 64 KiB where it can. A function of
+ * the model and the number of ranks alone: partials fold block by block, so a size that followed the budget would change bits
+ * with it. Larger blocks move better, but every sequence keeps a filling one in each layer. */
+uint32_t kv_budget_block_tokens(uint32_t kv_head_count, uint32_t head_dim);
+
+SPILLWAY_EXTERN_C_END
+
+#endif

@@ -1,0 +1,183 @@
+/* The mover on real files, with both rows of the ring: random transfers between device, host and disk slots beside a model in
+ * memory; bytes changed behind its back, wrong identities and stale generations are never taken for the block. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "runtime/base/random.h"
+#include "tiers/mover.h"
+#include "tiers/spill_file.h"
+#include "tiers/spill_header.h"
+
+enum { SLOTS = 12, SLOT_BYTES = 8192, PAYLOAD = 5000, TRANSFERS = 8, EVENTS = 3000 };
+
+typedef struct Fixture {
+    SpillFile file;
+    RingFile ring_file;
+    uint8_t *memory[2]; /* device and host slots */
+    Mover *mover;
+    uint32_t next_id;
+} Fixture;
+
+static void open_fixture(Fixture *fixture, const char *engine) {
+    *fixture = (Fixture){0};
+    SpillFileOptions file = {.directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp",
+                             .bytes = SLOTS * SLOT_BYTES};
+    assert_int_equal(spill_file_open(&fixture->file, &file), STATUS_OK);
+    fixture->ring_file = (RingFile){fixture->file.descriptor, fixture->file.alignment_bytes};
+    for (int i = 0; i < 2; i++) {
+        fixture->memory[i] = aligned_alloc(4096, SLOTS * SLOT_BYTES);
+        assert_non_null(fixture->memory[i]);
+        memset(fixture->memory[i], 0, SLOTS * SLOT_BYTES);
+    }
+    MoverOptions options = {.slots = {fixture->memory[0], fixture->memory[1]},
+                            .slot_bytes = SLOT_BYTES,
+                            .payload_bytes = PAYLOAD,
+                            .ring = {.engine = engine,
+                                     .files = &fixture->ring_file,
+                                     .file_count = 1,
+                                     .depth = 4,
+                                     .queue_count = TRANSFERS,
+                                     .local_ranks = 1},
+                            .transfers_max = TRANSFERS};
+    assert_int_equal(mover_create(&fixture->mover, &options), STATUS_OK);
+}
+
+static void close_fixture(Fixture *fixture) {
+    mover_destroy(fixture->mover);
+    spill_file_close(&fixture->file);
+    free(fixture->memory[0]);
+    free(fixture->memory[1]);
+}
+
+static uint8_t *payload(const Fixture *fixture, int tier, uint32_t slot) {
+    return fixture->memory[tier] + (size_t)slot * SLOT_BYTES + sizeof(SpillHeader);
+}
+
+/* One transfer, to its end. */
+static TransferResult move(Fixture *fixture, MoverJob job) {
+    MoverDone done;
+    job.transfer.id = fixture->next_id++;
+    assert_int_equal(mover_submit(fixture->mover, &job), STATUS_OK);
+    while (mover_collect(fixture->mover, &done, 1, 1000000000) == 0)
+        ;
+    assert_int_equal(done.transfer_id, job.transfer.id);
+    return done.result;
+}
+
+static MoverJob job_of(uint64_t block, uint32_t generation, Tier from, uint32_t from_slot, Tier to,
+                       uint32_t to_slot) {
+    return (MoverJob){.transfer = {.generation = generation,
+                                   .from = from,
+                                   .from_slot = from_slot,
+                                   .to = to,
+                                   .to_slot = to_slot},
+                      .identity = {.words = {block, 2, 3, 4}},
+                      .ordinal = (uint32_t)block};
+}
+
+typedef struct Copy {
+    uint64_t block; /* 0: none */
+    uint32_t generation;
+} Copy;
+
+static void fill(Fixture *fixture, uint32_t slot, uint64_t block) {
+    Random random = {.key = block};
+    for (uint32_t i = 0; i < PAYLOAD; i++)
+        payload(fixture, TIER_DEVICE, slot)[i] = (uint8_t)random_u64(&random);
+}
+
+static bool holds(const Fixture *fixture, uint32_t slot, uint64_t block) {
+    Random random = {.key = block};
+    for (uint32_t i = 0; i < PAYLOAD; i++)
+        if (payload(fixture, TIER_DEVICE, slot)[i] != (uint8_t)random_u64(&random)) return false;
+    return true;
+}
+
+static void moves_blocks_down_and_up(void **state) {
+    const char *engine = *state;
+    Fixture fixture;
+    open_fixture(&fixture, engine);
+    Random random = {.key = 9};
+    Copy copies[TIER_COUNT][SLOTS] = {0};
+    uint64_t blocks = 0, ups = 0;
+    for (int event = 0; event < EVENTS; event++) {
+        Tier lower = random_below(&random, 2) ? TIER_NVME : TIER_HOST;
+        uint32_t low_slot = (uint32_t)random_below(&random, SLOTS),
+                 slot = (uint32_t)random_below(&random, SLOTS);
+        Copy *copy = &copies[lower][low_slot];
+        if (random_below(&random, 2)) {
+            *copy = (Copy){++blocks, (uint32_t)random_below(&random, 100)};
+            fill(&fixture, slot, copy->block);
+            assert_int_equal(move(&fixture, job_of(copy->block, copy->generation, TIER_DEVICE, slot,
+                                                   lower, low_slot)),
+                             TRANSFER_OK);
+        } else if (lower == TIER_HOST && copy->block && random_below(&random, 3) == 0) {
+            copies[TIER_NVME][slot] = *copy;
+            assert_int_equal(move(&fixture, job_of(copy->block, copy->generation, TIER_HOST,
+                                                   low_slot, TIER_NVME, slot)),
+                             TRANSFER_OK);
+        } else {
+            uint64_t asked = copy->block ? copy->block : 77777;
+            TransferResult result =
+                move(&fixture, job_of(asked, copy->generation, lower, low_slot, TIER_DEVICE, slot));
+            assert_int_equal(result, copy->block ? TRANSFER_OK : TRANSFER_CORRUPT);
+            if (copy->block) assert_true(holds(&fixture, slot, copy->block));
+            ups += copy->block != 0;
+        }
+    }
+    assert_true(ups > EVENTS / 6);
+    MoverStats stats = mover_stats(fixture.mover);
+    assert_int_equal(stats.read_bytes[TIER_HOST] % SLOT_BYTES, 0);
+    assert_true(stats.written_bytes[TIER_NVME] > 0 && stats.read_bytes[TIER_NVME] > 0);
+    close_fixture(&fixture);
+}
+
+/* Spoils one thing of a block on disk or of what is asked for; each must be a miss. */
+static void doubt_is_a_miss(void **state) {
+    const char *engine = *state;
+    Fixture fixture;
+    open_fixture(&fixture, engine);
+    fill(&fixture, 0, 5);
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_DEVICE, 0, TIER_NVME, 3)), TRANSFER_OK);
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_NVME, 3, TIER_DEVICE, 1)), TRANSFER_OK);
+    assert_int_equal(move(&fixture, job_of(6, 1, TIER_NVME, 3, TIER_DEVICE, 1)),
+                     TRANSFER_CORRUPT); /* another block */
+    assert_int_equal(move(&fixture, job_of(5, 2, TIER_NVME, 3, TIER_DEVICE, 1)),
+                     TRANSFER_CORRUPT); /* another life */
+    uint8_t *page = aligned_alloc(4096, SLOT_BYTES);
+    assert_non_null(page);
+    assert_int_equal(pread(fixture.file.descriptor, page, SLOT_BYTES, 3 * SLOT_BYTES), SLOT_BYTES);
+    for (uint32_t at = 0; at < sizeof(SpillHeader) + PAYLOAD; at += 97) {
+        page[at] ^= 4;
+        assert_int_equal(pwrite(fixture.file.descriptor, page, SLOT_BYTES, 3 * SLOT_BYTES),
+                         SLOT_BYTES);
+        assert_int_equal(move(&fixture, job_of(5, 1, TIER_NVME, 3, TIER_DEVICE, 1)),
+                         TRANSFER_CORRUPT);
+        page[at] ^= 4;
+    }
+    /* the same bytes in another place: misdirected */
+    assert_int_equal(pwrite(fixture.file.descriptor, page, SLOT_BYTES, 4 * SLOT_BYTES), SLOT_BYTES);
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_NVME, 4, TIER_DEVICE, 1)), TRANSFER_CORRUPT);
+    payload(&fixture, TIER_HOST, 2)[100] ^= 1; /* host memory is not trusted either */
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_HOST, 2, TIER_NVME, 5)), TRANSFER_CORRUPT);
+    free(page);
+    close_fixture(&fixture);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate(moves_blocks_down_and_up, "threads"),
+        cmocka_unit_test_prestate(moves_blocks_down_and_up, "auto"),
+        cmocka_unit_test_prestate(doubt_is_a_miss, "threads"),
+        cmocka_unit_test_prestate(doubt_is_a_miss, "auto"),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,61 @@
+#ifndef TIERS_MOVER_H
+#define TIERS_MOVER_H
+
+/* Carries out the tier manager's transfers on a thread of its own: copies between device and host slots, reads and writes of spill
+ * files through the ring, header and checksum on the way down, verified on the way up. What comes back is only the
+ * result; the manager decides what it means.
+ *
+ * A slot is header and payload side by side: [SpillHeader][payload][zeros up to slot_bytes]. The mover owns no slot; it may read a
+ * transfer's source and write its destination from mover_submit until the result is collected.
+ *
+ * One thread submits and collects; the mover's own thread owns the ring. Nothing is allocated after create. */
+
+#include "tiers/ring.h"
+#include "tiers/tier_manager.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct Mover Mover;
+
+typedef struct MoverOptions {
+    uint8_t *slots
+        [TIER_COUNT]; /* base of the device's and the host's slots; NULL for absent tiers and nvme */
+    uint64_t slot_bytes; /* a multiple of every file's alignment */
+    uint32_t payload_bytes;
+    RingOptions
+        ring; /* files: nvme slot s lies in file s % file_count at (s / file_count) * slot_bytes */
+    uint32_t transfers_max; /* submitted and not collected */
+} MoverOptions;
+
+typedef struct MoverJob {
+    Transfer transfer;
+    BlockIdentity identity;
+    uint32_t ordinal;
+} MoverJob;
+
+typedef struct MoverDone {
+    uint32_t transfer_id;
+    TransferResult result;
+} MoverDone;
+
+typedef struct MoverStats {
+    uint64_t read_bytes[TIER_COUNT], written_bytes[TIER_COUNT]; /* out of and into each tier */
+    uint64_t io_errors, corrupt;
+    double seconds_checksum, seconds_copy; /* of the mover's thread */
+} MoverStats;
+
+/* Starts the thread and opens the ring (none without files). */
+Status mover_create(Mover **out, const MoverOptions *options);
+void mover_destroy(Mover *mover); /* waits for what is in flight; takes NULL */
+
+/* STATUS_AGAIN when transfers_max are out. */
+Status mover_submit(Mover *mover, const MoverJob *job);
+/* Results so far; waits up to wait_ns for a first one. */
+uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_t wait_ns);
+
+MoverStats mover_stats(const Mover *mover);
+const RingFacts *mover_ring_facts(const Mover *mover); /* NULL without files */
+
+SPILLWAY_EXTERN_C_END
+
+#endif

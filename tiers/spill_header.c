@@ -1,0 +1,40 @@
+#include "tiers/spill_header.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "runtime/base/hash.h"
+
+enum { SPILL_MAGIC = 0x4c495053, SPILL_VERSION = 1 }; /* "SPIL" */
+
+static_assert(sizeof(SpillHeader) == 64, "the header is one cache line");
+
+static SpillHeader header_of(const SpillExpectation *expectation) {
+    return (SpillHeader){.magic = SPILL_MAGIC,
+                         .version = SPILL_VERSION,
+                         .header_bytes = sizeof(SpillHeader),
+                         .payload_bytes = expectation->payload_bytes,
+                         .slot = expectation->slot,
+                         .generation = expectation->generation,
+                         .ordinal = expectation->ordinal,
+                         .identity = *expectation->identity};
+}
+
+static uint64_t checksum(const SpillHeader *header, const void *payload) {
+    return hash_xxh3(payload, header->payload_bytes, hash_xxh3(header, sizeof *header, 0));
+}
+
+void spill_header_seal(void *block, const SpillExpectation *expectation) {
+    SpillHeader header = header_of(expectation);
+    header.checksum = checksum(&header, (const uint8_t *)block + sizeof header);
+    memcpy(block, &header, sizeof header);
+}
+
+bool spill_header_matches(const void *block, const SpillExpectation *expectation) {
+    SpillHeader found, wanted = header_of(expectation);
+    memcpy(&found, block, sizeof found);
+    uint64_t claimed = found.checksum;
+    found.checksum = 0;
+    return !memcmp(&found, &wanted, sizeof found) &&
+           claimed == checksum(&wanted, (const uint8_t *)block + sizeof found);
+}

@@ -1,0 +1,34 @@
+#ifndef TIERS_SPILL_HEADER_H
+#define TIERS_SPILL_HEADER_H
+
+/* What stands before the bytes of every block that has left the device: whose they are, and a checksum. A copy whose header is
+ * not the one asked for, or whose checksum is not that of its bytes, is a miss, whatever else may be right about it. */
+
+#include "tiers/block.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct SpillHeader {
+    uint32_t magic;
+    uint16_t version, header_bytes;
+    uint32_t payload_bytes;
+    uint32_t slot;       /* where it was written: a misdirected read shows */
+    uint32_t generation; /* of the block's record: a stale read shows */
+    uint32_t ordinal;
+    uint64_t checksum; /* XXH3-64 of header (this field zero) and payload */
+    BlockIdentity identity;
+} SpillHeader;
+
+/* What a reader expects; payload_bytes follow the header in memory. */
+typedef struct SpillExpectation {
+    const BlockIdentity *identity;
+    uint32_t payload_bytes, slot, generation, ordinal;
+} SpillExpectation;
+
+/* `block` is header and payload, side by side. */
+void spill_header_seal(void *block, const SpillExpectation *expectation);
+bool spill_header_matches(const void *block, const SpillExpectation *expectation);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
