@@ -12,12 +12,13 @@
  * Numbers are f32 unless said; row-major, the last dimension contiguous; `…_stride` counts elements between
  * rows. Outputs may not alias inputs unless a slot says so. Slots cannot fail: shapes are checked when a model
  * is bound. They return when the work is done (CPU) or put on context->stream (GPU). One call at a time a
- * context; inside, the backend uses context->thread_count threads. */
+ * context; inside, the backend uses the threads of context->team. */
 
 #include <stddef.h>
 #include <stdint.h>
 
 #include "kernels/device.h"
+#include "kernels/team.h"
 #include "kernels/tensor.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -32,10 +33,10 @@ typedef struct KernelLimits {
 } KernelLimits;
 
 typedef struct KernelContext {
-    uint32_t thread_count;
+    Team *team;           /* NULL: the caller alone */
     DeviceStream *stream; /* NULL on the CPU */
     void *
-        scratch; /* scratch_bytes(limits, thread_count) bytes, 64-byte aligned, private to the backend */
+        scratch; /* scratch_bytes(limits, threads of the team) bytes, 64-byte aligned, private to the backend */
     size_t scratch_bytes;
 } KernelContext;
 

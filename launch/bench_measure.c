@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/team.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/monotonic.h"
 
-enum { AREA_BYTES = 256 << 20, PASSES = 5, LANES = 16 };
+enum { AREA_BYTES = 256 << 20, PASSES = 5, LANES = 16, PIECES_A_THREAD = 16 };
 
 static int compare(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -54,30 +55,54 @@ static double best(double seconds, double before) {
     return rate > before ? rate : before;
 }
 
-Status bench_limits_measure(uint32_t thread_count, BenchLimits *out) {
-    char *areas;
-    TRY(memory_take((void **)&areas, 2, AREA_BYTES, "memory to measure its speed"));
-    const size_t piece = AREA_BYTES / thread_count / 4096 * 4096;
-    uint64_t sum = 0;
-    *out = (BenchLimits){0, 0};
-    for (int pass = 0; pass <= PASSES; pass++) {
+typedef struct Areas {
+    char *from, *to;
+    size_t piece_bytes;
+    _Atomic uint64_t sum; /* must be wanted by somebody, or the loads go away */
+} Areas;
+
+static void read_piece(void *user, uint32_t piece, uint32_t thread_index) {
+    (void)thread_index;
+    Areas *areas = user;
+    const char *from = areas->from + piece * areas->piece_bytes;
+    areas->sum += add_up((const uint64_t *)from, areas->piece_bytes / sizeof(uint64_t));
+}
+
+static void copy_piece(void *user, uint32_t piece, uint32_t thread_index) {
+    (void)thread_index;
+    const Areas *areas = user;
+    size_t offset = piece * areas->piece_bytes;
+    memcpy(areas->to + offset, areas->from + offset, areas->piece_bytes);
+}
+
+static BenchLimits measure_passes(Team *team, char *memory) {
+    uint32_t piece_count = team_thread_count(team) * PIECES_A_THREAD;
+    Areas areas = {.from = memory,
+                   .to = memory + AREA_BYTES,
+                   .piece_bytes = AREA_BYTES / piece_count / 4096 * 4096};
+    BenchLimits limits = {0, 0};
+    memset(memory, 1, 2 * (size_t)AREA_BYTES); /* the first pass meets memory */
+    for (int pass = 0; pass < PASSES; pass++) {
         double start = monotonic_seconds();
-#pragma omp parallel for schedule(static, 1) num_threads((int)thread_count) reduction(+ : sum)
-        for (uint32_t thread = 0; thread < thread_count; thread++)
-            sum += add_up((const uint64_t *)(areas + thread * piece), piece / sizeof(uint64_t));
+        team_run(team, piece_count, read_piece, &areas);
         double middle = monotonic_seconds();
-#pragma omp parallel for schedule(static, 1) num_threads((int)thread_count)
-        for (uint32_t thread = 0; thread < thread_count; thread++)
-            memcpy(areas + AREA_BYTES + thread * piece, areas + thread * piece, piece);
+        team_run(team, piece_count, copy_piece, &areas);
         double end = monotonic_seconds();
-        if (pass == 0)
-            memset(areas, 1, 2 * (size_t)AREA_BYTES); /* the first one met no memory yet */
-        if (pass == 0) continue;
-        out->read_bytes_per_second = best(middle - start, out->read_bytes_per_second);
-        out->copy_bytes_per_second = best(end - middle, out->copy_bytes_per_second);
+        limits.read_bytes_per_second = best(middle - start, limits.read_bytes_per_second);
+        limits.copy_bytes_per_second = best(end - middle, limits.copy_bytes_per_second);
     }
-    /* The sum must be wanted by somebody, or the loads go away. */
-    if (sum == 1) out->read_bytes_per_second = 0;
-    free(areas);
-    return STATUS_OK;
+    return limits;
+}
+
+Status bench_limits_measure(uint32_t thread_count, BenchLimits *out) {
+    Team *team;
+    void *memory;
+    TRY(team_create(&team, thread_count));
+    Status status = memory_take(&memory, 2, AREA_BYTES, "memory to measure its speed");
+    if (status == STATUS_OK) {
+        *out = measure_passes(team, memory);
+        free(memory);
+    }
+    team_destroy(team);
+    return status;
 }

@@ -1,7 +1,6 @@
 #include "kernels/cpu/attention_tasks.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu_kernels.h"
@@ -13,7 +12,7 @@ enum {
     ALIGNMENT = 64,
 };
 
-/* Multiply-adds below which a parallel region costs more than it brings. */
+/* Multiply-adds below which waking others costs more than it brings. */
 #define SERIAL_WORK (1u << 18)
 
 /* Query heads by the KV head that they read. */
@@ -39,22 +38,24 @@ typedef struct AttendUnit {
     BlockGroup blocks;
 } AttendUnit;
 
-typedef struct Driver {
-    const AttendIsa *isa;
-    const AttendArgs *args;
-    HeadGroups heads;
-    AttendScratch *threads; /* [thread_count] */
-    AttendUnit *units;      /* [slot_count] */
-    AttendState *slots;     /* [slot_count] their group states */
-    uint32_t thread_count, slot_count;
-} Driver;
-
 /* Walks the tasks of a call in their one order. */
 typedef struct TaskCursor {
     uint32_t run_first, run_end; /* the series of runs with the same rows */
     uint32_t group, slice;       /* the next task's */
-    uint64_t position;           /* tasks handed out */
+    uint64_t position;           /* of that group's first task */
 } TaskCursor;
+
+typedef struct Driver {
+    const AttendIsa *isa;
+    const AttendArgs *args;
+    Team *team;
+    HeadGroups heads;
+    AttendScratch *threads; /* [thread_count] */
+    TaskCursor *cursors;    /* [thread_count] where each thread is in the tasks */
+    AttendUnit *units;      /* [slot_count] */
+    AttendState *slots;     /* [slot_count] their group states */
+    uint32_t thread_count, slot_count;
+} Driver;
 
 /* ---- scratch: the same walk measures it (base NULL) and hands it out */
 
@@ -94,6 +95,7 @@ static size_t lay_out(uint8_t *base, uint32_t head_count, uint32_t head_dim, uin
     io_driver->heads.groups = take(base, &used, head_count, sizeof(HeadGroup));
     io_driver->heads.heads = take(base, &used, head_count, sizeof(uint16_t));
     io_driver->threads = take(base, &used, io_driver->thread_count, sizeof(AttendScratch));
+    io_driver->cursors = take(base, &used, io_driver->thread_count, sizeof(TaskCursor));
     io_driver->units = take(base, &used, io_driver->slot_count, sizeof(AttendUnit));
     io_driver->slots = take(base, &used, io_driver->slot_count, sizeof(AttendState));
     for (uint32_t i = 0; i < io_driver->thread_count; i++)
@@ -185,11 +187,12 @@ static bool cursor_seek(const Driver *driver, TaskCursor *cursor, uint64_t posit
     return false;
 }
 
-static uint64_t count_tasks(const Driver *driver) {
+static uint32_t count_tasks(const Driver *driver) {
     TaskCursor cursor = {0};
     AttendTask task;
     cursor_seek(driver, &cursor, UINT64_MAX, &task);
-    return cursor.position;
+    CHECK(cursor.position <= UINT32_MAX);
+    return (uint32_t)cursor.position;
 }
 
 /* Multiply-adds of the call, about: all blocks of all runs. */
@@ -285,33 +288,35 @@ static void run_task(const Driver *driver, const AttendTask *task, const AttendS
 
 /* ---- the two ways to use threads */
 
-static void run_tasks_apart(const Driver *driver) {
-    atomic_uint_fast64_t next = 0;
-#pragma omp parallel for num_threads(driver->thread_count) schedule(static, 1)
-    for (uint32_t thread = 0; thread < driver->thread_count; thread++) {
-        TaskCursor cursor = {0};
-        AttendTask task;
-        while (cursor_seek(driver, &cursor, atomic_fetch_add(&next, 1), &task))
-            run_task(driver, &task, &driver->threads[thread]);
-    }
+static void run_task_apart(void *user, uint32_t task_index, uint32_t thread_index) {
+    const Driver *driver = user;
+    AttendTask task;
+    CHECK(cursor_seek(driver, &driver->cursors[thread_index], task_index, &task));
+    run_task(driver, &task, &driver->threads[thread_index]);
 }
 
-/* Group states of the units into the slots of the same numbers, then folded in order. */
-static void run_units(const Driver *driver, const AttendUnit *units, uint32_t count) {
-    atomic_uint next = 0;
-#pragma omp parallel for num_threads(driver->thread_count) schedule(static, 1)
-    for (uint32_t thread = 0; thread < driver->thread_count; thread++) {
-        const AttendScratch *scratch = &driver->threads[thread];
-        for (uint32_t i; (i = atomic_fetch_add(&next, 1)) < count;) {
-            load_queries(driver->args, &units[i].task, scratch);
-            compute_group(driver, &units[i].task, &units[i].blocks, scratch, &driver->slots[i]);
-        }
-    }
+static void run_tasks_apart(Driver *driver, uint32_t task_count) {
+    memset(driver->cursors, 0, driver->thread_count * sizeof *driver->cursors);
+    team_run(driver->team, task_count, run_task_apart, driver);
+}
+
+/* A unit's group state into the slot of the same number. */
+static void run_unit(void *user, uint32_t task_index, uint32_t thread_index) {
+    const Driver *driver = user;
+    const AttendUnit *unit = &driver->units[task_index];
+    const AttendScratch *scratch = &driver->threads[thread_index];
+    load_queries(driver->args, &unit->task, scratch);
+    compute_group(driver, &unit->task, &unit->blocks, scratch, &driver->slots[task_index]);
+}
+
+static void run_units(Driver *driver, uint32_t count) {
+    team_run(driver->team, count, run_unit, driver);
     for (uint32_t i = 0; i < count; i++)
-        fold_into_running(driver, &units[i].task, &driver->slots[i], driver->threads->padded_dim);
+        fold_into_running(driver, &driver->units[i].task, &driver->slots[i],
+                          driver->threads->padded_dim);
 }
 
-static void run_tasks_cut(const Driver *driver) {
+static void run_tasks_cut(Driver *driver) {
     TaskCursor cursor = {0};
     AttendTask task;
     uint32_t count = 0;
@@ -320,27 +325,30 @@ static void run_tasks_cut(const Driver *driver) {
         while (next_group(driver->args, &task, &blocks)) {
             driver->units[count++] = (AttendUnit){task, blocks};
             if (count < driver->slot_count) continue;
-            run_units(driver, driver->units, count);
+            run_units(driver, count);
             count = 0;
         }
     }
-    if (count) run_units(driver, driver->units, count);
+    if (count) run_units(driver, count);
 }
 
 void attend_with(const AttendIsa *isa, const KernelContext *context, const AttendArgs *args) {
+    uint32_t thread_count = team_thread_count(context->team);
     Driver driver = {.isa = isa,
                      .args = args,
-                     .thread_count = context->thread_count,
-                     .slot_count = TASKS_A_THREAD * context->thread_count};
+                     .team = context->team,
+                     .thread_count = thread_count,
+                     .slot_count = TASKS_A_THREAD * thread_count};
     size_t used = lay_out(context->scratch, args->head_count, args->shape.head_dim,
                           args->shape.block_tokens, &driver);
     CHECK(used <= context->scratch_bytes);
     for (uint32_t i = 0; i < args->run_count; i++)
         CHECK(args->runs[i].block_ordinal_first % ATTEND_GROUP_BLOCKS == 0);
     group_heads(args, &driver.heads);
-    if (work_of(args) < SERIAL_WORK) driver.thread_count = 1;
-    if (driver.thread_count > 1 && count_tasks(&driver) < TASKS_A_THREAD * driver.thread_count)
+    if (work_of(args) < SERIAL_WORK) driver.team = NULL;
+    uint32_t task_count = count_tasks(&driver);
+    if (team_thread_count(driver.team) > 1 && task_count < driver.slot_count)
         run_tasks_cut(&driver);
     else
-        run_tasks_apart(&driver);
+        run_tasks_apart(&driver, task_count);
 }

@@ -1,7 +1,5 @@
 #include "kernels/cpu/matmul_tiles.h"
 
-#include <omp.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu_kernels.h"
@@ -21,7 +19,7 @@ enum {
     STREAM_ROWS_MAX = 2, /* up to here memory is the limit: one column tile after the other … */
     STREAM_AHEAD_BYTES = 8192, /* … fetched so far ahead */
     NEXT_TILES_BYTES_MAX = 65536,
-    CLAIMS_PER_THREAD = 8,
+    STREAM_TASK_BYTES = 32768, /* the shortest stream that is worth a task */
     QUANTISE_ALONE_MAX = 4096, /* activations that are rounded faster than a team meets */
 };
 
@@ -188,6 +186,26 @@ static void pack_float_row(const TileFormat *format, uint32_t columns, const Mat
     }
 }
 
+typedef struct PackCall {
+    TileFormat format;
+    uint32_t columns; /* of a tile */
+    const MatrixSource *source;
+    uint8_t *memory;
+} PackCall;
+
+static void pack_tile(void *user, uint32_t tile, uint32_t thread_index) {
+    (void)thread_index;
+    const PackCall *call = user;
+    const TileFormat *format = &call->format;
+    uint64_t rows = matrix_source_rows(call->source), columns = call->columns;
+    uint64_t begin = tile * columns, end = begin + columns < rows ? begin + columns : rows;
+    uint8_t *column_tile = call->memory + tile * format->column_tile_bytes;
+    memset(column_tile, 0, format->column_tile_bytes);
+    for (uint64_t row = begin; row < end; row++)
+        (format->encoded ? pack_encoded_row : pack_float_row)(format, call->columns, call->source,
+                                                              row, column_tile);
+}
+
 void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const MatrixSource *source,
                        void *memory, Matrix *out) {
     const Quant *quant = source->tensor.quant;
@@ -195,15 +213,8 @@ void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const M
     TileFormat format =
         tile_format(isa->columns, source_class(source), quant, matrix_source_columns(source));
     CHECK(quant->block_elements <= BLOCK_ELEMENTS_MAX);
-#pragma omp parallel for num_threads(context->thread_count) schedule(static)
-    for (uint64_t t = 0; t < tile_count(rows, isa->columns); t++) {
-        uint8_t *column_tile = (uint8_t *)memory + t * format.column_tile_bytes;
-        memset(column_tile, 0, format.column_tile_bytes);
-        uint64_t end = (t + 1) * isa->columns < rows ? (t + 1) * isa->columns : rows;
-        for (uint64_t row = t * isa->columns; row < end; row++)
-            (format.encoded ? pack_encoded_row : pack_float_row)(&format, isa->columns, source, row,
-                                                                 column_tile);
-    }
+    PackCall call = {.format = format, .columns = isa->columns, .source = source, .memory = memory};
+    team_run(context->team, (uint32_t)tile_count(rows, isa->columns), pack_tile, &call);
     *out = (Matrix){
         .row_count = (uint32_t)rows,
         .column_count = (uint32_t)matrix_source_columns(source),
@@ -263,7 +274,6 @@ typedef struct MatmulPlan {
     uint32_t product_count;
     uint64_t tile_count; /* of all products */
     QuantisedX quantised;
-    bool quantised_alone; /* by the calling thread, before the team starts */
 } MatmulPlan;
 
 /* Room for one integer form of x in scratch, once. */
@@ -404,39 +414,52 @@ static void multiply_claim(const TileIsa *isa, const MatmulPlan *plan, uint64_t 
     }
 }
 
-/* How many column tiles a thread takes at a time. A stream is cut once a thread; else small shares level out threads
- * that other programs slow down. */
-static uint64_t claim_size(const MatmulPlan *plan, uint32_t row_count, uint32_t thread_count) {
-    uint64_t claims =
-        row_count <= STREAM_ROWS_MAX ? thread_count : (uint64_t)thread_count * CLAIMS_PER_THREAD;
-    return thread_count == 1 ? plan->tile_count
-                             : align_up(divide_up(plan->tile_count, claims), TILE_SPAN_MAX);
+typedef struct MatmulCall {
+    const TileIsa *isa;
+    const MatmulArgs *args;
+    MatmulPlan plan;
+    uint32_t quantise_task_count;
+    uint64_t claim_tiles; /* of a task, the last one's less */
+} MatmulCall;
+
+static void quantise_claimed(void *user, uint32_t task_index, uint32_t thread_index) {
+    (void)thread_index;
+    const MatmulCall *call = user;
+    uint32_t rows = call->args->row_count, task_count = call->quantise_task_count;
+    quantise_rows(call->isa, call->args, &call->plan.quantised,
+                  team_task_begin(rows, task_index, task_count),
+                  team_task_begin(rows, task_index + 1, task_count));
 }
 
-/* One thread of a team: its rows of x, then claims until none is left. */
-static void matmul_thread(const TileIsa *isa, const MatmulArgs *args, const MatmulPlan *plan,
-                          _Atomic uint64_t *next_tile) {
-    uint32_t thread_count = (uint32_t)omp_get_num_threads();
-    uint64_t rows = args->row_count, thread = (uint64_t)omp_get_thread_num();
-    if (!plan->quantised_alone) {
-        quantise_rows(isa, args, &plan->quantised, rows * thread / thread_count,
-                      rows * (thread + 1) / thread_count);
-#pragma omp barrier
+static void multiply_claimed(void *user, uint32_t task_index, uint32_t thread_index) {
+    (void)thread_index;
+    const MatmulCall *call = user;
+    uint64_t begin = task_index * call->claim_tiles;
+    multiply_claim(call->isa, &call->plan, begin, begin + call->claim_tiles, call->args->row_count);
+}
+
+/* How many column tiles make a task: a stream is not cut too short. */
+static uint64_t claim_tiles(const MatmulPlan *plan, uint32_t row_count, const Team *team) {
+    if (team_thread_count(team) == 1) return plan->tile_count;
+    uint64_t pieces = plan->tile_count;
+    if (row_count <= STREAM_ROWS_MAX) {
+        uint64_t bytes = 0;
+        for (uint32_t i = 0; i < plan->product_count; i++)
+            bytes += plan->products[i].output->weights->bytes;
+        pieces = divide_up(bytes, STREAM_TASK_BYTES);
     }
-    uint64_t size = claim_size(plan, args->row_count, thread_count);
-    for (;;) {
-        uint64_t begin = atomic_fetch_add_explicit(next_tile, size, memory_order_relaxed);
-        if (begin >= plan->tile_count) return;
-        multiply_claim(isa, plan, begin, begin + size, args->row_count);
-    }
+    return align_up(divide_up(plan->tile_count, team_task_count(team, pieces)), TILE_SPAN_MAX);
 }
 
 void tiles_matmul(const TileIsa *isa, const KernelContext *context, const MatmulArgs *args) {
-    MatmulPlan plan = plan_call(isa, context, args);
-    uint64_t columns = args->outputs[0].weights->column_count;
-    plan.quantised_alone = args->row_count * columns <= QUANTISE_ALONE_MAX;
-    if (plan.quantised_alone) quantise_rows(isa, args, &plan.quantised, 0, args->row_count);
-    _Atomic uint64_t next_tile = 0;
-#pragma omp parallel num_threads(context->thread_count) if (context->thread_count > 1)
-    matmul_thread(isa, args, &plan, &next_tile);
+    MatmulCall call = {.isa = isa, .args = args, .plan = plan_call(isa, context, args)};
+    const QuantisedX *quantised = &call.plan.quantised;
+    uint64_t numbers = (uint64_t)args->row_count * args->outputs[0].weights->column_count;
+    bool alone = numbers <= QUANTISE_ALONE_MAX;
+    call.quantise_task_count = alone ? 1 : team_task_count(context->team, args->row_count);
+    if (quantised->forms[0] || quantised->forms[1])
+        team_run(context->team, call.quantise_task_count, quantise_claimed, &call);
+    call.claim_tiles = claim_tiles(&call.plan, args->row_count, context->team);
+    team_run(context->team, (uint32_t)divide_up(call.plan.tile_count, call.claim_tiles),
+             multiply_claimed, &call);
 }

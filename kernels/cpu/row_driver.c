@@ -1,17 +1,28 @@
 #include "kernels/cpu/row_driver.h"
 
-/* Cycles below which a parallel region costs more than it brings: some 10 us. */
+/* Cycles of a call that are not worth waking anybody for, some 10 us, and of the smallest task. */
 #define SERIAL_WORK 40000u
+#define TASK_WORK   5000u
+
+typedef struct RowsCall {
+    RowsFunction *function;
+    const void *args;
+    uint32_t row_count, task_count;
+} RowsCall;
+
+static void run_rows(void *user, uint32_t task_index, uint32_t thread_index) {
+    (void)thread_index;
+    const RowsCall *call = user;
+    call->function(call->args,
+                   (uint32_t)team_task_begin(call->row_count, task_index, call->task_count),
+                   (uint32_t)team_task_begin(call->row_count, task_index + 1, call->task_count));
+}
 
 void rows_run(const KernelContext *context, uint32_t row_count, uint64_t row_work,
               RowsFunction *function, const void *args) {
-    uint32_t thread_count = context->thread_count < row_count ? context->thread_count : row_count;
-    if (thread_count < 2 || row_count * row_work < SERIAL_WORK) {
-        function(args, 0, row_count);
-        return;
-    }
-#pragma omp parallel for num_threads(thread_count) schedule(static, 1)
-    for (uint32_t thread = 0; thread < thread_count; thread++)
-        function(args, (uint32_t)((uint64_t)row_count * thread / thread_count),
-                 (uint32_t)((uint64_t)row_count * (thread + 1) / thread_count));
+    uint64_t work = row_count * row_work, pieces = work / TASK_WORK;
+    RowsCall call = {.function = function, .args = args, .row_count = row_count, .task_count = 1};
+    if (work >= SERIAL_WORK)
+        call.task_count = team_task_count(context->team, row_count < pieces ? row_count : pieces);
+    team_run(context->team, call.task_count, run_rows, &call);
 }

@@ -1,7 +1,7 @@
 #ifndef KERNELS_CPU_ROW_DRIVER_H
 #define KERNELS_CPU_ROW_DRIVER_H
 
-/* Divides rows that do not depend on each other over the threads of a context. Internal to kernels/cpu. */
+/* Divides rows that do not depend on each other over the team of a context. Internal to kernels/cpu. */
 
 #include "kernels/kernels.h"
 

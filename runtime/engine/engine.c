@@ -2,7 +2,6 @@
 
 #include "runtime/engine/engine.h"
 
-#include <omp.h>
 #include <string.h>
 
 #include "runtime/base/bytes.h"
@@ -169,8 +168,8 @@ static bool samples_next(const Engine *engine, const LogitOwner *owner) {
     return sequence->request.max_tokens > 0 && owner->position + 1 == sequence->token_count;
 }
 
-static Status sample_row(Engine *engine, const LogitOwner *owner, const float *logits,
-                         SamplerOutput *out) {
+static Status sample_row(const Engine *engine, const LogitOwner *owner, const float *logits,
+                         SamplerWorkspace *workspace, SamplerOutput *out) {
     const Sequence *sequence = &engine->sequences[owner->task];
     const Request *request = &sequence->request;
     uint32_t eos_count = 0;
@@ -186,7 +185,7 @@ static Status sample_row(Engine *engine, const LogitOwner *owner, const float *l
                           .banned = eos,
                           .banned_count = too_early ? eos_count : 0};
     error_capture_begin();
-    Status status = sampler_sample(engine->samplers[omp_get_thread_num()], &input, out);
+    Status status = sampler_sample(workspace, &input, out);
     error_capture_end();
     return status;
 }
@@ -225,17 +224,28 @@ static Status deliver(Engine *engine, const LogitOwner *owner, Status sample_sta
     return STATUS_OK;
 }
 
+typedef struct SampleCall {
+    const Engine *engine;
+    const LogitOwner *owners;
+    const float *logits; /* [owners][vocab] */
+} SampleCall;
+
+static void sample_owner(void *user, uint32_t index, uint32_t thread_index) {
+    const SampleCall *call = user;
+    const Engine *engine = call->engine;
+    if (!samples_next(engine, &call->owners[index])) return;
+    engine->sample_status[index] = sample_row(
+        engine, &call->owners[index], call->logits + (uint64_t)index * engine->config.vocab_count,
+        engine->samplers[thread_index], &engine->sampled[index]);
+}
+
 /* Logits of owners [first, first + count) on rank 0: report, sample side by side, deliver in order. */
 static Status take_logits(Engine *engine, uint32_t first, uint32_t count, const float *logits) {
     double start = monotonic_seconds();
     const LogitOwner *owners = engine->owners + first;
     uint64_t vocab = engine->config.vocab_count;
-#pragma omp parallel for schedule(dynamic, 1) \
-    num_threads((int)engine->options.thread_count) if (count > 1)
-    for (uint32_t i = 0; i < count; i++)
-        if (samples_next(engine, &owners[i]))
-            engine->sample_status[i] =
-                sample_row(engine, &owners[i], logits + i * vocab, &engine->sampled[i]);
+    SampleCall call = {engine, owners, logits};
+    team_run(engine->context.team, count, sample_owner, &call);
     for (uint32_t i = 0; i < count; i++) {
         bool samples = samples_next(engine, &owners[i]);
         report_logits(engine, &owners[i], logits + i * vocab);

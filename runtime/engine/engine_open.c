@@ -65,7 +65,7 @@ static Status open_backend(Engine *engine) {
                            .head_count = config->head_count,
                            .head_dim = config->head_dim,
                            .block_tokens = engine->options.block_tokens};
-    engine->context.thread_count = engine->options.thread_count;
+    TRY(team_create(&engine->context.team, engine->options.thread_count));
     engine->context.scratch_bytes =
         engine->kernels.scratch_bytes(&limits, engine->options.thread_count);
     return memory_take(&engine->context.scratch, engine->context.scratch_bytes, 1,
@@ -305,6 +305,7 @@ void engine_close(Engine *engine) {
     free((void *)engine->gather.shares);
     free(engine->gather.part_bytes);
     free(engine->context.scratch);
+    team_destroy(engine->context.team);
     if (engine->device) engine->device->close(engine->device);
     free(engine);
 }

@@ -30,6 +30,11 @@ struct CheckMemory {
     size_t user_bytes;
 };
 
+struct CheckTeam {
+    CheckTeam *next;
+    Team *team;
+};
+
 /* ---- drawing */
 
 uint32_t check_below(Check *check, uint32_t bound) {
@@ -89,11 +94,22 @@ void *check_copy(Check *check, const void *source, size_t bytes) {
     return memcpy(check_memory(check, bytes, 1), source, bytes);
 }
 
+Team *check_team(Check *check, uint32_t thread_count) {
+    for (CheckTeam *known = check->teams; known; known = known->next)
+        if (team_thread_count(known->team) == thread_count) return known->team;
+    Team *team;
+    CheckTeam *made = malloc(sizeof *made);
+    CHECK(made && team_create(&team, thread_count) == STATUS_OK);
+    *made = (CheckTeam){check->teams, team};
+    check->teams = made;
+    return team;
+}
+
 KernelContext check_context(Check *check, const Kernels *kernels, const KernelLimits *limits,
                             uint32_t thread_count) {
     size_t bytes = kernels->scratch_bytes(limits, thread_count);
     return (KernelContext){
-        .thread_count = thread_count,
+        .team = check_team(check, thread_count),
         .scratch = bytes ? check_memory_aligned(check, bytes) : NULL,
         .scratch_bytes = bytes,
     };
@@ -120,6 +136,7 @@ void check_round_begin(Check *check, uint64_t seed) {
     check->seed = seed;
     check->random = (Random){.key = seed};
     check->memory = NULL;
+    check->teams = NULL;
 }
 
 void check_round_end(Check *check) {
@@ -129,6 +146,12 @@ void check_round_end(Check *check) {
         check->memory = memory->next;
         munmap(memory->mapping, memory->mapping_bytes);
         free(memory);
+    }
+    while (check->teams) {
+        CheckTeam *team = check->teams;
+        check->teams = team->next;
+        team_destroy(team->team);
+        free(team);
     }
 }
 
@@ -253,14 +276,14 @@ static void print_rate(const char *unit, double rate, const char *peak_text, dou
 
 void check_bench(Check *check, const char *label, const CheckWork *work,
                  void (*call)(void *argument), void *argument) {
+    Team *team = check_team(check, check->thread_count);
     Timing timing = time_calls(call, argument);
     double seconds = timing.median;
     printf("%s.%s [%s] %s: %.4g us (best %.4g)", check->group, check->name, check->variant, label,
            seconds * 1e6, timing.best * 1e6);
     if (work->operations > 0.0)
         print_rate("GOP/s", work->operations / seconds, peak_name(work->peak),
-                   peak_operations(work->peak, check->variant, check->thread_count));
-    if (work->bytes > 0.0)
-        print_rate("GB/s", work->bytes / seconds, "read", peak_read_bytes(check->thread_count));
+                   peak_operations(work->peak, check->variant, team));
+    if (work->bytes > 0.0) print_rate("GB/s", work->bytes / seconds, "read", peak_read_bytes(team));
     printf("\n");
 }

@@ -20,6 +20,7 @@
 SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct CheckMemory CheckMemory;
+typedef struct CheckTeam CheckTeam;
 
 typedef struct Check {
     const char *group;        /* "norm" */
@@ -32,6 +33,7 @@ typedef struct Check {
     uint32_t thread_count;    /* the most threads a case should use */
     uint32_t failure_count;   /* of this case */
     CheckMemory *memory;      /* what check_memory gave out this round */
+    CheckTeam *teams;         /* what check_team gave out this round */
 } Check;
 
 enum { CHECK_NO_SLOT = -1, CHECK_CASES_MAX = 16 };
@@ -65,7 +67,9 @@ void *check_memory(Check *check, size_t count, size_t element_bytes);
 void *check_memory_aligned(Check *check, size_t bytes);
 /* A copy of `bytes` bytes of source in check_memory. */
 void *check_copy(Check *check, const void *source, size_t bytes);
-/* A context with the scratch that these kernels ask for. */
+/* A team of so many threads; lives until the round ends. */
+Team *check_team(Check *check, uint32_t thread_count);
+/* A context with such a team and the scratch that these kernels ask for. */
 KernelContext check_context(Check *check, const Kernels *kernels, const KernelLimits *limits,
                             uint32_t thread_count);
 
@@ -117,7 +121,7 @@ void check_bench(Check *check, const char *label, const CheckWork *work,
 /* --- for check_main.c --- */
 
 void check_round_begin(Check *check, uint64_t seed);
-void check_round_end(Check *check); /* compares the guards, frees */
+void check_round_end(Check *check); /* compares the guards, frees memory and teams */
 
 SPILLWAY_EXTERN_C_END
 

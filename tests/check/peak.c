@@ -12,8 +12,11 @@ enum {
     CHAINS = 12, /* independent accumulators: latency × throughput of every loop below */
     ROUNDS = 20000,
     SAMPLES = 7,
+    READS_A_THREAD = 16,
 };
 #define READ_BYTES ((size_t)192 << 20)
+
+typedef void PeakLoop(void);
 
 /* Keeps a value alive and its computation where it is. */
 #define KEEP(value) __asm__ volatile("" : "+v"(value))
@@ -49,7 +52,7 @@ static const struct {
     PeakKind kind;
     const char *variant;
     uint32_t step_operations; /* multiplies and adds of one step */
-    void (*loop)(void);
+    PeakLoop *loop;
 } peak_loops[] = {
     {PEAK_F32, "avx2", 16, f32_avx2},        {PEAK_INT8, "avx2", 64, int8_avx2},
     {PEAK_INT16, "avx2", 32, int16_avx2},    {PEAK_F32, "avx512", 32, f32_avx512},
@@ -62,26 +65,31 @@ const char *peak_name(PeakKind kind) {
     return names[kind];
 }
 
-static double seconds_of_loop(void (*loop)(void), uint32_t thread_count) {
+static void run_loop(void *user, uint32_t task_index, uint32_t thread_index) {
+    (void)task_index;
+    (void)thread_index;
+    (*(PeakLoop *const *)user)();
+}
+
+/* As long as one thread takes: a loop for each thread. */
+static double seconds_of_loop(PeakLoop *loop, Team *team) {
     double best = INFINITY;
     for (int sample = 0; sample < SAMPLES; sample++) {
         double start = monotonic_seconds();
-#pragma omp parallel for num_threads(thread_count) schedule(static, 1)
-        for (uint32_t thread = 0; thread < thread_count; thread++)
-            loop();
+        team_run(team, team_thread_count(team), run_loop, &loop);
         best = fmin(best, monotonic_seconds() - start);
     }
     return best;
 }
 
-double peak_operations(PeakKind kind, const char *variant, uint32_t thread_count) {
+double peak_operations(PeakKind kind, const char *variant, Team *team) {
     static double measured[PEAK_LOOP_COUNT];
     for (int i = 0; i < PEAK_LOOP_COUNT; i++) {
         if (peak_loops[i].kind != kind || strcmp(peak_loops[i].variant, variant) != 0) continue;
         if (measured[i] == 0.0) {
-            double operations = (double)peak_loops[i].step_operations * CHAINS * ROUNDS;
-            measured[i] =
-                operations * thread_count / seconds_of_loop(peak_loops[i].loop, thread_count);
+            double operations =
+                (double)peak_loops[i].step_operations * CHAINS * ROUNDS * team_thread_count(team);
+            measured[i] = operations / seconds_of_loop(peak_loops[i].loop, team);
         }
         return measured[i];
     }
@@ -99,28 +107,37 @@ static uint64_t sum_words(const uint64_t *words, size_t count) {
     return sum;
 }
 
-static double read_bytes_per_second(const uint64_t *words, uint32_t thread_count) {
-    size_t slice = READ_BYTES / sizeof *words / thread_count;
-    double best = INFINITY;
-    for (int sample = 0; sample < SAMPLES; sample++) {
-        uint64_t total = 0;
-        double start = monotonic_seconds();
-#pragma omp parallel for num_threads(thread_count) schedule(static, 1) reduction(+ : total)
-        for (uint32_t thread = 0; thread < thread_count; thread++)
-            total += sum_words(words + thread * slice, slice);
-        best = fmin(best, monotonic_seconds() - start);
-        __asm__ volatile("" ::"r"(total));
-    }
-    return (double)slice * sizeof *words * thread_count / best;
+typedef struct ReadCall {
+    const uint64_t *words;
+    size_t slice;           /* words of a task */
+    _Atomic uint64_t total; /* wanted by nobody, but the loads must stay */
+} ReadCall;
+
+static void read_slice(void *user, uint32_t task_index, uint32_t thread_index) {
+    (void)thread_index;
+    ReadCall *call = user;
+    call->total += sum_words(call->words + task_index * call->slice, call->slice);
 }
 
-double peak_read_bytes(uint32_t thread_count) {
+static double read_bytes_per_second(const uint64_t *words, Team *team) {
+    uint32_t task_count = team_thread_count(team) * READS_A_THREAD;
+    ReadCall call = {.words = words, .slice = READ_BYTES / sizeof *words / task_count};
+    double best = INFINITY;
+    for (int sample = 0; sample < SAMPLES; sample++) {
+        double start = monotonic_seconds();
+        team_run(team, task_count, read_slice, &call);
+        best = fmin(best, monotonic_seconds() - start);
+    }
+    return (double)call.slice * sizeof *words * task_count / best;
+}
+
+double peak_read_bytes(Team *team) {
     static double measured;
     if (measured == 0.0) {
         void *words;
         if (memory_take(&words, READ_BYTES, 1, "read benchmark") != STATUS_OK) return 0.0;
         memset(words, 1, READ_BYTES);
-        measured = read_bytes_per_second(words, thread_count);
+        measured = read_bytes_per_second(words, team);
         free(words);
     }
     return measured;

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#include "runtime/base/status.h"
+#include "kernels/team.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -20,12 +20,12 @@ typedef enum PeakKind {
 
 const char *peak_name(PeakKind kind);
 
-/* Operations a second of all threads together with the instructions of a variant ("avx2", "avx512"); 0 when
+/* Operations a second of all threads of the team together with the instructions of a variant ("avx2", "avx512"); 0 when
  * there is no loop for it. The CPU must have the variant's flags. */
-double peak_operations(PeakKind kind, const char *variant, uint32_t thread_count);
+double peak_operations(PeakKind kind, const char *variant, Team *team);
 
 /* Bytes a second read from memory, far beyond the caches. */
-double peak_read_bytes(uint32_t thread_count);
+double peak_read_bytes(Team *team);
 
 SPILLWAY_EXTERN_C_END
 

@@ -428,7 +428,8 @@ static void run_attend_edges(Check *check) {
     float *sums = check_memory(check, states, sizeof(float));
     float *out = check_memory(check, states * dim, sizeof(float));
     AttendEdgeArgs args = {rows, heads, dim, maxima, sums, out};
-    KernelContext context = {.thread_count = 1 + check_below(check, check->thread_count)};
+    KernelContext context = {.team =
+                                 check_team(check, 1 + check_below(check, check->thread_count))};
     check->kernels->attend_begin(&context, &args);
     bool empty = true;
     for (size_t i = 0; i < states; i++)
@@ -494,7 +495,8 @@ static void run_kv_store(Check *check) {
                         .row_count = rows,
                         .blocks = blocks,
                         .block_slots = slots};
-    KernelContext context = {.thread_count = 1 + check_below(check, check->thread_count)};
+    KernelContext context = {.team =
+                                 check_team(check, 1 + check_below(check, check->thread_count))};
     check->kernels->kv_store(&context, &args);
     for (int i = 0; i < BLOCKS; i++)
         check_same_bits(check, "block", expected[i], actual[i], kv_block_bytes(&shape));

@@ -35,7 +35,7 @@ static ElementwiseCase draw_case(Check *check) {
 
 static float *run_into_new(Check *check, ElementwiseSlot *slot, ElementwiseArgs args,
                            const CheckShape *shape, uint32_t thread_count) {
-    KernelContext context = {.thread_count = thread_count};
+    KernelContext context = {.team = check_team(check, thread_count)};
     args.out = check_memory(check, check_shape_count(shape), sizeof(float));
     slot(&context, &args);
     return args.out;
@@ -63,7 +63,7 @@ static void expect_in_place(Check *check, ElementwiseSlot *slot, const Elementwi
         check_copy(check, over_a ? args.a : args.b, check_shape_count(&shape) * sizeof *args.out);
     *(over_a ? &args.a : &args.b) = args.out;
     args.out_stride = shape.stride;
-    KernelContext context = {.thread_count = check->thread_count};
+    KernelContext context = {.team = check_team(check, check->thread_count)};
     slot(&context, &args);
     for (uint32_t row = 0; row < shape.rows; row++)
         check_same_bits(check, "in place", apart + row * drawn->shape.stride,
@@ -94,7 +94,7 @@ static void expect_values(Check *check, ElementwiseSlot *slot, const float *a, c
         wide_b[i] = b[i % count];
         wide_expected[i] = expected[i % count];
     }
-    KernelContext context = {.thread_count = 1};
+    KernelContext context = {0};
     ElementwiseArgs args = {
         .a = wide_a, .b = wide_b, .out = out, .row_count = 1, .element_count = REPEATS * count};
     slot(&context, &args);
@@ -154,7 +154,7 @@ static void bench_slot(Check *check, ElementwiseSlot *slot, uint32_t operand_cou
     check_fill_normal(check, b, count, 1.0);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         ElementwiseBench bench = {
-            .context = {.thread_count = check->thread_count},
+            .context = {.team = check_team(check, check->thread_count)},
             .args = {.a = a,
                      .b = b,
                      .out = out,

@@ -50,7 +50,8 @@ static void run_embed(Check *check) {
                       .row_count = rows,
                       .out = actual,
                       .out_stride = shape.stride};
-    KernelContext context = {.thread_count = 1 + check_below(check, check->thread_count)};
+    KernelContext context = {.team =
+                                 check_team(check, 1 + check_below(check, check->thread_count))};
     check->kernels->embed(&context, &args);
     check_close(check, quant->name, expected, actual, &shape, (CheckTolerance){0});
 }
@@ -78,7 +79,7 @@ static void bench_embed(Check *check) {
     for (uint32_t row = 0; row < ROWS; row++)
         ids[row] = (int32_t)check_below(check, VOCABULARY);
     EmbedBench bench = {
-        .context = {.thread_count = check->thread_count},
+        .context = {.team = check_team(check, check->thread_count)},
         .args = {.table = {.quant = quant,
                            .dim_count = 2,
                            .shape = {VOCABULARY, ELEMENTS, 1, 1},

@@ -108,7 +108,8 @@ static uint32_t source_rows(const MatrixSource *source) {
 static Matrix *pack(Check *check, const Kernels *kernels, const MatrixSource *source) {
     uint64_t bytes = kernels->matrix_bytes(source);
     Matrix *matrix = check_memory_aligned(check, sizeof *matrix);
-    KernelContext context = {.thread_count = 1 + check_below(check, check->thread_count)};
+    KernelContext context = {.team =
+                                 check_team(check, 1 + check_below(check, check->thread_count))};
     kernels->matrix_pack(&context, source, check_memory_aligned(check, bytes), matrix);
     if (matrix->bytes != bytes) check_fail(check, "%s: packed size", source->tensor.quant->name);
     return matrix;

@@ -40,7 +40,7 @@ static NormCase draw_case(Check *check) {
 
 static float *run_into_new(Check *check, NormSlot *slot, NormArgs args, const CheckShape *shape,
                            uint32_t thread_count) {
-    KernelContext context = {.thread_count = thread_count};
+    KernelContext context = {.team = check_team(check, thread_count)};
     args.out = check_memory(check, check_shape_count(shape), sizeof(float));
     slot(&context, &args);
     return args.out;
@@ -66,7 +66,7 @@ static void expect_in_place(Check *check, NormSlot *slot, const NormCase *drawn,
     args.out = check_copy(check, args.x, check_shape_count(&shape) * sizeof(float));
     args.x = args.out;
     args.out_stride = args.x_stride;
-    KernelContext context = {.thread_count = check->thread_count};
+    KernelContext context = {.team = check_team(check, check->thread_count)};
     slot(&context, &args);
     for (uint32_t row = 0; row < shape.rows; row++)
         check_same_bits(check, "in place", apart + row * drawn->args.out_stride,
@@ -169,7 +169,7 @@ static void bench_norm(Check *check, NormSlot *slot) {
         check_fill_normal(check, x, count, 1.0);
         check_fill_normal(check, weight, elements, 1.0);
         NormBench bench = {
-            .context = {.thread_count = check->thread_count},
+            .context = {.team = check_team(check, check->thread_count)},
             .args = {.x = x,
                      .x_stride = elements,
                      .out_stride = elements,

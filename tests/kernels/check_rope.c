@@ -45,7 +45,7 @@ static RopeCase draw_case(Check *check) {
 
 static float *run_on_copy(Check *check, const Kernels *kernels, RopeArgs args, const float *input,
                           const CheckShape *shape, uint32_t thread_count) {
-    KernelContext context = {.thread_count = thread_count};
+    KernelContext context = {.team = check_team(check, thread_count)};
     args.x = check_copy(check, input, check_shape_count(shape) * sizeof *input);
     kernels->rope(&context, &args);
     return args.x;
@@ -77,7 +77,7 @@ static void expect_rotation(Check *check) {
                      .positions = &position,
                      .cosines = cosines,
                      .sines = sines};
-    KernelContext context = {.thread_count = 1};
+    KernelContext context = {0};
     check->kernels->rope(&context, &args);
     float halves[5] = {cosine, 2.0f, sine, 3.0f, 4.0f};
     check_same_bits(check, "pairs (i, i + half)", halves, x, sizeof x);
@@ -136,7 +136,7 @@ static void bench_rope(Check *check) {
     }
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         RopeBench bench = {
-            .context = {.thread_count = check->thread_count},
+            .context = {.team = check_team(check, check->thread_count)},
             .args = {.x = x,
                      .x_stride = HEADS * HEAD_DIM,
                      .row_count = shapes[i].rows,
