@@ -18,24 +18,42 @@ model_fetch || stop 69 "the model could not be fetched: is the network up? Or pu
 results=$build/quickstart
 rm -rf "$results"
 mkdir -p "$results"
-say "answering launch/quickstart.jsonl on two ranks"
-"$build/launch/spillway" batch "$(model_path)" --ranks 2 \
-  -i "$root/launch/quickstart.jsonl" -o "$results/answers.jsonl" -e "$results/errors.jsonl" \
-  --summary-json "$results/summary.json"
+answer() { # name of the results, options …
+  local name=$1
+  shift
+  "$build/launch/spillway" batch "$(model_path)" --ranks 2 --block-size 16 -i "$root/launch/quickstart.jsonl" \
+    -o "$results/$name.jsonl" -e "$results/$name-errors.jsonl" --summary-json "$results/$name.json" "$@"
+}
+say "answering launch/quickstart.jsonl on two ranks, keys and values in memory"
+answer resident --quiet
+say "again, with the least memory for keys and values and the rest on disk"
+answer answers --kv-device-size min --kv-nvme-dir "$results" --kv-nvme-size 256MiB
 
-python3 - "$root/launch/quickstart.jsonl" "$results/answers.jsonl" "$results/errors.jsonl" <<'PRINT'
+python3 - "$root/launch/quickstart.jsonl" "$results" <<'PRINT'
 import json, sys
 
-questions, answers, errors = ([json.loads(line) for line in open(path, encoding="utf-8")] for path in sys.argv[1:])
-found = {line["custom_id"]: line for line in answers}
+def lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+questions, results = lines(sys.argv[1]), sys.argv[2]
+errors = lines(f"{results}/answers-errors.jsonl")
+texts = {name: {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"]
+                for line in lines(f"{results}/{name}.jsonl")} for name in ("resident", "answers")}
 for question in questions:
-    line = found.get(question["custom_id"])
-    if line:
+    if question["custom_id"] in texts["answers"]:
         print("\n>", question["body"]["messages"][-1]["content"])
-        print(line["response"]["body"]["choices"][0]["message"]["content"].strip())
+        print(texts["answers"][question["custom_id"]].strip())
 for line in errors:
     print(f"\n{line['custom_id']} failed: {line['error']['message']}")
-sys.exit(1 if errors or len(found) < len(questions) else 0)
+if errors or len(texts["answers"]) < len(questions):
+    sys.exit(1)
+if texts["answers"] != texts["resident"]:
+    sys.exit("\nthe answers differ from those with all keys and values in memory: please report it")
+need, tiers = (json.load(open(f"{results}/{name}.json", encoding="utf-8"))["tiers"] for name in ("resident", "answers"))
+kept, all_bytes = tiers["device"]["capacity_bytes"], need["device"]["peak_bytes"]
+print(f"\nThe answers equal those with all keys and values in memory. In memory this time: {kept / 2**20:.1f} of "
+      f"{all_bytes / 2**20:.1f} MiB; read from disk: {tiers['nvme']['read_bytes'] / 2**20:.0f} MiB.")
 PRINT
 printf '\n'
-say "answers, errors and summary.json are in $results"
+say "answers, errors and summaries are in $results"
