@@ -19,6 +19,8 @@
 #include "launch/launcher.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm.h"
+#include "tiers/ring.h"
+#include "tiers/spill_file.h"
 
 typedef enum Verdict { VERDICT_OK, VERDICT_WARN, VERDICT_FAIL } Verdict;
 
@@ -131,7 +133,7 @@ static void check_memlock(const Settings *settings, Finding *out) {
     describe_limit(limit.rlim_cur, text, sizeof text);
     bool small = limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < 8 << 20;
     say(out, small ? VERDICT_WARN : VERDICT_OK,
-        small ? "nothing needs it yet; for later: ulimit -l unlimited, or memlock in "
+        small ? "direct I/O is faster from registered memory: ulimit -l unlimited, or memlock in "
                 "/etc/security/limits.conf"
               : "",
         "%s bytes", text);
@@ -225,6 +227,36 @@ static void check_shared_memory(const Settings *settings, Finding *out) {
         mebibytes);
 }
 
+static void check_io(const Settings *settings, Finding *out) {
+    (void)settings;
+    const char *name;
+    char why[160];
+    if (!ring_probe(0, &name, why, sizeof why)) return;
+    bool works = strcmp(why, "yes") == 0;
+    say(out, works ? VERDICT_OK : VERDICT_WARN,
+        works ? "" : "a pool of threads does its work, with more CPU time", "%s: %s", name, why);
+}
+
+static void check_spill(const Settings *settings, Finding *out) {
+    const SpillFileOptions options = {.directory = settings->dir, .bytes = 1 << 20};
+    SpillFile file;
+    const char *reason;
+    char text[256];
+    error_capture_begin();
+    Status status = spill_file_open(&file, &options);
+    error_capture_end();
+    error_last(&reason);
+    if (status != STATUS_OK) {
+        say(out, VERDICT_WARN, "--dir names another directory", "%s", reason);
+        return;
+    }
+    spill_file_describe(&file, text, sizeof text);
+    say(out, file.direct ? VERDICT_OK : VERDICT_WARN,
+        file.direct ? "" : "give a local disk: spilled bytes go through the page cache here", "%s",
+        text);
+    spill_file_close(&file);
+}
+
 static const struct {
     const char *name;
     void (*check)(const Settings *settings, Finding *out);
@@ -234,6 +266,7 @@ static const struct {
     {"numa", check_topology},   {"huge pages", check_huge_pages},
     {"memlock", check_memlock}, {"open files", check_files},
     {"mpi", check_mpi},         {"shared memory", check_shared_memory},
+    {"io", check_io},           {"spill files", check_spill},
 };
 
 static int doctor(const Settings *settings) {
@@ -264,7 +297,7 @@ const Command command_doctor[] = {
      .summary = "check this machine: one line each, and the fix",
      .positionals = "",
      .needs = "",
-     .takes = "cpu-isa json",
+     .takes = "cpu-isa json dir",
      .run = doctor},
     {.name = NULL},
 };

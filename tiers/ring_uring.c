@@ -158,7 +158,10 @@ static int uring_open(RingEngineState **out, const RingOptions *options, RingFac
     return 0;
 }
 
+/* The kernel takes a ring apart some time later: what it holds is given back before. */
 static void uring_close(RingEngineState *state) {
+    if (state->files_registered) io_uring_unregister_files(&state->ring);
+    if (state->registered_bytes > 0) io_uring_unregister_buffers(&state->ring);
     io_uring_queue_exit(&state->ring);
     free(state);
 }

@@ -262,7 +262,7 @@ void spill_file_describe(const SpillFile *file, char *out_text, uint32_t text_by
         snprintf(access, sizeof access, "direct I/O in units of %u", file->alignment_bytes);
     else
         snprintf(access, sizeof access, "buffered (%s)", file->buffered_reason);
-    snprintf(out_text, text_bytes, "%.1f GiB, %s, %s, %s, file system %s",
-             (double)file->bytes / 0x1p30, access, file->nameless ? "no name" : "unlinked",
+    snprintf(out_text, text_bytes, "%" PRIu64 " MiB, %s, %s, %s, file system %s", file->bytes >> 20,
+             access, file->nameless ? "no name" : "unlinked",
              file->allocated ? "allocated" : "not allocated ahead", file->file_system);
 }

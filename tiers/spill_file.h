@@ -45,7 +45,7 @@ void spill_file_close(SpillFile *file); /* the space is free again; twice is all
  * spilled bytes do not take the memory that they were spilled to free. Nothing to do with direct I/O. */
 void spill_file_forget(const SpillFile *file, uint64_t offset, uint64_t bytes);
 
-/* One line for people: "64.0 GiB, direct I/O in units of 4096, no name, allocated". */
+/* One line for people: "65536 MiB, direct I/O in units of 4096, no name, allocated, file system local". */
 void spill_file_describe(const SpillFile *file, char *out_text, uint32_t text_bytes);
 
 SPILLWAY_EXTERN_C_END

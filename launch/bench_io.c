@@ -1,0 +1,89 @@
+#include "launch/bench_io.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "launch/bench_measure.h"
+#include "runtime/base/monotonic.h"
+
+enum { RESULTS_MAX = 64 };
+
+#define WAIT_NS 10000000000ull
+
+static double cpu_seconds(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
+
+static void start(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, uint64_t place) {
+    const RingOperation operation = {.kind = load->kind,
+                                     .memory = area->staging + place * load->transfer_bytes,
+                                     .offset = area->next_offset,
+                                     .bytes = load->transfer_bytes,
+                                     .user = place};
+    area->next_offset = (area->next_offset + load->transfer_bytes) % area->file_bytes;
+    area->started[place] = monotonic_now_ns(&monotonic_system);
+    ring_submit(ring, &operation, 1);
+}
+
+static Status check_result(const BenchIoLoad *load, const RingResult *result) {
+    if (result->error == RING_ERROR_NONE) return STATUS_OK;
+    FAIL(SPILL_IO, "%s of %u bytes in the spill file: %s after %u bytes: %s",
+         load->kind == RING_READ ? "read" : "write", load->transfer_bytes,
+         ring_error_name(result->error), result->bytes, strerror(result->os_error));
+}
+
+/* Results of one reap; each place works again while `goes_on`. */
+static Status settle(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, bool goes_on,
+                     uint64_t *moved_count) {
+    RingResult results[RESULTS_MAX];
+    uint32_t count = ring_reap(ring, results, RESULTS_MAX, WAIT_NS);
+    if (count == 0) FAIL(SPILL_IO, "no transfer of the spill file ended within 10 s");
+    uint64_t now = monotonic_now_ns(&monotonic_system);
+    for (uint32_t i = 0; i < count; i++) {
+        TRY(check_result(load, &results[i]));
+        if (*moved_count < area->latency_max)
+            area->latencies[*moved_count] = (double)(now - area->started[results[i].user]) * 1e-9;
+        ++*moved_count;
+        if (goes_on) start(ring, load, area, results[i].user);
+    }
+    return STATUS_OK;
+}
+
+Status bench_io_turn(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, BenchIoTimes *times) {
+    uint64_t moved_count = 0;
+    double cpu_before = cpu_seconds(), before = monotonic_seconds();
+    for (uint32_t place = 0; place < load->depth; place++)
+        start(ring, load, area, place);
+    while (ring_stats(ring).held > 0)
+        TRY(settle(ring, load, area, monotonic_seconds() - before < load->seconds, &moved_count));
+    double seconds = monotonic_seconds() - before, cpu = cpu_seconds() - cpu_before;
+    double bytes = (double)moved_count * load->transfer_bytes;
+    size_t kept = moved_count < area->latency_max ? moved_count : area->latency_max;
+    BenchStatistics latency = bench_statistics(area->latencies, kept);
+    uint32_t turn = times->turns++;
+    times->bytes_per_second[turn] = bytes / seconds;
+    times->cpu_seconds_per_byte[turn] = cpu / bytes;
+    times->latency_p50[turn] = latency.median;
+    times->latency_p99[turn] = latency.p99;
+    return STATUS_OK;
+}
+
+Status bench_io_fill(Ring *ring, const BenchIoLoad *load, BenchIoArea *area) {
+    uint64_t left = area->file_bytes / load->transfer_bytes, moved_count = 0;
+    const BenchIoLoad writes = {
+        .kind = RING_WRITE, .transfer_bytes = load->transfer_bytes, .depth = load->depth};
+    area->next_offset = 0;
+    while (left > 0) {
+        uint32_t places = left < load->depth ? (uint32_t)left : load->depth;
+        for (uint32_t place = 0; place < places; place++)
+            start(ring, &writes, area, place);
+        while (ring_stats(ring).held > 0)
+            TRY(settle(ring, &writes, area, false, &moved_count));
+        left -= places;
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,236 @@
+/* Speed of the I/O ring on this machine: both of its rows and fio in turns, on one spill file. */
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernels/device.h"
+#include "launch/bench_io.h"
+#include "launch/bench_measure.h"
+#include "launch/command.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/random.h"
+
+enum { ENGINES_MAX = 4, LATENCY_MAX = 1 << 20 };
+
+/* One way to do it: a row of the ring, or fio where ring is NULL. */
+typedef struct Entrant {
+    const char *name;
+    Ring *ring;
+    BenchIoTimes times[RING_KIND_COUNT];
+} Entrant;
+
+typedef struct Bench {
+    const Settings *settings;
+    Device *device;
+    BenchIoLoad load;
+    BenchIoArea area;
+    SpillFile file;
+    IoFaultPlan faults;
+    Entrant entrants[ENGINES_MAX + 1];
+    uint32_t entrant_count;
+} Bench;
+
+/* ---- opening ---- */
+
+static Status check_sizes(const Settings *settings) {
+    uint64_t bytes = settings->io_size.bytes, file_bytes = settings->size.bytes;
+    if (settings->io_size.per_cent > 0 || bytes == 0 || bytes % SPILL_ALIGNMENT_MIN != 0 ||
+        bytes > 1 << 30)
+        FAIL(USAGE, "--io-size is no multiple of 4KiB up to 1GiB");
+    if (settings->size.per_cent > 0 || file_bytes < bytes * (uint64_t)settings->io_depth)
+        FAIL(USAGE, "--size is less than --io-depth transfers of --io-size");
+    return STATUS_OK;
+}
+
+static Status open_area(Bench *bench) {
+    const Settings *settings = bench->settings;
+    BenchIoArea *area = &bench->area;
+    Random random = {.key = 1};
+    uint64_t transfer_bytes = settings->io_size.bytes,
+             staging_bytes = transfer_bytes * (uint64_t)settings->io_depth;
+    TRY(device_host_open(&bench->device));
+    TRY(bench->device->memory_take(bench->device, MEMORY_HOST, staging_bytes, "staging",
+                                   (void **)&area->staging));
+    TRY(memory_take((void **)&area->started, (uint64_t)settings->io_depth, sizeof *area->started,
+                    "start times"));
+    TRY(memory_take((void **)&area->latencies, LATENCY_MAX, sizeof *area->latencies,
+                    "benchmark times"));
+    area->latency_max = LATENCY_MAX;
+    area->file_bytes = settings->size.bytes / transfer_bytes * transfer_bytes;
+    for (uint64_t at = 0; at < staging_bytes; at += sizeof(uint64_t)) {
+        uint64_t word = random_u64(&random);
+        memcpy(area->staging + at, &word, sizeof word);
+    }
+    bench->load = (BenchIoLoad){.transfer_bytes = (uint32_t)transfer_bytes,
+                                .depth = (uint32_t)settings->io_depth,
+                                .seconds = settings->seconds / BENCH_IO_TURNS};
+    return STATUS_OK;
+}
+
+static Status open_ring(Bench *bench, const char *engine) {
+    Entrant *entrant = &bench->entrants[bench->entrant_count];
+    const RingFile file = {bench->file.descriptor, bench->file.alignment_bytes};
+    const RingOptions options = {.engine = engine,
+                                 .files = &file,
+                                 .file_count = 1,
+                                 .staging = bench->area.staging,
+                                 .staging_bytes =
+                                     (uint64_t)bench->load.depth * bench->load.transfer_bytes,
+                                 .depth = bench->load.depth,
+                                 .queue_count = bench->load.depth,
+                                 .local_ranks = 1,
+                                 .faults = &bench->faults};
+    char text[512];
+    TRY(ring_open(&entrant->ring, &options));
+    bench->entrant_count++;
+    entrant->name = ring_facts(entrant->ring)->engine;
+    ring_describe(ring_facts(entrant->ring), text, sizeof text);
+    printf("ring                        %s\n", text);
+    return STATUS_OK;
+}
+
+/* "auto" compares every row that works here. */
+static Status open_rings(Bench *bench) {
+    const char *name;
+    char why[160];
+    if (strcmp(bench->settings->io, "auto") != 0) return open_ring(bench, bench->settings->io);
+    for (uint32_t i = 0; i < ENGINES_MAX && ring_probe(i, &name, why, sizeof why); i++) {
+        if (strcmp(why, "yes") == 0)
+            TRY(open_ring(bench, name));
+        else
+            printf("ring                        no %s: %s\n", name, why);
+    }
+    return STATUS_OK;
+}
+
+static Status open_bench(Bench *bench) {
+    const Settings *settings = bench->settings;
+    char text[256];
+    TRY(check_sizes(settings));
+    for (size_t i = 0; i < settings->fault.count; i++)
+        TRY(io_fault_add(&bench->faults, settings->fault.items[i]));
+    TRY(open_area(bench));
+    const SpillFileOptions options = {
+        .directory = settings->dir, .bytes = bench->area.file_bytes, .faults = &bench->faults};
+    TRY(spill_file_open(&bench->file, &options));
+    spill_file_describe(&bench->file, text, sizeof text);
+    printf("spill file                  %s\n", text);
+    return open_rings(bench);
+}
+
+static void close_bench(Bench *bench) {
+    for (uint32_t i = 0; i < bench->entrant_count; i++)
+        ring_close(bench->entrants[i].ring);
+    spill_file_close(&bench->file);
+    free(bench->area.latencies);
+    free(bench->area.started);
+    if (bench->area.staging)
+        bench->device->memory_give(bench->device, MEMORY_HOST, bench->area.staging,
+                                   (uint64_t)bench->load.depth * bench->load.transfer_bytes);
+    if (bench->device) bench->device->close(bench->device);
+}
+
+/* ---- measuring ---- */
+
+/* Stays away after its first failure. */
+static void fio_turn(Bench *bench, const BenchIoLoad *load, Entrant *fio) {
+    char why[128];
+    if (!fio->name) return;
+    if (bench_io_fio_turn(&bench->file, load, &bench->area, &fio->times[load->kind], why,
+                          sizeof why))
+        return;
+    printf("fio                         %s\n", why);
+    fio->name = NULL;
+}
+
+/* Each turn begins with another entrant: disks that give more after a pause favour none. */
+static Status take_turn(Bench *bench, const BenchIoLoad *load, uint32_t turn, Entrant *fio) {
+    for (uint32_t i = 0; i <= bench->entrant_count; i++) {
+        uint32_t index = (turn + i) % (bench->entrant_count + 1);
+        Entrant *entrant = &bench->entrants[index];
+        if (index == bench->entrant_count)
+            fio_turn(bench, load, fio);
+        else
+            TRY(bench_io_turn(entrant->ring, load, &bench->area, &entrant->times[load->kind]));
+    }
+    return STATUS_OK;
+}
+
+static Status take_turns(Bench *bench, Entrant *fio) {
+    for (uint32_t turn = 0; turn < BENCH_IO_TURNS; turn++)
+        for (uint32_t kind = 0; kind < RING_KIND_COUNT; kind++) {
+            BenchIoLoad load = bench->load;
+            load.kind = (RingKind)kind;
+            TRY(take_turn(bench, &load, turn, fio));
+        }
+    return STATUS_OK;
+}
+
+static double median(const double *values, uint32_t count) {
+    double sorted[BENCH_IO_TURNS];
+    memcpy(sorted, values, count * sizeof *values);
+    return bench_statistics(sorted, count).median;
+}
+
+/* Median of the ratios turn by turn; fio may be absent. */
+static void print_share(const BenchIoTimes *times, const BenchIoTimes *fio) {
+    double ratios[BENCH_IO_TURNS];
+    for (uint32_t i = 0; i < times->turns && i < fio->turns; i++)
+        ratios[i] = 100 * times->bytes_per_second[i] / fio->bytes_per_second[i];
+    if (fio->turns < times->turns)
+        printf("%9s", "-");
+    else
+        printf("%8.0f%%", median(ratios, times->turns));
+}
+
+static void print_entrant(const Bench *bench, const Entrant *entrant, const Entrant *fio) {
+    static const char *const directions[RING_KIND_COUNT] = {"read", "write"};
+    for (uint32_t kind = 0; kind < RING_KIND_COUNT; kind++) {
+        const BenchIoTimes *times = &entrant->times[kind];
+        double rate = median(times->bytes_per_second, times->turns);
+        printf("%-10s %-6s %8.2f", entrant->name, directions[kind], rate / 1e9);
+        print_share(times, &fio->times[kind]);
+        printf(" %9.0f %9.3f %9.3f %13.4f\n", rate / bench->load.transfer_bytes,
+               median(times->latency_p50, times->turns) * 1e3,
+               median(times->latency_p99, times->turns) * 1e3,
+               median(times->cpu_seconds_per_byte, times->turns) * 1e9);
+    }
+}
+
+static Status measure(Bench *bench) {
+    Entrant fio = {.name = "fio"};
+    TRY(bench_io_fill(bench->entrants[0].ring, &bench->load, &bench->area));
+    TRY(take_turns(bench, &fio));
+    printf("load                        %" PRIu32 " bytes, depth %" PRIu32
+           ", in order; medians of %d turns\n\n",
+           bench->load.transfer_bytes, bench->load.depth, BENCH_IO_TURNS);
+    printf("%-10s %-6s %8s %8s %9s %9s %9s %13s\n", "", "", "GB/s", "of fio", "IOPS", "p50 ms",
+           "p99 ms", "CPU s per GB");
+    for (uint32_t i = 0; i < bench->entrant_count; i++)
+        print_entrant(bench, &bench->entrants[i], &fio);
+    if (fio.name) print_entrant(bench, &fio, &fio);
+    return STATUS_OK;
+}
+
+static int bench_io(const Settings *settings) {
+    Bench bench = {.settings = settings, .file = {.descriptor = -1}};
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error like others */
+    Status status = open_bench(&bench);
+    if (status == STATUS_OK) status = measure(&bench);
+    close_bench(&bench);
+    return error_exit_code(status);
+}
+
+const Command command_bench_io[] = {
+    {.name = "bench io",
+     .summary = "reads and writes of spill files: both ways to the kernel beside fio, in turns",
+     .positionals = "",
+     .needs = "",
+     .takes = "dir io io-size io-depth size seconds fault",
+     .run = bench_io},
+    {.name = NULL},
+};
