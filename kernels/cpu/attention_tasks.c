@@ -291,7 +291,8 @@ static void run_task(const Driver *driver, const AttendTask *task, const AttendS
 static void run_task_apart(void *user, uint32_t task_index, uint32_t thread_index) {
     const Driver *driver = user;
     AttendTask task;
-    CHECK(cursor_seek(driver, &driver->cursors[thread_index], task_index, &task));
+    bool found = cursor_seek(driver, &driver->cursors[thread_index], task_index, &task);
+    CHECK(found);
     run_task(driver, &task, &driver->threads[thread_index]);
 }
 
