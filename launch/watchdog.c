@@ -15,13 +15,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "launch/stop.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/log.h"
 #include "runtime/base/monotonic.h"
 
 /* A tick every quarter of a second; silent for 3 s is odd; a tick that comes a second late means that this process
  * itself was paused. Those that left with an error take the others along after 1.5 s, if the launcher did not. */
-enum { TICK_MS = 250, MEET_MS = 10, SILENT_TICKS = 12, PAUSE_MS = 1000, FAREWELL_TICKS = 6 };
+enum {
+    TICK_MS = 250,
+    MEET_MS = 10,
+    SILENT_TICKS = 12,
+    PAUSE_MS = 1000,
+    FAREWELL_TICKS = 6,
+    HURRIED_TICKS = 2
+};
 enum {
     SWEEP_MS = 1000,
     SWEEP_STEP_MS = 50,
@@ -72,6 +80,7 @@ struct Watchdog {
     uint32_t seen_unit;
     uint64_t seen_calls;
     int stuck_ticks;
+    int hurried_ticks;     /* since this process was asked to stop now */
     Peer *peers;           /* [local_size] */
     struct pollfd *polled; /* [POLL_PEERS + local_size]; descriptor -1 where there is none */
 };
@@ -165,8 +174,11 @@ static void end_because_of(Watchdog *watchdog, int peer, const char *what) {
 static void check_dead_peer(Watchdog *watchdog, int peer) {
     BoardSlot *slot = &watchdog->board->slots[peer];
     struct pollfd *polled = &watchdog->polled[POLL_PEERS + peer];
-    if (atomic_load(&slot->state) == PEER_RUNS)
+    if (atomic_load(&slot->state) == PEER_RUNS) {
+        /* A launcher that ends a job sends TERM, then KILL: whoever dies of that is not the cause. */
+        if (watchdog->hurried_ticks >= HURRIED_TICKS) atomic_store(&watchdog->board->told, 1);
         end_because_of(watchdog, peer, "was killed or crashed");
+    }
     if (polled->fd >= 0) close(polled->fd);
     polled->fd = -1;
     polled->revents = 0;
@@ -288,6 +300,7 @@ static void tick(Watchdog *watchdog) {
     if (passed_ms < TICK_MS) return;
     watchdog->last_tick_ns = now_ns;
     beat(watchdog);
+    if (stop_requested() == STOP_HURRY) watchdog->hurried_ticks++;
     if (passed_ms > PAUSE_MS) {
         forgive_all(watchdog);
         return;
