@@ -161,11 +161,18 @@ static bool may_enter(const Simulation *sim, const Sequence *sequence) {
     return worst_running(sim) + worst_blocks(sim, sequence) <= places;
 }
 
+/* Age goes first: younger sequences make way for an older one that waits. */
 static void admit(Simulation *sim) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         Sequence *sequence = &sim->sequences[i];
         if (sequence->state != SEQUENCE_WAITING) continue;
-        if (running_count(sim) == sim->options.batch || !may_enter(sim, sequence)) return;
+        while (running_count(sim) == sim->options.batch || !may_enter(sim, sequence)) {
+            Sequence *youngest = youngest_running(sim);
+            if (youngest < sequence) return;
+            CHECK(!sim->options.reserve);
+            sim->report.preempted++;
+            leave(sim, youngest, SEQUENCE_WAITING);
+        }
         sequence->state = SEQUENCE_RUNNING;
     }
 }
