@@ -301,9 +301,9 @@ void tier_manager_unpin(TierManager *manager, BlockId id) {
 }
 
 void tier_manager_score(TierManager *manager, BlockId id, double mass) {
-    record_at(manager, id);
     const Placement *placement = manager->options.placement;
-    if (placement->scored) placement->scored(manager->policy, id, mass);
+    if (record_at(manager, id)->block.state == BLOCK_SEALED && placement->scored)
+        placement->scored(manager->policy, id, mass);
 }
 
 /* ---- counts ---- */
