@@ -23,13 +23,14 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 
 def tracked_files(root):
-    listed = subprocess.run(["git", "-C", root, "ls-files", "--cached", "--others", "--exclude-standard"],
-                            capture_output=True, text=True)
-    if listed.returncode == 0:
-        names = listed.stdout.split("\n")
-    else:  # a tarball
-        names = [str(p.relative_to(root)) for p in root.rglob("*") if not str(p.relative_to(root)).startswith("build")]
-    return sorted(n for n in names if n and (root / n).is_file())
+    """What git tracks or would; without git everything but build folders and hidden ones."""
+    if shutil.which("git"):
+        listed = subprocess.run(["git", "-C", root, "ls-files", "--cached", "--others", "--exclude-standard"],
+                                capture_output=True, text=True)
+        if listed.returncode == 0:
+            return sorted(n for n in listed.stdout.split("\n") if n and (root / n).is_file())
+    names = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return sorted(str(n) for n in names if not n.parts[0].startswith(("build", ".")) and "__pycache__" not in n.parts)
 
 
 class Tree:
