@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "runtime/comm/comm.h"
+#include "runtime/comm/shared_memory.h"
 #include "tests/runtime/comm_property.h"
 
 enum { RANKS_MAX = 5, ROUNDS = 120 };
@@ -74,10 +75,34 @@ static void test_counters(void **state) {
     comm_destroy(NULL);
 }
 
+static void test_shared_memory(void **state) {
+    (void)state;
+    SharedMemory made, seen;
+    SharedMemoryTicket ticket;
+    assert_int_equal(shared_memory_create(&made, 10000, &ticket), STATUS_OK);
+    assert_int_equal(shared_memory_open(&seen, &ticket), STATUS_OK);
+    memcpy((char *)made.base + 9990, "the same", 9);
+    assert_string_equal((char *)seen.base + 9990, "the same");
+    assert_ptr_not_equal(made.base, seen.base);
+    shared_memory_destroy(&seen);
+    shared_memory_destroy(&seen);
+
+    SharedMemoryTicket wrong = ticket;
+    wrong.inode++;
+    assert_int_equal(shared_memory_open(&seen, &wrong), STATUS_NOT_FOUND);
+    wrong = ticket;
+    wrong.size_bytes *= 2;
+    assert_int_equal(shared_memory_open(&seen, &wrong), STATUS_NOT_FOUND);
+    shared_memory_close_door(&made);
+    assert_int_equal(shared_memory_open(&seen, &ticket), STATUS_NOT_FOUND);
+    shared_memory_destroy(&made);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_self),
         cmocka_unit_test(test_counters),
+        cmocka_unit_test(test_shared_memory),
         cmocka_unit_test(test_thread_ranks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
