@@ -46,6 +46,7 @@ struct Engine {
     Model model;
     KvCache *cache;
     KvBudget budget;
+    bool off_told[TIER_COUNT]; /* that the tier went off was said */
     uint32_t spill_file_count;
     SpillFile *spill_files; /* [options.kv_nvme_dir_count] */
     RingFile *ring_files;   /* the same, for the ring */

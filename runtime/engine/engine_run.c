@@ -7,6 +7,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
+#include "runtime/base/log.h"
 #include "runtime/engine/engine_parts.h"
 
 static void build_batch(Engine *engine, const StepPlan *plan, Batch *out) {
@@ -68,11 +69,21 @@ static void note_lost(const Engine *engine, uint64_t lost[SLOTS_MAX / 64]) {
 }
 
 /* What admission may promise without the tiers that are off. */
-static uint32_t blocks_left(const Engine *engine) {
+static uint32_t blocks_left(Engine *engine) {
     TierManagerStats stats = kv_cache_stats(engine->cache).manager;
     uint32_t gone = 0;
-    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
-        if (stats.tiers[tier].off) gone += engine->budget.slots[tier];
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
+        if (!stats.tiers[tier].off) continue;
+        gone += engine->budget.slots[tier];
+        if (!engine->off_told[tier])
+            log_warning("E-SPILL-OFF",
+                        "the %s tier failed or gave wrong bytes %llu times and takes no more "
+                        "blocks; going on with the "
+                        "tiers left",
+                        tier_name((Tier)tier),
+                        (unsigned long long)(stats.failed_transfers + stats.corrupt_blocks));
+        engine->off_told[tier] = true;
+    }
     return engine->budget.layer_blocks - gone / engine->config.layer_count;
 }
 

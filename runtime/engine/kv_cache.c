@@ -37,6 +37,7 @@ struct KvCache {
     BlockId *wants; /* [wants_max] of the step */
     uint32_t wants_max, want_count, want_next;
     void **row_blocks;   /* [row_count_max] */
+    uint8_t *void_block; /* where rows of lost sequences go: written, never read */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
     double seconds_stalled[TIER_COUNT];
 };
@@ -103,6 +104,7 @@ static Status take_memory(KvCache *cache) {
     TRY(memory_take((void **)&cache->pointers, PINNED_MAX, sizeof(void *), "pinned blocks"));
     TRY(memory_take((void **)&cache->pinned, PINNED_MAX, sizeof(BlockId), "pinned blocks"));
     TRY(memory_take((void **)&cache->wants, cache->wants_max, sizeof(BlockId), "wanted blocks"));
+    TRY(memory_take((void **)&cache->void_block, cache->slot_bytes, 1, "void block"));
     TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
                     "row blocks"));
     return memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
@@ -149,6 +151,7 @@ void kv_cache_destroy(KvCache *cache) {
     free(cache->pointers);
     free(cache->pinned);
     free(cache->wants);
+    free(cache->void_block);
     free(cache->row_blocks);
     free(cache->row_slots);
     free(cache);
@@ -304,13 +307,27 @@ static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, ui
     }
 }
 
-/* Takes the blocks that the sequence's new tokens need in this layer. */
+/* Takes the blocks that the sequence's new tokens need in this layer. No room, because a tier went away under running sequences,
+ * costs this sequence its blocks: it is computed again when there is room. */
 static Status grow(KvCache *cache, uint32_t slot_index, uint32_t layer) {
     Slot *slot = &cache->slots[slot_index];
     uint32_t wanted = (uint32_t)divide_up(slot->token_count, cache->options.shape.block_tokens);
-    for (; slot->block_counts[layer] < wanted; slot->block_counts[layer]++)
-        TRY(take_block(cache, slot_index, layer, slot->block_counts[layer]));
+    while (!slot->lost && slot->block_counts[layer] < wanted) {
+        Status status = take_block(cache, slot_index, layer, slot->block_counts[layer]);
+        if (status == STATUS_OK)
+            slot->block_counts[layer]++;
+        else if (status == STATUS_NO_SPACE)
+            slot->lost = true;
+        else
+            return status;
+    }
     return STATUS_OK;
+}
+
+static uint8_t *row_block(const KvCache *cache, const Slot *slot, uint32_t layer,
+                          uint32_t ordinal) {
+    BlockId id = slot->ids[(uint64_t)layer * slot->block_capacity + ordinal];
+    return payload(cache, tier_manager_device_slot(cache->manager, id));
 }
 
 static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
@@ -318,9 +335,8 @@ static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t l
     uint32_t block_tokens = cache->options.shape.block_tokens;
     for (uint32_t r = 0; r < sequence->row_count; r++) {
         uint32_t position = sequence->position_first + r;
-        BlockId id = slot->ids[(uint64_t)layer * slot->block_capacity + position / block_tokens];
         cache->row_blocks[sequence->row_first + r] =
-            payload(cache, tier_manager_device_slot(cache->manager, id));
+            slot->lost ? cache->void_block : row_block(cache, slot, layer, position / block_tokens);
         cache->row_slots[sequence->row_first + r] = position % block_tokens;
     }
 }
@@ -445,6 +461,7 @@ void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
         const Slot *slot = &cache->slots[sequence->slot];
+        if (slot->lost) continue;
         uint32_t full_before = sequence->position_first / block_tokens;
         uint32_t full_now = (sequence->position_first + sequence->row_count) / block_tokens;
         for (uint32_t ordinal = full_before; ordinal < full_now; ordinal++)
