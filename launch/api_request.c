@@ -10,6 +10,7 @@
 
 #include "runtime/base/arena.h"
 #include "runtime/base/hash.h"
+#include "runtime/text/utf8.h"
 
 enum { STOP_TOKENS_MAX = 64, STOP_BYTES_MAX = 1024, MESSAGES_MAX = 4096 };
 
@@ -25,6 +26,9 @@ Status api_refuse(ApiError *error, const char *code, const char *param, const ch
     va_start(arguments, format);
     vsnprintf(error->message, sizeof error->message, format, arguments);
     va_end(arguments);
+    /* Names of fields are quoted and may be cut inside a character. */
+    utf8_repair(error->param, strlen(error->param));
+    utf8_repair(error->message, strlen(error->message));
     return STATUS_BAD_INPUT;
 }
 

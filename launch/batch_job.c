@@ -17,6 +17,7 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/base/monotonic.h"
+#include "runtime/text/utf8.h"
 
 enum {
     ITEM_BYTES_AHEAD = 64 << 20, /* of lines that wait in the engine */
@@ -519,9 +520,22 @@ static Status check_all_lines(BatchJob *job) {
     FAIL(BATCH_LINE, "\"%s\" was refused as a whole (--no-lenient)", job->settings->input);
 }
 
+/* They are written into the state file. */
+static Status check_paths(const Settings *settings) {
+    const char *const paths[] = {settings->input, settings->output,
+                                 settings->errors ? settings->errors : ""};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        size_t bytes = strlen(paths[i]);
+        if (bytes >= BATCH_PATH_BYTES - 16 || utf8_valid_prefix(paths[i], bytes) != bytes)
+            FAIL(USAGE, "the file name \"%.200s\" is too long, or no UTF-8", paths[i]);
+    }
+    return STATUS_OK;
+}
+
 static Status open_all(BatchJob *job) {
     Session *session = job->session;
     const Settings *settings = session->settings;
+    TRY(check_paths(settings));
     job->defaults = session_api_defaults(session);
     job->format = strcmp(settings->format, "lines") == 0 ? BATCH_LINES : BATCH_JSONL;
     TRY(batch_state_path(settings->output, &job->state_path));

@@ -12,6 +12,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/machine.h"
 #include "runtime/base/monotonic.h"
+#include "runtime/text/utf8.h"
 
 enum { MODEL_NAME_BYTES = 128 };
 
@@ -367,5 +368,6 @@ const char *session_model_name(const Session *session) {
     snprintf(name, sizeof name, "%.*s", (int)(bytes - start), settings->model + start);
     char *suffix = strstr(name, ".gguf");
     if (suffix && suffix[5] == 0) *suffix = 0;
+    utf8_repair(name, strlen(name));
     return name;
 }

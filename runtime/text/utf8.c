@@ -83,3 +83,9 @@ size_t utf8_write(uint32_t code_point, char out[4]) {
     out[0] = (char)(lead_marks[length] | code_point);
     return length;
 }
+
+void utf8_repair(char *text, size_t bytes) {
+    size_t at = 0;
+    while ((at += utf8_valid_prefix(text + at, bytes - at)) < bytes)
+        text[at++] = '?';
+}

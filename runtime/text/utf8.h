@@ -25,6 +25,9 @@ Utf8Kind utf8_next(const char *text, size_t bytes, size_t *out_bytes);
 /* Bytes from the start of `text` up to the first place that is no whole character; `bytes` when there is none. */
 size_t utf8_valid_prefix(const char *text, size_t bytes);
 
+/* In place: each byte that is no part of a whole character becomes '?', so that what was cut or quoted is text again. */
+void utf8_repair(char *text, size_t bytes);
+
 /* The code point of a whole character at `text`. */
 uint32_t utf8_code_point(const char *text);
 
