@@ -17,7 +17,6 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/base/monotonic.h"
-#include "runtime/text/utf8.h"
 
 enum {
     ITEM_BYTES_AHEAD = 64 << 20, /* of lines that wait in the engine */
@@ -525,9 +524,8 @@ static Status check_paths(const Settings *settings) {
     const char *const paths[] = {settings->input, settings->output,
                                  settings->errors ? settings->errors : ""};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
-        size_t bytes = strlen(paths[i]);
-        if (bytes >= BATCH_PATH_BYTES - 16 || utf8_valid_prefix(paths[i], bytes) != bytes)
-            FAIL(USAGE, "the file name \"%.200s\" is too long, or no UTF-8", paths[i]);
+        if (strlen(paths[i]) >= BATCH_PATH_BYTES - 16)
+            FAIL(USAGE, "the file name \"%.200s…\" is too long", paths[i]);
     }
     return STATUS_OK;
 }

@@ -198,16 +198,52 @@ static bool parse_string(const OptionRow *row, const char *text, void *out_value
     return true;
 }
 
-void yaml_print_text(const char *text, FILE *out) {
-    fputc('"', out);
-    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
-        if (*at == '"' || *at == '\\')
-            fprintf(out, "\\%c", *at);
-        else if (*at < 0x20 || *at == 0x7f)
-            fprintf(out, "\\x%02x", *at);
-        else
-            fputc(*at, out);
+/* The code point at text, which ends with NUL, and its length; length 0 when it is no UTF-8. */
+static size_t read_code_point(const unsigned char *text, uint32_t *out) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t bytes = *text < 0x80 ? 1 : *text < 0xe0 ? 2 : *text < 0xf0 ? 3 : 4;
+    *out = bytes == 1 ? *text : *text & (0x7fu >> bytes);
+    if (bytes > 1 && (*text < 0xc2 || *text > 0xf4)) return 0;
+    for (size_t i = 1; i < bytes; i++) {
+        if ((text[i] & 0xc0) != 0x80) return 0;
+        *out = *out << 6 | (text[i] & 0x3fu);
     }
+    bool surrogate = *out >= 0xd800 && *out < 0xe000;
+    return *out < least[bytes] || *out > 0x10ffff || surrogate ? 0 : bytes;
+}
+
+bool option_text_is_utf8(const char *text) {
+    const unsigned char *at = (const unsigned char *)text;
+    uint32_t code_point;
+    for (size_t bytes; *at; at += bytes)
+        if ((bytes = read_code_point(at, &code_point)) == 0) return false;
+    return true;
+}
+
+/* May stand in a double quoted YAML scalar as it is, and is no line break there. */
+static bool is_plain(uint32_t code_point) {
+    bool control = code_point < 0x20 || (code_point >= 0x7f && code_point < 0xa0);
+    bool line_break = code_point == 0x2028 || code_point == 0x2029;
+    return !control && !line_break && code_point != 0xfeff && code_point != 0xfffe &&
+           code_point != 0xffff;
+}
+
+void yaml_print_escaped(const char *text, FILE *out) {
+    const unsigned char *at = (const unsigned char *)text;
+    uint32_t code_point;
+    for (size_t bytes; *at && (bytes = read_code_point(at, &code_point)) > 0; at += bytes) {
+        if (code_point == '"' || code_point == '\\')
+            fprintf(out, "\\%c", (char)code_point);
+        else if (is_plain(code_point))
+            fwrite(at, 1, bytes, out);
+        else
+            fprintf(out, "\\u%04x", code_point);
+    }
+}
+
+static void yaml_print_text(const char *text, FILE *out) {
+    fputc('"', out);
+    yaml_print_escaped(text, out);
     fputc('"', out);
 }
 

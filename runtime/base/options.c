@@ -224,8 +224,8 @@ Status options_assign(OptionSet *set, const OptionRow *row, const char *text,
         const char *text;
         OptionList list;
     } value;
-    char why[OPTION_WHY_BYTES];
-    if (!option_types[row->type].parse(row, text, &value, why)) {
+    char why[OPTION_WHY_BYTES] = "is not UTF-8";
+    if (!option_text_is_utf8(text) || !option_types[row->type].parse(row, text, &value, why)) {
         char message[OPTION_WHY_BYTES * 2];
         snprintf(message, sizeof message, "\"%.100s\": %s", text, why);
         return options_fail(origin, message);

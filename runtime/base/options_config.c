@@ -158,7 +158,11 @@ void options_print_config(const OptionSet *set, FILE *out) {
         fprintf(out, "%s%s: ", unset ? "# " : "", row->name);
         option_types[row->type].print(row, value, out);
         fprintf(out, "  # %s", unset ? "not set" : option_source_name(state->source));
-        if (state->path && !unset) fprintf(out, " %s:%zu", state->path, state->line);
+        if (state->path && !unset) {
+            fputc(' ', out);
+            yaml_print_escaped(state->path, out);
+            fprintf(out, ":%zu", state->line);
+        }
         fputc('\n', out);
     }
 }

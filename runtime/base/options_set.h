@@ -65,7 +65,9 @@ bool words_each(const char *words, bool (*visit)(void *user, const char *word, s
                 void *user);
 bool words_contain(const char *words, const char *word, size_t word_bytes);
 
-void yaml_print_text(const char *text, FILE *out); /* double quoted */
+bool option_text_is_utf8(const char *text);
+void yaml_print_escaped(const char *text,
+                        FILE *out); /* UTF-8, for the inside of a double quoted scalar */
 
 SPILLWAY_EXTERN_C_END
 

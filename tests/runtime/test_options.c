@@ -257,6 +257,11 @@ static void test_wrong_arguments(void **state) {
         {"--mode slow|steady", "slow|steady"},
         {"--other 2", "not an option of \"try\""},
         {"a b", "unexpected argument \"b\""},
+        {"--path \xff", "not UTF-8"},
+        {"--path \xc0\x80", "not UTF-8"},
+        {"--path \xed\xa0\x80", "not UTF-8"},
+        {"--path \xf4\x90\x80\x80", "not UTF-8"},
+        {"--path \xe2\x82", "not UTF-8"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         expect_failure(read_words(wrong[i].line), "E-USAGE", wrong[i].says);
@@ -365,10 +370,14 @@ static void drop_comments(char *text) {
 
 static void test_printed_config_reads_back(void **state) {
     (void)state;
-    const char *arguments[] = {"--room",   "1536MiB",  "--ratio", "0.1",       "--wait", "333ms",
-                               "--stop",   "a\"\\\n#", "--stop",  ": [x",      "--path", "# \t'",
-                               "--blocks", "4",        "--fast",  "--no-cache"};
-    assert_int_equal(options_read_arguments(set, 16, arguments, ""), STATUS_OK);
+    const char *arguments[] = {
+        "--room",     "1536MiB",  "--ratio",
+        "0.1",        "--wait",   "333ms",
+        "--stop",     "a\"\\\n#", "--stop",
+        ": [x",       "--path",   "# \t'",
+        "--blocks",   "4",        "--fast",
+        "--no-cache", "--stop",   "\xc2\x85\u2028\ufeff\xc2\x9f\U0001f600\u00e9\x7f\x01"};
+    assert_int_equal(options_read_arguments(set, 18, arguments, ""), STATUS_OK);
     assert_int_equal(read_config("max-count: 5"), STATUS_OK);
     char *first = printed_config();
     assert_non_null(strstr(first, "max-count: 5  # config some.yaml:1\n"));
@@ -380,6 +389,7 @@ static void test_printed_config_reads_back(void **state) {
     assert_int_equal(read_config(first), STATUS_OK);
     assert_true(target.ratio == 0.1 && target.wait_s == 0.333);
     assert_string_equal(target.stops.items[0], "a\"\\\n#");
+    assert_string_equal(target.stops.items[2], arguments[17]);
     char *second = printed_config();
     drop_comments(first);
     drop_comments(second);
