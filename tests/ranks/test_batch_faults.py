@@ -13,7 +13,7 @@ import time
 
 from job import Job, expect, run_tests
 
-LINES = 1500
+LINES = 600
 LINES_BETWEEN = 10  # answered before the next blow
 SECONDS_TO_ANSWER = 60
 STOPPED = r"E-STOPPED\] rank 0@"
@@ -24,7 +24,7 @@ class Batch:
     def __init__(self, spillway, model, folder, name):
         self.output = os.path.join(folder, name + ".jsonl")
         self.words = [spillway, "batch", model, "--ranks", 2, "--input", os.path.join(folder, "in.jsonl"),
-                      "--output", self.output, "--max-num-seqs", 8, "--seed", 3]
+                      "--output", self.output, "--max-num-seqs", 4, "--seed", 3]
 
     def count(self):
         if not os.path.exists(self.output):
@@ -62,7 +62,7 @@ class Batch:
 def write_input(folder):
     with open(os.path.join(folder, "in.jsonl"), "w", encoding="utf-8") as file:
         for i in range(LINES):
-            request = {"custom_id": f"line-{i}", "prompt": f"line {i} of the batch", "max_tokens": 40 + i % 37,
+            request = {"custom_id": f"line-{i}", "prompt": f"line {i} of the batch", "max_tokens": 200 + i % 100,
                        "temperature": 1 if i % 2 else 0}
             file.write(json.dumps(request) + "\n")
 
