@@ -13,7 +13,7 @@ import time
 
 from job import Job, expect, run_tests
 
-LINES = 600
+LINES = 2000
 LINES_BETWEEN = 10  # answered before the next blow
 SECONDS_TO_ANSWER = 60
 STOPPED = r"E-STOPPED\] rank 0@"
@@ -24,7 +24,7 @@ class Batch:
     def __init__(self, spillway, model, folder, name):
         self.output = os.path.join(folder, name + ".jsonl")
         self.words = [spillway, "batch", model, "--ranks", 2, "--input", os.path.join(folder, "in.jsonl"),
-                      "--output", self.output, "--max-num-seqs", 4, "--seed", 3]
+                      "--output", self.output, "--max-num-seqs", 1, "--seed", 3]
 
     def count(self):
         if not os.path.exists(self.output):
