@@ -21,18 +21,19 @@ typedef struct BlockIdentity {
 
 typedef enum BlockState {
     BLOCK_FREE,
-    BLOCK_FILLING, /* the newest block of its stream: its bytes still grow */
+    BLOCK_FILLING, /* the newest block of its stream: its bytes grow while it is held */
     BLOCK_SEALED,  /* full: its bytes never change again */
-    BLOCK_LOST, /* sealed, and no tier has its bytes any more: its stream must be computed again */
+    BLOCK_LOST,    /* no tier has its bytes any more: its stream must be computed again */
 } BlockState;
 
 typedef struct Block {
     BlockState state;
     BlockIdentity identity;
     uint64_t stream;
-    uint32_t ordinal;    /* position in the stream */
-    uint32_t generation; /* rises each time the record is taken */
-    void *bytes;         /* on the device */
+    uint32_t ordinal; /* position in the stream */
+    uint32_t
+        generation; /* of these bytes: no two blocks, and no two states of one that were copied, share it */
+    void *bytes; /* on the device */
 } Block;
 
 SPILLWAY_EXTERN_C_END

@@ -1,7 +1,7 @@
 #ifndef TIERS_PLACEMENT_H
 #define TIERS_PLACEMENT_H
 
-/* Placement policies: which sealed blocks stay on the device and which move down a tier. Lossless: nothing is ever
+/* Placement policies: which blocks stay on the device and which move down a tier. Lossless: nothing is ever
  * dropped here. A policy is one file under placement/ and one word in its meson.build; a file exports `const Placement
  * placement_<name>`. Policies judge blocks by stream, ordinal, recency and scores that runtime hands over; they know no heads,
  * tokens or models, keep no clock, and take no memory after create: the same calls give the same choices on every rank.
@@ -18,7 +18,7 @@ typedef struct PlacementOptions {
     uint32_t block_count; /* records: BlockIds lie below it */
     uint32_t
         stream_groups; /* streams fall into this many groups of equal use (layers): group = stream % stream_groups */
-    uint32_t resident_count; /* sealed blocks that the device can keep */
+    uint32_t resident_count; /* blocks that the device can keep */
     const uint64_t
         *trace; /* belady: recorded (stream << 32 | ordinal) accesses, [trace_count]; else NULL */
     uint64_t trace_count;
@@ -29,9 +29,11 @@ typedef struct Placement {
     const char *summary; /* with the source */
     uint32_t needs;      /* PLACEMENT_NEEDS_… */
     Status (*create)(void **out_state, const PlacementOptions *options);
-    void (*destroy)(void *state);                               /* takes NULL */
-    void (*added)(void *state, BlockId id, const Block *block); /* sealed, and on the device */
-    void (*used)(void *state, BlockId id, const Block *block);  /* attended, wherever it lay */
+    void (*destroy)(void *state); /* takes NULL */
+    void (*added)(void *state, BlockId id,
+                  const Block *block); /* filling or sealed, on the device */
+    /* attended, wherever it lay; or, filling, about to grow on the device */
+    void (*used)(void *state, BlockId id, const Block *block);
     void (*scored)(void *state, BlockId id, double mass); /* optional: share of attention mass */
     void (*moved_down)(void *state, BlockId id); /* left the device, remembered (ghost lists) */
     void (*forgotten)(void *state, BlockId id);  /* released: its record may be taken again */
@@ -41,6 +43,8 @@ typedef struct Placement {
     /* Whether a block that was just used from a lower tier is worth a device place, at the price of choose_victim's.
      * NULL: never (a scan gains nothing from it). */
     bool (*wants_promotion)(void *state, BlockId id);
+    /* The same for a place that is free. NULL: always. */
+    bool (*wants_free_place)(void *state, const Block *block);
 } Placement;
 
 enum {

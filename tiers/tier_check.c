@@ -15,18 +15,20 @@ static void check_block(const TierManager *manager, const Record *record) {
               device->state == REPLICA_NONE);
         break;
     case BLOCK_FILLING:
-        CHECK(!moving && !record->staged && device->state == REPLICA_VALID && lower == TIER_COUNT);
-        break;
     case BLOCK_SEALED:
         CHECK(on_device || lower < TIER_COUNT);       /* rule 1 */
         CHECK(!record->staged || lower < TIER_COUNT); /* a staged copy is never the only one */
         CHECK(record->pins == 0 || on_device);
         break;
     }
+    CHECK(!record->held || (record->block.state == BLOCK_FILLING && !moving && !record->staged &&
+                            device->state == REPLICA_VALID && lower == TIER_COUNT));
     CHECK(!record->staged || device->state != REPLICA_NONE);
     uint32_t list = block_lists_of(&manager->lists, record_id(manager, record));
     bool parked = record->staged && on_device && record->pins == 0;
     CHECK(parked == (list == LIST_AHEAD || list == LIST_STALE));
+    CHECK(list != LIST_PARKED ||
+          (on_device && !record->staged && !record->held && record->pins == 0));
     CHECK(list != LIST_DEMANDED || (record->demanded && device->state == REPLICA_NONE));
     if (parked && record->wants.epoch == manager->want_epoch && list == LIST_STALE)
         CHECK(record->wants.served == 0);

@@ -129,9 +129,15 @@ static void give_replica(TierManager *manager, Record *record, Tier tier) {
     replica->state = REPLICA_NONE;
 }
 
+bool record_may_leave(const Record *record) {
+    bool movable = record->block.state == BLOCK_FILLING || record->block.state == BLOCK_SEALED;
+    return movable && !record->held && !record->demanded && !record->staged &&
+           record_on_device(record) && record->transfer == TRANSFER_NONE;
+}
+
 void home_drop(TierManager *manager, Record *record) {
-    CHECK(!record->staged && record->pins == 0 && record->transfer == TRANSFER_NONE &&
-          record_lower_tier(record) < TIER_COUNT);
+    CHECK(record_may_leave(record) && record->pins == 0 && record_lower_tier(record) < TIER_COUNT);
+    block_lists_remove(&manager->lists, record_id(manager, record));
     give_replica(manager, record, TIER_DEVICE);
     manager->options.placement->moved_down(manager->policy, record_id(manager, record));
 }
@@ -157,55 +163,125 @@ void staged_park(TierManager *manager, Record *record) {
 
 void record_lose(TierManager *manager, Record *record) {
     BlockId id = record_id(manager, record);
-    CHECK(record->block.state == BLOCK_SEALED && record->pins == 0);
+    BlockState state = record->block.state;
+    CHECK((state == BLOCK_FILLING || state == BLOCK_SEALED) && record->pins == 0);
     block_lists_remove(&manager->lists, id);
     for (int tier = 0; tier < TIER_COUNT; tier++)
         give_replica(manager, record, tier);
     manager->options.placement->forgotten(manager->policy, id);
     record->block.state = BLOCK_LOST;
     record->demanded = false;
-    manager->stats.sealed--;
+    manager->stats.filling -= state == BLOCK_FILLING;
+    manager->stats.sealed -= state == BLOCK_SEALED;
     manager->stats.lost++;
     manager->stats.lost_blocks++;
 }
 
 /* ---- the life of a block ---- */
 
-Status tier_manager_take(TierManager *manager, const BlockIdentity *identity, uint64_t stream,
-                         uint32_t ordinal, BlockId *out) {
-    if (!tier_manager_has_room(manager, 1)) return STATUS_NO_SPACE;
+/* A place at home, without a write; whoever waits for one is noted. */
+static Status find_home(TierManager *manager) {
     manager->moves_settled = false;
     if (manager->home_used == manager->home_count && !home_make_room(manager)) {
         manager->take_waits = true;
         return home_can_leave(manager) ? STATUS_AGAIN : STATUS_NO_SPACE;
     }
     manager->take_waits = false;
+    return STATUS_OK;
+}
+
+Status tier_manager_take(TierManager *manager, const BlockIdentity *identity, uint64_t stream,
+                         uint32_t ordinal, BlockId *out) {
+    if (!tier_manager_has_room(manager, 1)) return STATUS_NO_SPACE;
+    TRY(find_home(manager));
     BlockId id = manager->free_ids[--manager->free_id_count];
     Record *record = &manager->records[id];
-    uint32_t generation = record->block.generation + 1;
+    uint32_t life = record->life + 1;
     uint32_t slot = tier_slots_take(&manager->slots[TIER_DEVICE]);
     CHECK(record->block.state == BLOCK_FREE && slot != SLOT_NONE);
     *record = (Record){.block = {.state = BLOCK_FILLING,
                                  .identity = *identity,
                                  .stream = stream,
                                  .ordinal = ordinal,
-                                 .generation = generation},
-                       .transfer = TRANSFER_NONE};
+                                 .generation = ++manager->generation},
+                       .transfer = TRANSFER_NONE,
+                       .life = life,
+                       .held = true};
     record->replicas[TIER_DEVICE] = (Replica){slot, REPLICA_VALID};
     manager->home_used++;
     manager->stats.filling++;
+    manager->options.placement->added(manager->policy, id, &record->block);
     *out = id;
     return STATUS_OK;
 }
 
+static void demand(TierManager *manager, Record *record) {
+    if (record->demanded) return;
+    record->demanded = true;
+    manager->stats.prefetch_late++;
+    if (record->replicas[TIER_DEVICE].state == REPLICA_NONE)
+        block_lists_push_last(&manager->lists, LIST_DEMANDED, record_id(manager, record));
+}
+
+/* A staged copy becomes a resident one: places are shared out by count. */
+static void move_in(TierManager *manager, Record *record) {
+    block_lists_remove(&manager->lists, record_id(manager, record));
+    record->staged = false;
+    manager->staging_used--;
+    manager->home_used++;
+    manager->options.placement->added(manager->policy, record_id(manager, record), &record->block);
+}
+
+Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot) {
+    Record *record = record_at(manager, id);
+    if (record->block.state == BLOCK_LOST) return STATUS_IO;
+    CHECK(record->block.state == BLOCK_FILLING && !record->held && record->pins == 0);
+    if (!record_on_device(record) || record->transfer != TRANSFER_NONE) {
+        demand(manager, record);
+        return STATUS_AGAIN;
+    }
+    if (record->staged) {
+        TRY(find_home(manager));
+        manager->stats.prefetch_useful += !record->touched && !record->demanded;
+        move_in(manager, record);
+    }
+    Tier lower = record_lower_tier(record);
+    manager->stats.tiers[lower < TIER_COUNT ? lower : TIER_DEVICE].hits++;
+    if (lower < TIER_COUNT) give_replica(manager, record, lower);
+    block_lists_remove(&manager->lists, id); /* parked no more */
+    want_pinned(manager, record);
+    record->demanded = false;
+    record->held = true;
+    if (record->copied) record->block.generation = ++manager->generation;
+    record->copied = false;
+    manager->options.placement->used(manager->policy, id, &record->block);
+    *out_slot = record->replicas[TIER_DEVICE].slot;
+    return STATUS_OK;
+}
+
+void tier_manager_let_go(TierManager *manager, BlockId id) {
+    Record *record = record_at(manager, id);
+    if (!record->held) return;
+    record->held = false;
+    manager->moves_settled = false;
+}
+
 void tier_manager_seal(TierManager *manager, BlockId id) {
     Record *record = record_at(manager, id);
-    CHECK(record->block.state == BLOCK_FILLING);
+    CHECK(record->block.state == BLOCK_FILLING && record->held);
+    record->held = false;
     record->block.state = BLOCK_SEALED;
     manager->stats.filling--;
     manager->stats.sealed++;
     manager->moves_settled = false;
-    manager->options.placement->added(manager->policy, id, &record->block);
+}
+
+void tier_manager_park(TierManager *manager, BlockId id) {
+    Record *record = record_at(manager, id);
+    if (!record_may_leave(record) || record->pins > 0) return;
+    block_lists_remove(&manager->lists, id);
+    block_lists_push_last(&manager->lists, LIST_PARKED, id);
+    manager->moves_settled = false;
 }
 
 void tier_manager_release(TierManager *manager, BlockId id) {
@@ -215,7 +291,8 @@ void tier_manager_release(TierManager *manager, BlockId id) {
     manager->stats.filling -= state == BLOCK_FILLING;
     manager->stats.sealed -= state == BLOCK_SEALED;
     manager->stats.lost -= state == BLOCK_LOST;
-    if (state == BLOCK_SEALED) manager->options.placement->forgotten(manager->policy, id);
+    if (state != BLOCK_LOST) manager->options.placement->forgotten(manager->policy, id);
+    record->held = false;
     if (record->staged && record->transfer == TRANSFER_NONE)
         manager->stats.prefetch_wasted += !record->touched;
     block_lists_remove(&manager->lists, id);
@@ -240,14 +317,6 @@ uint32_t tier_manager_device_slot(const TierManager *manager, BlockId id) {
 
 /* ---- reading ---- */
 
-static void demand(TierManager *manager, Record *record) {
-    if (record->demanded) return;
-    record->demanded = true;
-    manager->stats.prefetch_late++;
-    if (record->replicas[TIER_DEVICE].state == REPLICA_NONE)
-        block_lists_push_last(&manager->lists, LIST_DEMANDED, record_id(manager, record));
-}
-
 Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
     Record *record = record_at(manager, id);
     if (record->block.state == BLOCK_LOST) return STATUS_IO;
@@ -256,8 +325,8 @@ Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
         return STATUS_AGAIN;
     }
     want_pinned(manager, record);
+    block_lists_remove(&manager->lists, id);
     if (record->staged) {
-        block_lists_remove(&manager->lists, id);
         manager->stats.prefetch_useful += !record->touched && !record->demanded;
         record->touched = true;
     }
@@ -275,17 +344,19 @@ Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
 static bool promote(TierManager *manager, Record *record) {
     const Placement *placement = manager->options.placement;
     BlockId id = record_id(manager, record);
-    if (!placement->wants_promotion || manager->take_waits) return false;
-    if (!placement->wants_promotion(manager->policy, id)) return false;
-    if (manager->home_used == manager->home_count && !home_make_room(manager)) {
-        manager->promotion_waits = true;
+    if (manager->take_waits) return false;
+    bool free = manager->home_used + manager->free_target < manager->home_count;
+    if (free && placement->wants_free_place &&
+        !placement->wants_free_place(manager->policy, &record->block))
         return false;
+    if (!free) {
+        if (!placement->wants_promotion || !placement->wants_promotion(manager->policy, id))
+            return false;
+        bool full = manager->home_used == manager->home_count;
+        manager->promotion_waits = full && !home_make_room(manager);
+        if (manager->promotion_waits) return false;
     }
-    manager->promotion_waits = false;
-    record->staged = false;
-    manager->staging_used--;
-    manager->home_used++;
-    placement->added(manager->policy, id, &record->block);
+    move_in(manager, record);
     return true;
 }
 
@@ -317,13 +388,18 @@ uint32_t tier_manager_in_flight(const TierManager *manager) {
     return manager->options.transfers_max - manager->free_transfer_count;
 }
 
-/* A block takes one place, whatever copies it has: a device copy with a valid lower one can always go. */
-bool tier_manager_has_room(const TierManager *manager, uint32_t count) {
-    uint64_t places = manager->home_count;
+/* A block takes one place, whatever copies it has: a device copy with a valid lower one can always go. One place below is kept
+ * free: a filling block that comes back to be held changes places with one that leaves. */
+uint64_t tier_manager_places(const TierManager *manager) {
+    uint64_t below = 0;
     for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
-        places += manager->slots[tier].used + tier_slots_free_count(&manager->slots[tier]);
+        below += manager->slots[tier].used + tier_slots_free_count(&manager->slots[tier]);
+    return manager->home_count + (below > 0 ? below - 1 : 0);
+}
+
+bool tier_manager_has_room(const TierManager *manager, uint32_t count) {
     uint64_t blocks = (uint64_t)manager->stats.filling + manager->stats.sealed;
-    return count <= manager->free_id_count && blocks + count <= places;
+    return count <= manager->free_id_count && blocks + count <= tier_manager_places(manager);
 }
 
 TierManagerStats tier_manager_stats(const TierManager *manager) {

@@ -7,12 +7,13 @@
  *
  * Tiers, highest first: device, host, nvme; a tier with no slots is absent. The device's slots are shared out at create:
  *     staging    read-only copies on their way through: attended once, then dropped
- *     the rest   filling blocks, and sealed blocks that stay (resident)
+ *     the rest   home: filling blocks that are held, and blocks that stay (resident)
  *
  * A block's replica in a tier is none, writing (a transfer fills it), valid, or reading (a transfer reads it). Rules:
- *   1. Only a sealed, unpinned block moves down. Its destination slot is taken before the source is given up, and the source
- *      stays valid until the write has completed.
- *   2. Sealed bytes never change, so replicas agree, and a device replica with a valid lower one is dropped without a write.
+ *   1. Only an unpinned block moves down, a filling one only while it is not held. Its destination slot is taken before the
+ *      source is given up, and the source stays valid until the write has completed.
+ *   2. Bytes change only while a block is held, and then it has no copy elsewhere and its generation has risen: replicas agree,
+ *      and a device replica with a valid lower one is dropped without a write.
  *   3. A transfer names block, generation and slots; a completion for a block released meanwhile only frees the slots.
  *   4. A slot is reused only after every transfer that touches it has completed.
  *   5. Staging is taken in the order of the want queue, and pinned in that order: whatever its size, the oldest wanted group
@@ -91,11 +92,19 @@ typedef struct TierManager TierManager;
 Status tier_manager_create(TierManager **out, const TierManagerOptions *options);
 void tier_manager_destroy(TierManager *manager);
 
-/* A filling block with a device slot. STATUS_AGAIN: none is free until transfers that are in flight (or can be issued)
+/* A filling block with a device slot, held. STATUS_AGAIN: none is free until transfers that are in flight (or can be issued)
  * complete or pins end. STATUS_NO_SPACE: every tier is full, or the device is full of filling blocks. */
 Status tier_manager_take(TierManager *manager, const BlockIdentity *identity, uint64_t stream,
                          uint32_t ordinal, BlockId *out);
-void tier_manager_seal(TierManager *manager, BlockId id);
+/* Makes a filling block's bytes writable, at *out_slot, until it is let go. STATUS_AGAIN as for a take or a pin, STATUS_NO_SPACE:
+ * the device is full of blocks that cannot leave, STATUS_IO: lost. Pins do not end it. Those held at the same time must
+ * fit beside staging. */
+Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot);
+void tier_manager_let_go(TierManager *manager,
+                         BlockId id);                     /* one that is not held stays as it is */
+void tier_manager_seal(TierManager *manager, BlockId id); /* held: full now */
+/* The block's stream pauses: it is the first to leave the device, ahead of need, until it is used again. */
+void tier_manager_park(TierManager *manager, BlockId id);
 void tier_manager_release(TierManager *manager,
                           BlockId id); /* unpinned; slots in transfer are freed at completion */
 
@@ -127,8 +136,9 @@ bool tier_manager_next_transfer(TierManager *manager, Transfer *out);
 void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferResult result);
 uint32_t tier_manager_in_flight(const TierManager *manager);
 
-/* Whether `count` more blocks can exist at all, all tiers together (admission). */
-bool tier_manager_has_room(const TierManager *manager, uint32_t count);
+/* How many blocks can exist at once, all tiers together (admission). Less after tiers went off, stopped growing or lost slots. */
+uint64_t tier_manager_places(const TierManager *manager);
+bool tier_manager_has_room(const TierManager *manager, uint32_t count); /* for so many more */
 
 TierManagerStats tier_manager_stats(const TierManager *manager);
 

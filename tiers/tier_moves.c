@@ -13,10 +13,8 @@ typedef struct VictimRules {
 static bool may_move(void *context, BlockId id) {
     const VictimRules *rules = context;
     Record *record = &rules->manager->records[id];
-    if (record->block.state != BLOCK_SEALED || record->staged || !record_on_device(record))
-        return false;
+    if (!record_may_leave(record)) return false;
     if (record->pins > 0 && !rules->pins_may_end) return false;
-    if (record->transfer != TRANSFER_NONE) return false;
     if (rules->clean_only && record_lower_tier(record) == TIER_COUNT) return false;
     return !rules->not_wanted || record_wants(rules->manager, record)->served == 0;
 }
@@ -28,9 +26,11 @@ static Tier tier_with_room(const TierManager *manager) {
     return tier;
 }
 
+/* What is parked, else what the policy says. */
 static Record *choose_by(TierManager *manager, const VictimRules *rules) {
-    BlockId id =
-        manager->options.placement->choose_victim(manager->policy, may_move, (void *)rules);
+    BlockId id = block_lists_find(&manager->lists, LIST_PARKED, may_move, (void *)rules);
+    if (id == BLOCK_NONE)
+        id = manager->options.placement->choose_victim(manager->policy, may_move, (void *)rules);
     if (id == BLOCK_NONE) return NULL;
     CHECK(may_move((void *)rules, id));
     return &manager->records[id];
@@ -134,7 +134,18 @@ static bool start_wanted(TierManager *manager, Transfer *out) {
     return start_read(manager, record, REASON_PREFETCH, out);
 }
 
-/* Lower tiers are filled from the top; a resident block with a lower copy leaves at once. */
+/* Lower tiers are filled from the top. */
+static bool start_write(TierManager *manager, Record *record, TransferReason reason,
+                        Transfer *out) {
+    Tier to = tier_with_room(manager);
+    record->copied = true;
+    manager->leaving_count++;
+    manager->writes_in_flight++;
+    return start(manager, record, TIER_DEVICE, to, tier_slots_take(&manager->slots[to]), reason,
+                 out);
+}
+
+/* A resident block with a lower copy leaves at once. */
 static bool start_eviction(TierManager *manager, uint32_t free_wanted, Transfer *out) {
     if (manager->moves_settled || manager->writes_in_flight == manager->options.writes_max)
         return false;
@@ -148,11 +159,21 @@ static bool start_eviction(TierManager *manager, uint32_t free_wanted, Transfer 
             home_drop(manager, record);
             continue;
         }
-        Tier to = tier_with_room(manager);
-        manager->leaving_count++;
-        manager->writes_in_flight++;
-        return start(manager, record, TIER_DEVICE, to, tier_slots_take(&manager->slots[to]),
-                     REASON_EVICT, out);
+        return start_write(manager, record, REASON_EVICT, out);
+    }
+    return false;
+}
+
+/* Parked blocks leave while nothing else is to be done. */
+static bool start_parking(TierManager *manager, Transfer *out) {
+    if (manager->writes_in_flight == manager->options.writes_max) return false;
+    VictimRules rules = {.manager = manager, .clean_only = tier_with_room(manager) == TIER_COUNT};
+    BlockId id;
+    while ((id = block_lists_find(&manager->lists, LIST_PARKED, may_move, &rules)) != BLOCK_NONE) {
+        Record *record = &manager->records[id];
+        if (record_lower_tier(record) == TIER_COUNT)
+            return start_write(manager, record, REASON_PARK, out);
+        home_drop(manager, record);
     }
     return false;
 }
@@ -163,7 +184,7 @@ bool tier_manager_next_transfer(TierManager *manager, Transfer *out) {
     uint32_t free_wanted = manager->free_target > 0 ? manager->free_target : waits;
     return start_demanded(manager, out) ||
            (manager->take_waits && start_eviction(manager, 1, out)) || start_wanted(manager, out) ||
-           start_eviction(manager, free_wanted, out);
+           start_eviction(manager, free_wanted, out) || start_parking(manager, out);
 }
 
 /* ---- ending ---- */
@@ -233,7 +254,9 @@ static void end_write(TierManager *manager, Record *record, const Transfer *tran
         return;
     }
     record->replicas[transfer->to].state = REPLICA_VALID;
-    if (record->pins == 0 && record_wants(manager, record)->served == 0) home_drop(manager, record);
+    bool used_soon =
+        record->pins > 0 || record->demanded || record_wants(manager, record)->served > 0;
+    if (!used_soon) home_drop(manager, record);
 }
 
 void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferResult result) {

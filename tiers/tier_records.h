@@ -40,10 +40,13 @@ typedef struct Record {
     Replica replicas[TIER_COUNT]; /* device and one lower tier at most */
     uint32_t transfer;            /* in flight, or TRANSFER_NONE */
     uint32_t pins;
+    uint32_t life; /* rises each time the record is taken */
     WantCounts wants;
     bool staged;   /* the device replica is a staged copy */
     bool demanded; /* a pin found it away; until it is pinned */
     bool touched;  /* the staged copy has been pinned */
+    bool copied;   /* a write down was started at this generation */
+    bool held;     /* filling, and its bytes may change: at home, no copy elsewhere, no transfer */
 } Record;
 
 /* The transfer owns both slots once its block is released: record->transfer then no longer names it. */
@@ -57,13 +60,14 @@ typedef struct TransferRecord {
 /* A block stands here twice when it is wanted twice. */
 typedef struct Want {
     BlockId block;
-    uint32_t generation;
+    uint32_t life; /* of the record, when it was wanted */
 } Want;
 
 enum {
     LIST_DEMANDED, /* to be read for a pin that waits, oldest first */
     LIST_AHEAD,    /* staged, unpinned, wanted: in the order of arrival, demanded ones first */
     LIST_STALE,    /* staged, unpinned, not wanted any more */
+    LIST_PARKED,   /* at home, of a stream that pauses: first to leave */
     LIST_COUNT
 };
 
@@ -81,6 +85,7 @@ struct TierManager {
     Want *wants; /* ring, [want_capacity] */
     uint32_t want_capacity, want_first, want_count;
     uint32_t want_epoch;
+    uint32_t generation;       /* last given to a block */
     TransferRecord *transfers; /* [transfers_max] */
     uint32_t *free_transfers;  /* stack, [free_transfer_count] */
     uint32_t free_transfer_count;
@@ -101,6 +106,8 @@ Tier record_lower_tier(const Record *record);
 bool record_on_device(const Record *record); /* its bytes can be pinned now */
 
 /* tier_manager.c */
+bool record_may_leave(
+    const Record *record); /* filling or sealed, at home, and nothing keeps it there */
 void home_drop(TierManager *manager,
                Record *record); /* the resident copy goes; a lower one is valid */
 void staged_drop(TierManager *manager, Record *record);

@@ -26,7 +26,7 @@ void tier_manager_want(TierManager *manager, const BlockId *ids, uint32_t count,
         CHECK(ids[i] < manager->options.record_count);
         Record *record = &manager->records[ids[i]];
         CHECK(record->block.state != BLOCK_FREE);
-        *entry(manager, manager->want_count++) = (Want){ids[i], record->block.generation};
+        *entry(manager, manager->want_count++) = (Want){ids[i], record->life};
         record_wants(manager, record)->ahead++;
     }
     *out_taken = count;
@@ -78,7 +78,7 @@ void want_return(TierManager *manager, Record *record) {
     manager->want_first =
         (manager->want_first + manager->want_capacity - 1) % manager->want_capacity;
     manager->want_count++;
-    *entry(manager, 0) = (Want){record_id(manager, record), record->block.generation};
+    *entry(manager, 0) = (Want){record_id(manager, record), record->life};
 }
 
 static void pop(TierManager *manager) {
@@ -97,7 +97,7 @@ Record *want_next(TierManager *manager) {
     while (manager->want_count > 0) {
         Want want = *entry(manager, 0);
         Record *record = &manager->records[want.block];
-        if (record->block.state == BLOCK_FREE || record->block.generation != want.generation) {
+        if (record->block.state == BLOCK_FREE || record->life != want.life) {
             pop(manager);
             continue;
         }

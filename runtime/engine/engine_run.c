@@ -68,23 +68,24 @@ static void note_lost(const Engine *engine, uint64_t lost[SLOTS_MAX / 64]) {
     }
 }
 
-/* What admission may promise without the tiers that are off. */
-static uint32_t blocks_left(Engine *engine) {
-    TierManagerStats stats = kv_cache_stats(engine->cache).manager;
-    uint32_t gone = 0;
+static void tell_tiers_off(Engine *engine, const TierManagerStats *stats) {
     for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
-        if (!stats.tiers[tier].off) continue;
-        gone += engine->budget.slots[tier];
-        if (!engine->off_told[tier])
-            log_warning("E-SPILL-OFF",
-                        "the %s tier failed or gave wrong bytes %llu times and takes no more "
-                        "blocks; going on with the "
-                        "tiers left",
-                        tier_name((Tier)tier),
-                        (unsigned long long)(stats.failed_transfers + stats.corrupt_blocks));
+        if (!stats->tiers[tier].off || engine->off_told[tier]) continue;
         engine->off_told[tier] = true;
+        log_warning("E-SPILL-OFF",
+                    "the %s tier failed or gave wrong bytes %llu times and takes no more blocks; "
+                    "going on with the tiers left",
+                    tier_name((Tier)tier),
+                    (unsigned long long)(stats->failed_transfers + stats->corrupt_blocks));
     }
-    return engine->budget.layer_blocks - gone / engine->config.layer_count;
+}
+
+/* What admission may promise now, in blocks a layer. */
+static uint32_t blocks_left(Engine *engine) {
+    KvCacheStats stats = kv_cache_stats(engine->cache);
+    tell_tiers_off(engine, &stats.manager);
+    uint64_t left = stats.places / engine->config.layer_count;
+    return left < engine->budget.layer_blocks ? (uint32_t)left : engine->budget.layer_blocks;
 }
 
 /* Every rank tells rank 0 that it came through, which sequences it lost, and whether somebody asked it to stop. */
@@ -116,10 +117,27 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
     return STATUS_OK;
 }
 
+/* What the step reads, and behind it what the same sequences would read in a next one. */
+static void want_blocks(Engine *engine) {
+    uint32_t take_count = 0, block_tokens = engine->options.block_tokens;
+    for (uint32_t s = 0; s < engine->batch.sequence_count; s++) {
+        const BatchSequence *sequence = &engine->batch.sequences[s];
+        take_count +=
+            (uint32_t)(divide_up(sequence->position_first + sequence->row_count, block_tokens) -
+                       divide_up(sequence->position_first, block_tokens));
+    }
+    KvWant want = {.batch = &engine->batch,
+                   .layer_end = engine->config.layer_count,
+                   .window = engine->config.window};
+    kv_cache_begin_step(engine->cache, take_count);
+    kv_cache_want(engine->cache, &want);
+    kv_cache_want_ahead(engine->cache, &want);
+}
+
 Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink) {
     TRY(apply_plan(engine, plan));
     build_batch(engine, plan, &engine->batch);
-    kv_cache_begin_step(engine->cache, &engine->batch, engine->config.window);
+    want_blocks(engine);
     if (engine->batch.row_count > 0) TRY(forward_layers(&engine->pass));
     TRY(exchange_reports(engine,
                          plan)); /* before the logits: rank 0 takes none of a lost sequence */

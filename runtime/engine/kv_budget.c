@@ -14,18 +14,19 @@ static uint32_t smaller(uint64_t a, uint64_t b) {
     return (uint32_t)(a < b ? a : b);
 }
 
-/* Blocks that one layer of a step may fill before it seals them, beside one filling block a sequence. */
+/* Blocks that one layer of a step may fill before it seals them, beside the one that each sequence goes on with. */
 static uint32_t step_blocks(const KvBudgetInput *input) {
     return (uint32_t)divide_up(input->row_count_max, input->shape.block_tokens) + 1;
 }
 
-static uint64_t slots_min(const KvBudgetInput *input) {
+/* Of the device, for so many sequences at once: one layer's blocks are held there at a time. */
+static uint64_t slots_min(const KvBudgetInput *input, uint32_t sequence_count) {
     if (!spills(input)) return input->layer_count;
-    return (uint64_t)input->layer_count + step_blocks(input) + STAGING_SLOTS_MIN;
+    return (uint64_t)sequence_count + step_blocks(input) + STAGING_SLOTS_MIN;
 }
 
 uint64_t kv_budget_device_min(const KvBudgetInput *input) {
-    return slots_min(input) * kv_slot_bytes(&input->shape, spills(input));
+    return slots_min(input, input->sequence_max) * kv_slot_bytes(&input->shape, spills(input));
 }
 
 /* What sequence_max sequences of token_max tokens need, in slots. */
@@ -36,8 +37,8 @@ static uint64_t slots_needed(const KvBudgetInput *input) {
 
 Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     KvBudget budget = {.slot_bytes = kv_slot_bytes(&input->shape, spills(input))};
-    uint64_t needed = slots_needed(input), least = slots_min(input),
-             spare = spills(input) ? least : 0;
+    uint64_t needed = slots_needed(input), least = slots_min(input, 1),
+             spare = spills(input) ? slots_min(input, input->sequence_max) : 0;
     uint64_t most = (BLOCK_NONE - 1) / TIER_COUNT;
     for (int tier = 0; tier < TIER_COUNT; tier++)
         budget.slots[tier] =
@@ -52,13 +53,13 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     uint64_t kept = budget.slots[TIER_DEVICE];
     budget.sequence_max = input->sequence_max;
     if (spills(input)) {
+        uint64_t room = kept - step_blocks(input) - STAGING_SLOTS_MIN;
+        budget.sequence_max = smaller(input->sequence_max, room);
+        room -= budget.sequence_max;
         uint64_t staging = smaller(kept / STAGING_SHARE, staging_bytes_max / budget.slot_bytes);
-        uint64_t room = kept - step_blocks(input) - input->layer_count;
-        if (staging > room) staging = room;
         if (staging < STAGING_SLOTS_MIN) staging = STAGING_SLOTS_MIN;
-        budget.staging_slots = (uint32_t)staging;
-        kept -= staging + step_blocks(input);
-        budget.sequence_max = smaller(input->sequence_max, kept / input->layer_count);
+        budget.staging_slots = smaller(staging, STAGING_SLOTS_MIN + room);
+        kept -= budget.staging_slots + 1; /* the place that tier_manager_has_room keeps free */
     }
     uint64_t all = kept + budget.slots[TIER_HOST] + budget.slots[TIER_NVME];
     budget.layer_blocks = smaller(all / input->layer_count, most);

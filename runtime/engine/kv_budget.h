@@ -21,7 +21,7 @@ typedef struct KvBudgetInput {
 typedef struct KvBudget {
     uint32_t slots[TIER_COUNT];
     uint32_t staging_slots;
-    uint32_t sequence_max; /* whose filling blocks the device can hold */
+    uint32_t sequence_max; /* for whose filling blocks of one layer the device has room */
     uint32_t layer_blocks; /* blocks a layer that admission may promise, over all tiers */
     uint64_t slot_bytes;
 } KvBudget;
@@ -29,7 +29,7 @@ typedef struct KvBudget {
 /* E-CONTEXT-LENGTH with the least that would do when the device cannot hold the blocks of one step of one sequence. */
 Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out);
 
-/* The least device budget that kv_budget_plan takes. */
+/* The least device budget for sequence_max sequences at once. kv_budget_plan takes less, for fewer. */
 uint64_t kv_budget_device_min(const KvBudgetInput *input);
 
 /* Tokens a block for `auto`: a power of two from 32 to 256 such that a block holds at least 64 KiB where it can. A function of

@@ -34,8 +34,6 @@ struct KvCache {
     const void **pointers; /* [PINNED_MAX] bytes of the blocks in runs */
     BlockId *pinned; /* [PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
     uint32_t pinned_count, partial_count;
-    BlockId *wants; /* [wants_max] of the step */
-    uint32_t wants_max, want_count, want_next;
     void **row_blocks;   /* [row_count_max] */
     uint8_t *void_block; /* where rows of lost sequences go: written, never read */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
@@ -60,6 +58,14 @@ static bool has_lower_tiers(const KvCacheOptions *options) {
     return options->slots[TIER_HOST] > 0 || options->slots[TIER_NVME] > 0;
 }
 
+/* Every block once a step, those that fill a second time, and what the next step will read first. */
+static uint32_t want_count_max(const KvCacheOptions *options) {
+    uint64_t fillings = (uint64_t)options->layer_count * options->slot_count;
+    uint64_t count = record_count(options) + fillings + 2 * (uint64_t)options->staging_slots;
+    CHECK(count < BLOCK_NONE);
+    return (uint32_t)count;
+}
+
 static Status create_manager(KvCache *cache) {
     const KvCacheOptions *options = &cache->options;
     bool spills = has_lower_tiers(options);
@@ -68,7 +74,7 @@ static Status create_manager(KvCache *cache) {
                                   .stream_groups = options->layer_count,
                                   .transfers_max = spills ? TRANSFERS_MAX : 1,
                                   .writes_max = spills ? TRANSFERS_MAX / 2 : 1,
-                                  .want_count_max = cache->wants_max,
+                                  .want_count_max = want_count_max(options),
                                   .failures_to_off = 16};
     for (int tier = 0; tier < TIER_COUNT; tier++)
         manager.slot_count[tier] = options->slots[tier];
@@ -103,7 +109,6 @@ static Status take_memory(KvCache *cache) {
                     "attention runs"));
     TRY(memory_take((void **)&cache->pointers, PINNED_MAX, sizeof(void *), "pinned blocks"));
     TRY(memory_take((void **)&cache->pinned, PINNED_MAX, sizeof(BlockId), "pinned blocks"));
-    TRY(memory_take((void **)&cache->wants, cache->wants_max, sizeof(BlockId), "wanted blocks"));
     TRY(memory_take((void **)&cache->void_block, cache->slot_bytes, 1, "void block"));
     TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
                     "row blocks"));
@@ -118,7 +123,6 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
     KvCache *cache = memory;
     cache->options = *options;
     cache->slot_bytes = kv_slot_bytes(&options->shape, has_lower_tiers(options));
-    cache->wants_max = record_count(options);
     Status status = take_memory(cache);
     if (status == STATUS_OK &&
         getrandom(&cache->run_id, sizeof cache->run_id, 0) != sizeof cache->run_id)
@@ -150,7 +154,6 @@ void kv_cache_destroy(KvCache *cache) {
     free(cache->runs);
     free(cache->pointers);
     free(cache->pinned);
-    free(cache->wants);
     free(cache->void_block);
     free(cache->row_blocks);
     free(cache->row_slots);
@@ -242,12 +245,6 @@ static void start_transfers(KvCache *cache) {
 /* Tells the manager what has completed and starts what may start now; waits for a completion where wait says so. */
 static void pump(KvCache *cache, uint64_t wait) {
     if (!cache->mover) return;
-    if (cache->want_next < cache->want_count) {
-        uint32_t taken;
-        tier_manager_want(cache->manager, cache->wants + cache->want_next,
-                          cache->want_count - cache->want_next, &taken);
-        cache->want_next += taken;
-    }
     start_transfers(cache);
     MoverDone done[RESULTS_AT_ONCE];
     uint32_t count;
@@ -278,19 +275,60 @@ static uint32_t first_block(const KvCache *cache, const BatchSequence *sequence,
     return block - block % ATTEND_GROUP_BLOCKS;
 }
 
-/* Every block that the step will read and that exists already, in the order of use. */
-void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t window) {
+void kv_cache_begin_step(KvCache *cache, uint32_t take_count) {
     if (!cache->mover) return;
+    uint32_t home = cache->options.slots[TIER_DEVICE] - cache->options.staging_slots;
     tier_manager_forget_wants(cache->manager);
-    cache->want_count = cache->want_next = 0;
-    for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
-        for (uint32_t s = 0; s < batch->sequence_count; s++) {
-            const Slot *slot = slot_at(cache, batch->sequences[s].slot);
-            const BlockId *ids = slot->ids + (uint64_t)layer * slot->block_capacity;
-            for (uint32_t i = first_block(cache, &batch->sequences[s], window);
-                 i < slot->block_counts[layer]; i++)
-                cache->wants[cache->want_count++] = ids[i];
-        }
+    tier_manager_set_free_target(cache->manager,
+                                 2 * take_count < home / 4 ? 2 * take_count : home / 4);
+}
+
+static BlockId *layer_ids(const Slot *slot, uint32_t layer) {
+    return slot->ids + (uint64_t)layer * slot->block_capacity;
+}
+
+/* The batch's first token of the sequence goes into a block that is begun already. */
+static bool fills_on(const KvCache *cache, const BatchSequence *sequence) {
+    return sequence->position_first % cache->options.shape.block_tokens > 0;
+}
+
+/* How many blocks it asked for. */
+static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
+    const Batch *batch = want->batch;
+    uint32_t block_tokens = cache->options.shape.block_tokens, taken, count = 0;
+    for (uint32_t s = 0; s < batch->sequence_count; s++) {
+        const BatchSequence *sequence = &batch->sequences[s];
+        const Slot *slot = slot_at(cache, sequence->slot);
+        uint32_t ordinal = sequence->position_first / block_tokens;
+        if (!slot->lost && fills_on(cache, sequence) && ordinal < slot->block_counts[layer])
+            tier_manager_want(cache->manager, layer_ids(slot, layer) + ordinal, 1, &taken);
+    }
+    for (uint32_t s = 0; s < batch->sequence_count; s++) {
+        const Slot *slot = slot_at(cache, batch->sequences[s].slot);
+        uint32_t first = first_block(cache, &batch->sequences[s], want->window);
+        if (!slot->lost && first < slot->block_counts[layer])
+            tier_manager_want(cache->manager, layer_ids(slot, layer) + first,
+                              slot->block_counts[layer] - first, &taken);
+        count += slot->block_counts[layer];
+    }
+    return count;
+}
+
+void kv_cache_want(KvCache *cache, const KvWant *want) {
+    if (!cache->mover) return;
+    for (uint32_t layer = want->layer_first; layer < want->layer_end; layer++)
+        want_layer(cache, want, layer);
+    pump(cache, 0);
+}
+
+/* Twice what staging holds: a part of it is resident. */
+void kv_cache_want_ahead(KvCache *cache, const KvWant *want) {
+    if (!cache->mover) return;
+    uint64_t count = 0;
+    for (uint32_t layer = want->layer_first; layer < want->layer_end; layer++) {
+        if (count >= 2 * cache->options.staging_slots) break;
+        count += want_layer(cache, want, layer);
+    }
     pump(cache, 0);
 }
 
@@ -299,7 +337,7 @@ static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, ui
     BlockIdentity identity = {.words = {cache->options.model_fingerprint ^ cache->run_id,
                                         slot->sequence_id, layer, ordinal}};
     uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
-    BlockId *id = &slot->ids[(uint64_t)layer * slot->block_capacity + ordinal];
+    BlockId *id = layer_ids(slot, layer) + ordinal;
     for (;;) {
         Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, id);
         if (status != STATUS_AGAIN) return status;
@@ -307,26 +345,44 @@ static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, ui
     }
 }
 
-/* Takes the blocks that the sequence's new tokens need in this layer. No room, because a tier went away under running sequences,
- * costs this sequence its blocks: it is computed again when there is room. */
-static Status grow(KvCache *cache, uint32_t slot_index, uint32_t layer) {
-    Slot *slot = &cache->slots[slot_index];
-    uint32_t wanted = (uint32_t)divide_up(slot->token_count, cache->options.shape.block_tokens);
-    while (!slot->lost && slot->block_counts[layer] < wanted) {
-        Status status = take_block(cache, slot_index, layer, slot->block_counts[layer]);
-        if (status == STATUS_OK)
-            slot->block_counts[layer]++;
-        else if (status == STATUS_NO_SPACE)
-            slot->lost = true;
-        else
-            return status;
+/* The lowest tier that the block may come from is what a wait for it is booked under. */
+static Tier slowest_tier(const KvCache *cache) {
+    return cache->options.slots[TIER_NVME] ? TIER_NVME : TIER_HOST;
+}
+
+static Status hold_block(KvCache *cache, BlockId id) {
+    for (;;) {
+        uint32_t device_slot;
+        Status status = tier_manager_hold(cache->manager, id, &device_slot);
+        if (status != STATUS_AGAIN) return status;
+        stall(cache, slowest_tier(cache));
     }
+}
+
+/* Holds the block that the sequence's new tokens go on with in this layer, and takes those that they need beyond it. A block that is
+ * lost, or no room because a tier went away under running sequences, costs this sequence its blocks: it is computed
+ * again when there is room. */
+static Status grow(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
+    Slot *slot = &cache->slots[sequence->slot];
+    uint32_t block_tokens = cache->options.shape.block_tokens;
+    uint32_t first = sequence->position_first / block_tokens;
+    uint32_t wanted =
+        (uint32_t)divide_up(sequence->position_first + sequence->row_count, block_tokens);
+    Status status = STATUS_OK;
+    if (!slot->lost && fills_on(cache, sequence))
+        status = hold_block(cache, layer_ids(slot, layer)[first]);
+    while (!slot->lost && status == STATUS_OK && slot->block_counts[layer] < wanted) {
+        status = take_block(cache, sequence->slot, layer, slot->block_counts[layer]);
+        slot->block_counts[layer] += status == STATUS_OK;
+    }
+    if (status != STATUS_NO_SPACE && status != STATUS_IO) return status;
+    slot->lost = true;
     return STATUS_OK;
 }
 
 static uint8_t *row_block(const KvCache *cache, const Slot *slot, uint32_t layer,
                           uint32_t ordinal) {
-    BlockId id = slot->ids[(uint64_t)layer * slot->block_capacity + ordinal];
+    BlockId id = layer_ids(slot, layer)[ordinal];
     return payload(cache, tier_manager_device_slot(cache->manager, id));
 }
 
@@ -345,7 +401,7 @@ Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContex
                       const Batch *batch, uint32_t layer_index, const KvRows *rows) {
     CHECK(batch->row_count <= cache->options.row_count_max);
     for (uint32_t s = 0; s < batch->sequence_count; s++)
-        TRY(grow(cache, batch->sequences[s].slot, layer_index));
+        TRY(grow(cache, &batch->sequences[s], layer_index));
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         place_rows(cache, &batch->sequences[s], layer_index);
     KvStoreArgs args = {.shape = cache->options.shape,
@@ -365,16 +421,11 @@ KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index
     return (KvCursor){.cache = cache, .batch = batch, .layer_index = layer_index, .window = window};
 }
 
-/* The lowest tier that the block may come from is what a wait for it is booked under. */
-static Tier slowest_tier(const KvCache *cache) {
-    return cache->options.slots[TIER_NVME] ? TIER_NVME : TIER_HOST;
-}
-
 /* Pins the next group of the cursor's sequence as far as it is at hand; a group that is not whole stays pinned as the
  * partial one. STATUS_AGAIN: more is on its way. */
 static Status pin_group(KvCursor *cursor, const Slot *slot, uint32_t end) {
     KvCache *cache = cursor->cache;
-    const BlockId *ids = slot->ids + (uint64_t)cursor->layer_index * slot->block_capacity;
+    const BlockId *ids = layer_ids(slot, cursor->layer_index);
     while (cursor->ordinal + cache->partial_count < end) {
         uint32_t place = cache->pinned_count + cache->partial_count, device_slot;
         BlockId id = ids[cursor->ordinal + cache->partial_count];
@@ -461,19 +512,31 @@ void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
         const Slot *slot = &cache->slots[sequence->slot];
-        if (slot->lost) continue;
-        uint32_t full_before = sequence->position_first / block_tokens;
+        const BlockId *ids = layer_ids(slot, layer_index);
         uint32_t full_now = (sequence->position_first + sequence->row_count) / block_tokens;
-        for (uint32_t ordinal = full_before; ordinal < full_now; ordinal++)
-            tier_manager_seal(cache->manager,
-                              slot->ids[(uint64_t)layer_index * slot->block_capacity + ordinal]);
+        for (uint32_t ordinal = sequence->position_first / block_tokens;
+             ordinal < slot->block_counts[layer_index]; ordinal++)
+            if (ordinal < full_now && !slot->lost)
+                tier_manager_seal(cache->manager, ids[ordinal]);
+            else
+                tier_manager_let_go(cache->manager, ids[ordinal]);
     }
+    pump(cache, 0);
+}
+
+void kv_cache_park(KvCache *cache, uint32_t slot_index) {
+    const Slot *slot = slot_at(cache, slot_index);
+    CHECK(slot->open);
+    for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
+        for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
+            tier_manager_park(cache->manager, layer_ids(slot, layer)[i]);
     pump(cache, 0);
 }
 
 KvCacheStats kv_cache_stats(const KvCache *cache) {
     KvCacheStats stats = {.manager = tier_manager_stats(cache->manager),
-                          .slot_bytes = cache->slot_bytes};
+                          .slot_bytes = cache->slot_bytes,
+                          .places = tier_manager_places(cache->manager)};
     if (cache->mover) stats.mover = mover_stats(cache->mover);
     for (int tier = 0; tier < TIER_COUNT; tier++)
         stats.seconds_stalled[tier] = cache->seconds_stalled[tier];

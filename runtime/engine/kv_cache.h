@@ -5,9 +5,10 @@
  * tiers/ in a step, and the maker of block identities. A slot is opened for a sequence with the most tokens it may reach;
  * a layer's blocks are taken when the first of their tokens arrives.
  *
- *     kv_cache_extend                     once a sequence and step, before kv_cache_begin_step
- *     kv_cache_begin_step                 says what the step will read, so that it is on its way
+ *     kv_cache_begin_step                 the plan of the step before is forgotten
+ *     kv_cache_want                       what a pass over layers will read, so that it is on its way; in the order of use
  *     for each layer: kv_cache_store, then kv_cache_next until it gives no runs, then kv_cache_seal
+ *     kv_cache_extend                     counts tokens as cached; they may be stored later in the step
  *
  * A sequence whose block was lost (I/O error, wrong bytes) is marked; its rows of the step are worth nothing, and it has to be
  * closed and computed again. One thread. */
@@ -44,10 +45,24 @@ Status kv_cache_open(KvCache *cache, uint32_t slot, uint64_t sequence_id, uint32
 void kv_cache_close(KvCache *cache, uint32_t slot); /* releases the slot's blocks */
 uint32_t kv_cache_token_count(const KvCache *cache, uint32_t slot);
 bool kv_cache_is_lost(const KvCache *cache, uint32_t slot);
+/* The sequence pauses: its blocks, the filling ones as they are, leave the device first. It goes on with its next batch. */
+void kv_cache_park(KvCache *cache, uint32_t slot);
 
 /* Counts `token_count` more tokens as cached. */
 void kv_cache_extend(KvCache *cache, uint32_t slot, uint32_t token_count);
-void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t window);
+
+/* Forgets what was wanted. The step takes up to `take_count` new blocks a layer: room for two layers' is made ahead of need. */
+void kv_cache_begin_step(KvCache *cache, uint32_t take_count);
+/* The batch will pass through layers [layer_first, layer_end): asks for their blocks that exist already, those that fill first. */
+typedef struct KvWant {
+    const Batch *batch;
+    uint32_t layer_first, layer_end;
+    uint32_t window; /* as in KvCursor */
+} KvWant;
+
+void kv_cache_want(KvCache *cache, const KvWant *want);
+/* The same for the step after this one, as far as staging reaches: the disk goes on while logits are made and sampled. */
+void kv_cache_want_ahead(KvCache *cache, const KvWant *want);
 
 /* Rounds the step's K and V rows of one layer into their blocks, which it takes; waits for room where there will be some. */
 typedef struct KvRows {
@@ -73,13 +88,14 @@ KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index
 /* Waits until the next block groups are at hand; *out_count 0 when the layer is done. What it gave before is let go. */
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count);
 
-/* The layer's exact attention has run: blocks that are full now are sealed. */
+/* The layer's exact attention has run: blocks that are full now are sealed, the others may move until they are held again. */
 void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index);
 
 typedef struct KvCacheStats {
     TierManagerStats manager;
     MoverStats mover;
     uint64_t slot_bytes;
+    uint64_t places; /* blocks that can exist at once now */
     double
         seconds_stalled[TIER_COUNT]; /* waiting for a block from that tier; TIER_DEVICE: for room */
 } KvCacheStats;

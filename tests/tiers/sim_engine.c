@@ -20,6 +20,7 @@ typedef struct Sequence {
     uint32_t prompt_tokens, target_tokens, token_count; /* stored */
     uint32_t step_tokens;                               /* being stored in this step */
     bool lost;
+    bool parked; /* sits this step out, its blocks wherever they are */
     Stream streams[LAYERS_MAX];
 } Sequence;
 
@@ -117,7 +118,7 @@ static void leave(Simulation *sim, Sequence *sequence, SequenceState state) {
     sim->plan_count = sim->plan_next = 0; /* it may name released blocks */
     sequence->state = state;
     sequence->token_count = sequence->step_tokens = 0;
-    sequence->lost = false;
+    sequence->lost = sequence->parked = false;
 }
 
 static Sequence *youngest_running(Simulation *sim) {
@@ -158,6 +159,8 @@ static bool may_enter(const Simulation *sim, const Sequence *sequence) {
     if (!options->reserve) return tier_manager_has_room(sim->manager, options->layers);
     uint64_t places = options->slot_count[TIER_HOST] + options->slot_count[TIER_NVME] +
                       options->slot_count[TIER_DEVICE] - options->staging_slots;
+    places -=
+        places > options->slot_count[TIER_DEVICE] - options->staging_slots; /* to change places */
     return worst_running(sim) + worst_blocks(sim, sequence) <= places;
 }
 
@@ -203,6 +206,29 @@ static bool take_block(Simulation *sim, Sequence *sequence, uint32_t layer) {
     return true;
 }
 
+/* The block that fills comes to the device, to grow there. False: it is lost, or the sequence had to leave. */
+static bool hold_block(Simulation *sim, Sequence *sequence, uint32_t layer) {
+    uint32_t ordinal = sequence->token_count / sim->options.block_tokens;
+    BlockId id = sequence->streams[layer].ids[ordinal];
+    for (;;) {
+        uint32_t slot;
+        Status status = tier_manager_hold(sim->manager, id, &slot);
+        check(sim);
+        if (status == STATUS_OK) return true;
+        if (status == STATUS_AGAIN) {
+            wait(sim);
+            continue;
+        }
+        if (status == STATUS_IO) {
+            sequence->lost = true;
+            return false;
+        }
+        CHECK(status == STATUS_NO_SPACE);
+        make_way(sim);
+        if (sequence->state != SEQUENCE_RUNNING) return false;
+    }
+}
+
 static uint64_t true_hash(const Stream *stream, uint32_t ordinal) {
     return ordinal > 0 ? stream->truth[ordinal - 1] : 17;
 }
@@ -224,15 +250,20 @@ static void append(Simulation *sim, Sequence *sequence, uint32_t layer, uint32_t
     device->cell.halves[1] = sim_mix(device->cell.halves[0], 5);
 }
 
+static bool stores(const Sequence *sequence) {
+    return sequence->state == SEQUENCE_RUNNING && sequence->step_tokens > 0 && !sequence->lost;
+}
+
 static void store_layer(Simulation *sim, uint32_t layer) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         Sequence *sequence = &sim->sequences[i];
         uint32_t tokens = sequence->token_count + sequence->step_tokens;
         uint32_t blocks = (tokens + sim->options.block_tokens - 1) / sim->options.block_tokens;
-        while (sequence->state == SEQUENCE_RUNNING && sequence->step_tokens > 0 &&
-               sequence->streams[layer].block_count < blocks)
+        bool begun = sequence->token_count % sim->options.block_tokens > 0;
+        if (stores(sequence) && begun && !hold_block(sim, sequence, layer)) continue;
+        while (stores(sequence) && sequence->streams[layer].block_count < blocks)
             if (!take_block(sim, sequence, layer)) break;
-        for (uint32_t p = 0; p < sequence->step_tokens; p++) /* none if it had to leave */
+        for (uint32_t p = 0; stores(sequence) && p < sequence->step_tokens; p++)
             append(sim, sequence, layer, sequence->token_count + p);
     }
 }
@@ -242,10 +273,14 @@ static void seal_layer(Simulation *sim, uint32_t layer) {
         Sequence *sequence = &sim->sequences[i];
         uint32_t end = (sequence->token_count + sequence->step_tokens) / sim->options.block_tokens;
         uint32_t begin = sequence->token_count / sim->options.block_tokens;
+        const Stream *stream = &sequence->streams[layer];
+        if (!stores(sequence)) continue; /* a lost one is released as it is */
         for (uint32_t ordinal = begin; ordinal < end; ordinal++) {
-            tier_manager_seal(sim->manager, sequence->streams[layer].ids[ordinal]);
+            tier_manager_seal(sim->manager, stream->ids[ordinal]);
             check(sim);
         }
+        if (end < stream->block_count) tier_manager_let_go(sim->manager, stream->ids[end]);
+        check(sim);
     }
 }
 
@@ -321,7 +356,7 @@ static void attend_sequence(Simulation *sim, Sequence *sequence, uint32_t layer)
 }
 
 static bool attends(const Sequence *sequence) {
-    return sequence->state == SEQUENCE_RUNNING && !sequence->lost;
+    return sequence->state == SEQUENCE_RUNNING && !sequence->lost && !sequence->parked;
 }
 
 static void attend_layer(Simulation *sim, uint32_t layer) {
@@ -345,6 +380,7 @@ static void attend_layer(Simulation *sim, uint32_t layer) {
 static void plan_layer(Simulation *sim, uint32_t layer) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         const Stream *stream = &sim->sequences[i].streams[layer];
+        if (sim->sequences[i].parked) continue;
         for (uint32_t b = 0; b < stream->block_count && sim->plan_count < PLAN_MAX; b++)
             sim->plan[sim->plan_count++] = stream->ids[b];
     }
@@ -380,10 +416,24 @@ static void draw_faults(Simulation *sim) {
     if (!faults) sim->store.dead[TIER_HOST] = sim->store.dead[TIER_NVME] = false;
 }
 
+/* All but the oldest may pause for a step, their blocks with them. */
+static void park_some(Simulation *sim, const Sequence *first) {
+    for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
+        Sequence *sequence = &sim->sequences[i];
+        sequence->parked = sequence->state == SEQUENCE_RUNNING && sequence != first &&
+                           chance(sim, sim->options.park_odds);
+        for (uint32_t layer = 0; sequence->parked && layer < sim->options.layers; layer++)
+            for (uint32_t b = 0; b < sequence->streams[layer].block_count; b++) {
+                tier_manager_park(sim->manager, sequence->streams[layer].ids[b]);
+                check(sim);
+            }
+    }
+}
+
 static void choose_tokens(Simulation *sim) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         Sequence *sequence = &sim->sequences[i];
-        if (sequence->state != SEQUENCE_RUNNING) continue;
+        if (sequence->state != SEQUENCE_RUNNING || sequence->parked) continue;
         uint32_t left = sequence->token_count < sequence->prompt_tokens
                             ? sequence->prompt_tokens - sequence->token_count
                             : 1;
@@ -420,6 +470,7 @@ static Sequence *oldest(Simulation *sim) {
 static void step(Simulation *sim, Sequence *first) {
     draw_faults(sim);
     admit(sim);
+    park_some(sim, first);
     choose_tokens(sim);
     make_plan(sim);
     uint32_t tokens_before = first->token_count;

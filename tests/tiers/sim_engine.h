@@ -21,6 +21,7 @@ typedef struct SimOptions {
         reserve; /* admit by the worst case: nothing is ever preempted while no fault takes room away */
     uint32_t plan; /* wants: 0 none, 1 in order, 2 in order and into the next step, 3 shuffled */
     double cancel_odds;   /* a step */
+    double park_odds;     /* a step of a sequence */
     uint32_t fault_steps; /* faults stop after so many */
     double odds[SIM_FAULT_COUNT];
     double death_odds; /* a step: a lower tier dies until faults stop */

@@ -22,15 +22,14 @@ static uint32_t blocks_of(const SimOptions *options, uint32_t tokens) {
     return (tokens + options->block_tokens - 1) / options->block_tokens;
 }
 
-/* The device: filling blocks of every layer and of one chunk, and for a reserving run those of the whole batch. All tiers
- * together: the longest sequence. From there up to plenty. */
+/* The device: the blocks of one layer that a step holds, of one sequence or of the whole batch. All tiers together: the longest
+ * sequence and a place to change places. From there up to plenty. */
 static void draw_tiers(SimOptions *options, Random *random) {
     uint32_t longest = blocks_of(options, options->prompt_max + options->answer_max);
-    uint32_t filling = options->layers + blocks_of(options, options->chunk_tokens) + 1;
-    if (options->reserve) filling *= options->batch;
+    uint32_t filling = (blocks_of(options, options->chunk_tokens) + 1) * options->batch;
     uint32_t home = filling + between(random, 0, 6);
     uint32_t need = longest * options->layers;
-    uint32_t lower = need > home ? need - home : 0;
+    uint32_t lower = need > home ? need - home + 1 : 0;
     lower +=
         between(random, 0, 1) ? between(random, 0, 4) : between(random, 0, need * options->batch);
     options->slot_count[TIER_DEVICE] = home + options->staging_slots;
@@ -65,7 +64,8 @@ SimOptions sim_options_draw(uint64_t seed, const char *placement) {
                           .failures_to_off = between(random, 1, 16),
                           .reserve = between(random, 0, 1),
                           .plan = between(random, 0, 3),
-                          .cancel_odds = between(random, 0, 1) * 0.03};
+                          .cancel_odds = between(random, 0, 1) * 0.03,
+                          .park_odds = between(random, 0, 1) * 0.3};
     options.staging_slots = options.group_blocks + between(random, 0, 8);
     options.writes_max = between(random, 1, options.transfers_max);
     draw_tiers(&options, random);
@@ -77,15 +77,15 @@ void sim_options_print(const SimOptions *options) {
     printf("seed %" PRIu64 ": placement %s layers %u block_tokens %u chunk_tokens %u batch %u "
            "sequences %u prompt_max %u answer_max %u group_blocks %u staging %u slots %u/%u/%u "
            "transfers_max %u writes_max %u free_target %u want_count_max %u failures_to_off %u "
-           "reserve %d plan %u cancel_odds %g fault_steps %u death_odds %g",
+           "reserve %d plan %u cancel_odds %g park_odds %g fault_steps %u death_odds %g",
            options->seed, options->placement->name, options->layers, options->block_tokens,
            options->chunk_tokens, options->batch, options->sequence_count, options->prompt_max,
            options->answer_max, options->group_blocks, options->staging_slots,
            options->slot_count[TIER_DEVICE], options->slot_count[TIER_HOST],
            options->slot_count[TIER_NVME], options->transfers_max, options->writes_max,
            options->free_target, options->want_count_max, options->failures_to_off,
-           options->reserve, options->plan, options->cancel_odds, options->fault_steps,
-           options->death_odds);
+           options->reserve, options->plan, options->cancel_odds, options->park_odds,
+           options->fault_steps, options->death_odds);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
         if (options->odds[fault] > 0)
             printf(" %s %.4f", sim_fault_names[fault], options->odds[fault]);

@@ -107,7 +107,8 @@ void sim_store_start(SimStore *store, const Transfer *transfer, const Block *blo
     CHECK(from->writers == 0 && from->readers == 0); /* a block has one transfer at most */
     CHECK(to->writers == 0 && to->readers == 0 && to->pins == 0);
     CHECK(store->operation_count < store->operation_max);
-    CHECK(block->state == BLOCK_SEALED && block->generation == transfer->generation);
+    CHECK(block->state != BLOCK_FREE && block->state != BLOCK_LOST &&
+          block->generation == transfer->generation);
     for (uint32_t i = 0; i < store->operation_count; i++)
         CHECK(store->operations[i].transfer.id != transfer->id);
     from->readers++;

@@ -112,7 +112,7 @@ static void one_tier_is_full_when_it_is_full(void **state) {
     release(&fixture, 1);
     assert_true(tier_manager_has_room(fixture.manager, 1));
     assert_int_equal(take(&fixture, 3, 3), STATUS_OK);
-    assert_int_equal(tier_manager_block(fixture.manager, fixture.ids[3])->generation, 2);
+    assert_int_equal(tier_manager_block(fixture.manager, fixture.ids[3])->generation, 4);
     assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_DEVICE].slots_peak, 3);
     close_fixture(&fixture);
 }
@@ -237,7 +237,7 @@ static void a_bad_read_loses_the_block(void **state) {
 
 static void released_blocks_keep_their_slots_until_the_transfer_ends(void **state) {
     (void)state;
-    Fixture fixture = open_fixture("scan", 3, 1, 0, 1);
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 2);
     take_sealed(&fixture, 0, 0);
     take_sealed(&fixture, 1, 1);
     assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
@@ -275,15 +275,98 @@ static void a_tier_that_fails_is_left_alone(void **state) {
 static void a_full_disk_stops_growing(void **state) {
     (void)state;
     Fixture fixture = open_fixture("scan", 3, 1, 0, 4);
-    fill(&fixture, 3); /* 0 is below */
-    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    fill(&fixture, 4); /* 0 and 1 are below */
+    assert_int_equal(take(&fixture, 4, 0), STATUS_AGAIN);
     complete(&fixture, next(&fixture), TRANSFER_NO_SPACE);
     no_next(&fixture);
-    assert_int_equal(take(&fixture, 3, 0), STATUS_NO_SPACE);
-    release(&fixture, 0); /* a slot that was written already */
-    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    assert_int_equal(take(&fixture, 4, 0), STATUS_NO_SPACE);
+    release(&fixture, 0); /* slots that were written already: one to take, one to change places */
+    release(&fixture, 1);
+    assert_int_equal(take(&fixture, 4, 0), STATUS_AGAIN);
     complete(&fixture, next(&fixture), TRANSFER_OK);
-    assert_int_equal(take(&fixture, 3, 0), STATUS_OK);
+    assert_int_equal(take(&fixture, 4, 0), STATUS_OK);
+    close_fixture(&fixture);
+}
+
+static Status hold(Fixture *fixture, uint32_t index) {
+    uint32_t slot;
+    Status status = tier_manager_hold(fixture->manager, fixture->ids[index], &slot);
+    if (status == STATUS_OK)
+        assert_int_equal(slot, tier_manager_device_slot(fixture->manager, fixture->ids[index]));
+    tier_manager_check(fixture->manager);
+    return status;
+}
+
+static void a_filling_block_moves_while_nobody_holds_it(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 4);
+    assert_int_equal(take(&fixture, 0, 0), STATUS_OK);
+    take_sealed(&fixture, 1, 1);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    Transfer down = next(&fixture);
+    assert_int_equal(down.block, fixture.ids[1]); /* 0 is held */
+    complete(&fixture, down, TRANSFER_OK);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_OK);
+    tier_manager_let_go(fixture.manager, fixture.ids[0]);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    down = next(&fixture);
+    assert_int_equal(down.block, fixture.ids[0]);
+    uint32_t generation = down.generation;
+    assert_int_equal(hold(&fixture, 0), STATUS_AGAIN); /* its bytes are being read */
+    complete(&fixture, down, TRANSFER_OK);             /* and stay, since they are asked for */
+    assert_int_equal(hold(&fixture, 0), STATUS_OK);
+    assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_NVME].slots_used, 1);
+    assert_true(tier_manager_block(fixture.manager, fixture.ids[0])->generation > generation);
+    close_fixture(&fixture);
+}
+
+static void a_hold_brings_a_block_home_for_another_that_leaves(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 2);
+    assert_int_equal(take(&fixture, 0, 0), STATUS_OK);
+    tier_manager_let_go(fixture.manager, fixture.ids[0]);
+    take_sealed(&fixture, 1, 1);
+    tier_manager_park(fixture.manager, fixture.ids[0]);
+    Transfer down = next(&fixture); /* at once: nothing else is to be done */
+    assert_int_equal(down.block, fixture.ids[0]);
+    assert_int_equal(down.reason, REASON_PARK);
+    complete(&fixture, down, TRANSFER_OK);
+    take_sealed(&fixture, 2, 1);
+    assert_false(tier_manager_has_room(fixture.manager, 1)); /* the last place is for this: */
+    assert_int_equal(hold(&fixture, 0), STATUS_AGAIN);
+    Transfer up = next(&fixture);
+    assert_int_equal(up.block, fixture.ids[0]);
+    complete(&fixture, up, TRANSFER_OK);
+    assert_int_equal(hold(&fixture, 0), STATUS_AGAIN);
+    down = next(&fixture);
+    assert_int_equal(down.block, fixture.ids[1]);
+    complete(&fixture, down, TRANSFER_OK);
+    assert_int_equal(hold(&fixture, 0), STATUS_OK);
+    TierManagerStats stats = tier_manager_stats(fixture.manager);
+    assert_int_equal(stats.filling, 1);
+    assert_int_equal(stats.tiers[TIER_NVME].slots_used, 1);
+    close_fixture(&fixture);
+}
+
+static void a_place_that_is_free_is_taken_evenly(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 5, 2, 0, 8);
+    fill(&fixture, 5); /* all of stream 0; 0 and 1 are below */
+    release(&fixture, 4);
+    assert_int_equal(take(&fixture, 5, 1), STATUS_OK);
+    tier_manager_seal(fixture.manager, fixture.ids[5]);
+    release(&fixture, 3);
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 0), STATUS_OK);
+    unpin(&fixture, 0); /* both streams have one at home */
+    assert_int_not_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
+    release(&fixture, 5);
+    assert_int_equal(pin(&fixture, 1), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 1), STATUS_OK);
+    unpin(&fixture, 1); /* stream 0 has two, stream 1 none */
+    assert_int_equal(tier_manager_device_slot(fixture.manager, fixture.ids[1]), SLOT_NONE);
     close_fixture(&fixture);
 }
 
@@ -335,6 +418,9 @@ int main(void) {
         cmocka_unit_test(released_blocks_keep_their_slots_until_the_transfer_ends),
         cmocka_unit_test(a_tier_that_fails_is_left_alone),
         cmocka_unit_test(a_full_disk_stops_growing),
+        cmocka_unit_test(a_filling_block_moves_while_nobody_holds_it),
+        cmocka_unit_test(a_hold_brings_a_block_home_for_another_that_leaves),
+        cmocka_unit_test(a_place_that_is_free_is_taken_evenly),
         cmocka_unit_test(blocks_move_down_ahead_of_need),
         cmocka_unit_test(lru_promotes_and_drops_clean_copies_without_a_write),
     };

@@ -38,13 +38,27 @@ static void added(void *state, BlockId id, const Block *block) {
     block_lists_push_last(&scan->groups, (uint32_t)(block->stream % scan->groups.list_count), id);
 }
 
+/* A filling block is the newest of its stream for as long as it fills. */
 static void used(void *state, BlockId id, const Block *block) {
-    (void)state, (void)id, (void)block;
+    Scan *scan = state;
+    uint32_t group = block_lists_of(&scan->groups, id);
+    if (block->state != BLOCK_FILLING || group == BLOCK_LIST_NONE) return;
+    block_lists_remove(&scan->groups, id);
+    block_lists_push_last(&scan->groups, group, id);
 }
 
 static void removed(void *state, BlockId id) {
     Scan *scan = state;
     block_lists_remove(&scan->groups, id);
+}
+
+/* Only where it keeps the set even. */
+static bool wants_free_place(void *state, const Block *block) {
+    const Scan *scan = state;
+    uint32_t count = scan->groups.lists[block->stream % scan->groups.list_count].count;
+    for (uint32_t group = 0; group < scan->groups.list_count; group++)
+        if (scan->groups.lists[group].count < count) return false;
+    return true;
 }
 
 /* From the fullest group that has a block which may move. */
@@ -74,4 +88,5 @@ const Placement placement_scan = {
     .moved_down = removed,
     .forgotten = removed,
     .choose_victim = choose_victim,
+    .wants_free_place = wants_free_place,
 };
