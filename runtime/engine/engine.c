@@ -73,14 +73,33 @@ static uint32_t task_count(const Engine *engine) {
     return scheduler_running_count(engine->scheduler) + scheduler_waiting_count(engine->scheduler);
 }
 
-Status engine_cancel(Engine *engine, uint64_t request_id) {
+static Status find_task(const Engine *engine, uint64_t request_id, uint32_t *out_task) {
     for (uint32_t i = 0; i < task_count(engine); i++) {
-        uint32_t task = scheduler_task_at(engine->scheduler, i);
-        if (engine->sequences[task].request.id != request_id) continue;
-        engine->sequences[task].cancelled = true;
-        return STATUS_OK;
+        *out_task = scheduler_task_at(engine->scheduler, i);
+        if (engine->sequences[*out_task].request.id == request_id) return STATUS_OK;
     }
     return STATUS_NOT_FOUND;
+}
+
+Status engine_cancel(Engine *engine, uint64_t request_id) {
+    uint32_t task;
+    TRY(find_task(engine, request_id, &task));
+    engine->sequences[task].cancelled = true;
+    return STATUS_OK;
+}
+
+Status engine_park(Engine *engine, uint64_t request_id) {
+    uint32_t task;
+    TRY(find_task(engine, request_id, &task));
+    scheduler_park(engine->scheduler, task, true);
+    return STATUS_OK;
+}
+
+Status engine_resume(Engine *engine, uint64_t request_id) {
+    uint32_t task;
+    TRY(find_task(engine, request_id, &task));
+    scheduler_park(engine->scheduler, task, false);
+    return STATUS_OK;
 }
 
 static void end_task(Engine *engine, uint32_t task, FinishReason reason, ErrorCode error,
@@ -123,16 +142,22 @@ static uint32_t wanted_logits(const Engine *engine, const ScheduledRun *run) {
     return reaches_end && sequence->request.max_tokens > 0 ? 1 : 0;
 }
 
+void plan_open(Engine *engine, uint32_t task, StepPlan *plan) {
+    Sequence *sequence = &engine->sequences[task];
+    const ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
+    if (sequence->opened) return;
+    plan->opens[plan->open_count++] = (PlanOpen){.slot = scheduled->slot,
+                                                 .token_capacity = scheduled->token_capacity,
+                                                 .sequence_id = scheduled->id};
+    sequence->opened = true;
+    if (sequence->started_at == 0) sequence->started_at = monotonic_seconds();
+}
+
 static void plan_run(Engine *engine, const ScheduledRun *run, uint32_t *logit_row_count,
                      StepPlan *plan) {
     Sequence *sequence = &engine->sequences[run->task];
     const ScheduledTask *task = scheduler_task(engine->scheduler, run->task);
-    if (!sequence->opened) {
-        plan->opens[plan->open_count++] = (PlanOpen){
-            .slot = task->slot, .token_capacity = task->token_capacity, .sequence_id = task->id};
-        sequence->opened = true;
-        if (sequence->started_at == 0) sequence->started_at = monotonic_seconds();
-    }
+    plan_open(engine, run->task, plan);
     uint32_t logit_count = wanted_logits(engine, run);
     plan->sequences[plan->sequence_count++] = (PlanSequence){.slot = task->slot,
                                                              .token_count = run->token_count,
@@ -147,14 +172,28 @@ static void plan_run(Engine *engine, const ScheduledRun *run, uint32_t *logit_ro
                          .position = task->computed_count + run->token_count - logit_count + i};
 }
 
+static void plan_parks(Engine *engine, StepPlan *plan) {
+    for (uint32_t i = 0; i < scheduler_running_count(engine->scheduler); i++) {
+        uint32_t task = scheduler_task_at(engine->scheduler, i);
+        const ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
+        Sequence *sequence = &engine->sequences[task];
+        bool begins = scheduled->parked && !sequence->parked && sequence->opened;
+        if (begins) plan->parks[plan->park_count++] = scheduled->slot;
+        engine->stats.parks += begins;
+        sequence->parked = scheduled->parked && sequence->opened;
+    }
+}
+
 static void build_plan(Engine *engine, uint32_t run_count, StepPlan *plan) {
     plan_begin(&engine->channel, STEP_RUN, plan);
     memcpy(plan->closes, engine->closes, engine->close_count * sizeof(uint32_t));
     plan->close_count = engine->close_count;
     engine->close_count = 0;
+    plan_parks(engine, plan);
     uint32_t logit_row_count = 0;
     for (uint32_t i = 0; i < run_count; i++)
         plan_run(engine, &engine->runs[i], &logit_row_count, plan);
+    prefill_plan(engine, plan, logit_row_count);
 }
 
 static bool is_lost(const Engine *engine, uint32_t task) {
@@ -257,7 +296,7 @@ static Status take_logits(Engine *engine, uint32_t first, uint32_t count, const 
 }
 
 /* After a step: what was computed counts as cached; prompts without answers are done. True when a prompt was among the runs. */
-static bool settle_runs(Engine *engine, uint32_t run_count) {
+static bool settle_runs(Engine *engine, const StepPlan *plan, uint32_t run_count) {
     bool any_prompt = false;
     for (uint32_t i = 0; i < run_count; i++) {
         const ScheduledRun *run = &engine->runs[i];
@@ -270,22 +309,38 @@ static bool settle_runs(Engine *engine, uint32_t run_count) {
         }
         task->computed_count += run->token_count;
     }
-    return any_prompt;
+    if (plan->prefill.cached_count > 0) {
+        engine->stats.prompt_tokens += plan->prefill.cached_count;
+        scheduler_task(engine->scheduler, engine->layer_major.task)->computed_count =
+            plan->prefill.cached_count;
+    }
+    return any_prompt || plan->unit_count > 0;
 }
 
-/* Sequences that lost a block wait again, ahead of the others, and are computed anew: prompt and answer so far. What tiers
- * still hold limits what is admitted from now on. */
+/* The task gives its KV back and waits ahead of the others, to be computed anew: prompt and answer so far. */
+static void requeue(Engine *engine, uint32_t task) {
+    const ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
+    Sequence *sequence = &engine->sequences[task];
+    if (sequence->opened) engine->closes[engine->close_count++] = scheduled->slot;
+    sequence->opened = sequence->parked = false;
+    engine->stats.recomputed_tokens += scheduled->computed_count;
+    scheduler_requeue(engine->scheduler, task);
+}
+
+/* Sequences that lost a block are computed again. What tiers still hold limits who runs and what is admitted from now on. */
 static void requeue_lost(Engine *engine) {
     for (uint32_t i = scheduler_running_count(engine->scheduler); i-- > 0;) {
         uint32_t task = scheduler_task_at(engine->scheduler, i);
-        if (!engine->sequences[task].opened || !is_lost(engine, task)) continue;
-        ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
-        engine->closes[engine->close_count++] = scheduled->slot;
-        engine->sequences[task].opened = false;
-        engine->stats.recomputed_tokens += scheduled->computed_count;
-        scheduler_requeue(engine->scheduler, task);
+        if (engine->sequences[task].opened && is_lost(engine, task)) requeue(engine, task);
     }
     scheduler_set_block_count(engine->scheduler, engine->layer_blocks);
+}
+
+/* The youngest give way where room is short. */
+static void make_way(Engine *engine) {
+    uint32_t count = scheduler_make_way(engine->scheduler, engine->dropped);
+    for (uint32_t i = 0; i < count; i++)
+        requeue(engine, engine->dropped[i]);
 }
 
 /* What no longer fits after a tier went away ends with the reason. */
@@ -299,20 +354,28 @@ static void end_unfit(Engine *engine) {
     }
 }
 
-static void end_prompt_only(Engine *engine, uint32_t run_count) {
-    for (uint32_t i = 0; i < run_count; i++) {
-        const Sequence *sequence = &engine->sequences[engine->runs[i].task];
-        if (!sequence->live || sequence->request.max_tokens > 0) continue;
-        if (scheduler_task(engine->scheduler, engine->runs[i].task)->computed_count ==
-            sequence->request.prompt_count)
-            end_task(engine, engine->runs[i].task, FINISH_LENGTH, ERROR_COUNT, NULL);
-    }
+static void end_prompt_only(Engine *engine, uint32_t task) {
+    const Sequence *sequence = &engine->sequences[task];
+    if (!sequence->live || sequence->request.max_tokens > 0) return;
+    if (scheduler_task(engine->scheduler, task)->computed_count == sequence->request.prompt_count)
+        end_task(engine, task, FINISH_LENGTH, ERROR_COUNT, NULL);
+}
+
+static void end_prompts_only(Engine *engine, const StepPlan *plan, uint32_t run_count) {
+    for (uint32_t i = 0; i < run_count; i++)
+        end_prompt_only(engine, engine->runs[i].task);
+    if (plan->prefill.cached_count > 0) end_prompt_only(engine, engine->layer_major.task);
 }
 
 static void note_load(Engine *engine) {
     engine_note_kv(engine);
     engine->stats.running = scheduler_running_count(engine->scheduler);
     engine->stats.waiting = scheduler_waiting_count(engine->scheduler);
+    engine->stats.parked = 0;
+    for (uint32_t i = 0; i < engine->stats.running; i++) {
+        uint32_t task = scheduler_task_at(engine->scheduler, i);
+        engine->stats.parked += scheduler_task(engine->scheduler, task)->parked;
+    }
 }
 
 static void note_times(Engine *engine, double seconds, bool any_prompt) {
@@ -330,24 +393,25 @@ static void note_times(Engine *engine, double seconds, bool any_prompt) {
 Status engine_step(Engine *engine, bool *out_idle) {
     engine_note_stop(engine);
     end_cancelled(engine);
+    make_way(engine);
+    end_unfit(engine);
     uint32_t run_count = scheduler_plan(engine->scheduler, engine->stop == STOP_NONE, engine->runs);
-    *out_idle = run_count == 0;
+    *out_idle = run_count == 0 && scheduler_layer_major(engine->scheduler) == SCHEDULER_NONE;
     note_load(engine);
-    if (run_count == 0) {
-        CHECK(task_count(engine) == 0);
+    if (*out_idle) {
+        CHECK(task_count(engine) == 0 || engine->stats.parked > 0);
         return STATUS_OK;
     }
     double start = monotonic_seconds();
     StepPlan plan;
     build_plan(engine, run_count, &plan);
-    bool any_prompt = settle_runs(engine, run_count);
+    bool any_prompt = settle_runs(engine, &plan, run_count);
     engine_unit_begin(engine, any_prompt ? "prefill" : "decode");
     TRY(plan_send(&engine->channel, &plan));
     TRY(engine_run_step(engine, &plan, take_logits));
     engine_unit_end(engine);
     requeue_lost(engine);
-    end_unfit(engine);
-    end_prompt_only(engine, run_count);
+    end_prompts_only(engine, &plan, run_count);
     note_times(engine, monotonic_seconds() - start, any_prompt);
     note_load(engine);
     return STATUS_OK;

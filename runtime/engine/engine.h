@@ -64,7 +64,8 @@ typedef struct EngineStats {
     uint64_t steps;
     uint64_t prompt_tokens, generated_tokens, recomputed_tokens;
     uint64_t requests_ok, requests_failed, requests_cancelled;
-    uint32_t running, waiting;
+    uint32_t running, waiting, parked; /* parked: of those running */
+    uint64_t parks;                    /* how often one had to pause */
     double seconds_prefill,
         seconds_decode; /* of steps that held any prefill row; of pure decode steps */
     double seconds_matmul, seconds_attention, seconds_collective, seconds_sampling, seconds_other;
@@ -100,7 +101,12 @@ Status engine_submit(Engine *engine, const Request *request);
 /* The request ends with FINISH_CANCELLED at the next step. STATUS_NOT_FOUND when it is not in the engine. Rank 0. */
 Status engine_cancel(Engine *engine, uint64_t request_id);
 
-/* One step: schedule, run, sample, deliver. *out_idle: nothing runs or waits. After a stop was requested anywhere, drain lets what
+/* The request pauses with its KV, which leaves the device for the tiers below first, until it is resumed: nothing is computed
+ * again. STATUS_NOT_FOUND when it is not in the engine. Rank 0. */
+Status engine_park(Engine *engine, uint64_t request_id);
+Status engine_resume(Engine *engine, uint64_t request_id);
+
+/* One step: schedule, run, sample, deliver. *out_idle: nothing runs or waits but what is parked. After a stop was requested anywhere, drain lets what
  * runs finish and hurry cancels it; *out_idle then comes true. Rank 0. */
 Status engine_step(Engine *engine, bool *out_idle);
 StopRequest engine_stop_seen(const Engine *engine);

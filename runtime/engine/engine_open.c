@@ -10,6 +10,7 @@
 #include "runtime/engine/engine_parts.h"
 
 enum { IO_DEPTH = 32 };
+static const uint64_t prefill_bytes_max = 1ull << 30;
 
 static KvBudgetInput budget_input(const Engine *engine, uint32_t kv_head_count) {
     const EngineOptions *options = &engine->options;
@@ -164,6 +165,24 @@ static Status open_cache(Engine *engine) {
     return kv_cache_create(&engine->cache, &cache);
 }
 
+/* Prompts of more than one chunk run layer by layer where KV spills, if their residual stream fits. */
+static Status open_prefill(Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    uint64_t row_bytes = engine->config.hidden_size * sizeof(float);
+    bool spills = engine->budget.slots[TIER_HOST] + engine->budget.slots[TIER_NVME] > 0;
+    if (!spills || options->max_model_len <= options->max_num_batched_tokens ||
+        options->max_model_len > prefill_bytes_max / row_bytes)
+        return STATUS_OK;
+    engine->prefill_rows = options->max_model_len;
+    TRY(memory_take((void **)&engine->prefill_numbers, engine->prefill_rows, sizeof(uint32_t),
+                    "prefill"));
+    for (uint32_t i = 0; i < engine->prefill_rows; i++)
+        engine->prefill_numbers[i] = i;
+    return engine->device->memory_take(engine->device, MEMORY_DEVICE,
+                                       engine->prefill_rows * row_bytes, "prefill",
+                                       (void **)&engine->prefill_x);
+}
+
 static Status open_pass(Engine *engine) {
     uint32_t rows = engine->options.max_num_batched_tokens;
     engine->head_rows = rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
@@ -191,7 +210,11 @@ static Status open_pass(Engine *engine) {
                     sizeof(BatchSequence), "batch"));
     TRY(memory_take((void **)&engine->positions, rows, sizeof(uint32_t), "batch"));
     TRY(memory_take((void **)&engine->logit_rows, rows, sizeof(uint32_t), "batch"));
-    PlanLimits limits = {.slot_count = engine->options.max_num_seqs, .token_budget = rows};
+    TRY(open_prefill(engine));
+    PlanLimits limits = {.slot_count = engine->options.max_num_seqs,
+                         .token_budget = rows,
+                         .layer_count = engine->config.layer_count,
+                         .prefill_tokens = engine->prefill_rows};
     return plan_channel_create(&engine->channel, engine->comm, &limits);
 }
 
@@ -201,12 +224,16 @@ static Status open_rank0(Engine *engine) {
                               .token_budget = options->max_num_batched_tokens,
                               .block_tokens = options->block_tokens,
                               .block_count = engine->budget.layer_blocks,
-                              .queue_count = QUEUE_COUNT};
+                              .queue_count = QUEUE_COUNT,
+                              .layer_major_tokens =
+                                  engine->prefill_rows ? options->max_num_batched_tokens : 0};
     TRY(scheduler_create(&engine->scheduler, &limits));
     TRY(memory_take((void **)&engine->sequences, limits.slot_count + QUEUE_COUNT, sizeof(Sequence),
                     "sequences"));
     TRY(memory_take((void **)&engine->runs, limits.slot_count, sizeof(ScheduledRun), "schedule"));
-    TRY(memory_take((void **)&engine->owners, limits.token_budget, sizeof(LogitOwner), "schedule"));
+    TRY(memory_take((void **)&engine->owners, limits.token_budget + engine->prefill_rows,
+                    sizeof(LogitOwner), "schedule"));
+    TRY(memory_take((void **)&engine->dropped, limits.slot_count, sizeof(uint32_t), "schedule"));
     TRY(memory_take((void **)&engine->closes, limits.slot_count, sizeof(uint32_t), "schedule"));
     TRY(memory_take((void **)&engine->sampled, engine->head_rows, sizeof(SamplerOutput),
                     "samples"));
@@ -279,6 +306,7 @@ static void close_rank0(Engine *engine) {
     free(engine->runs);
     free(engine->owners);
     free(engine->closes);
+    free(engine->dropped);
     free(engine->sampled);
     free(engine->sample_status);
     free(engine->samplers);
@@ -302,6 +330,11 @@ void engine_close(Engine *engine) {
     free(engine->batch_sequences);
     free(engine->positions);
     free(engine->logit_rows);
+    if (engine->prefill_x)
+        engine->device->memory_give(engine->device, MEMORY_DEVICE, engine->prefill_x,
+                                    (uint64_t)engine->prefill_rows * engine->config.hidden_size *
+                                        sizeof(float));
+    free(engine->prefill_numbers);
     free((void *)engine->gather.shares);
     free(engine->gather.part_bytes);
     free(engine->context.scratch);

@@ -14,6 +14,14 @@
 #include "runtime/engine/step_plan.h"
 #include "tiers/spill_file.h"
 
+/* The prompt that runs layer by layer, as rank 0 leads it: one layer over all its tokens, then the next (FlexGen's column order,
+ * arXiv 2303.06865), so that a layer's K and V are read back no more than its own attention needs. */
+typedef struct LayerMajor {
+    uint32_t task;
+    uint32_t token_count;     /* of the prompt */
+    uint32_t layer, position; /* of the next unit */
+} LayerMajor;
+
 enum {
     QUEUE_COUNT = 4096,  /* requests that may wait */
     HEAD_ROWS_MAX = 128, /* rows of one head call: bounds logits memory */
@@ -63,13 +71,21 @@ struct Engine {
     uint32_t *positions;
     uint32_t *logit_rows;
 
+    /* the layer-major prompt, on every rank */
+    uint32_t prefill_rows;     /* longest such prompt; 0: none */
+    float *prefill_x;          /* [prefill_rows][hidden] its residual stream between layers */
+    uint32_t *prefill_numbers; /* [prefill_rows] 0, 1, … : positions, and rows that want logits */
+    double unit_seconds;       /* a unit of the last step that had some took; 0: not known */
+
     /* rank 0 */
     Scheduler *scheduler;
     Sequence *sequences; /* by scheduler task */
     ScheduledRun *runs;  /* [slots] */
-    LogitOwner *owners;  /* [token budget] */
+    LogitOwner *owners;  /* [token budget + prefill rows] */
     uint32_t *closes;    /* [slots] to close with the next plan */
     uint32_t close_count;
+    uint32_t *dropped; /* [slots] scratch of a plan */
+    LayerMajor layer_major;
     SamplerWorkspace **samplers;   /* [threads] */
     SamplerOutput *sampled;        /* [head rows] */
     Status *sample_status;         /* [head rows] */
@@ -81,11 +97,24 @@ struct Engine {
     EngineStats stats;
 };
 
-/* Logits of batch->logit_rows [first, first + count), on rank 0 only. [count][vocab] */
+/* Logits of owners [first, first + count), on rank 0 only. [count][vocab] */
 typedef Status (*LogitsSink)(Engine *engine, uint32_t first, uint32_t count, const float *logits);
+
+/* The head over the logit rows of pass->batch, a bounded number at a time; their owners begin at owner_first. Collective. */
+Status engine_run_head(Engine *engine, Pass *pass, uint32_t owner_first, LogitsSink sink);
 
 /* One planned step on this rank: slots, layers, logits to the sink (NULL on ranks > 0), reports. Collective. */
 Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink);
+
+/* The units of a layer-major prefill, on every rank: layers, then the logits that the plan wants, as owners from `owner_first`. */
+Status prefill_run_units(Engine *engine, const StepPlan *plan);
+Status prefill_logits(Engine *engine, const StepPlan *plan, uint32_t owner_first, LogitsSink sink);
+
+/* Rank 0: adds the next units of the prompt that runs layer by layer, if there is one; what they want of logits has its owners
+ * behind the `logit_row_count` of the step. */
+void prefill_plan(Engine *engine, StepPlan *plan, uint32_t logit_row_count);
+/* Rank 0: opens the task's slot with this plan, unless it is open. */
+void plan_open(Engine *engine, uint32_t task, StepPlan *plan);
 
 /* Raises engine->stop to what this rank was asked. */
 void engine_note_stop(Engine *engine);

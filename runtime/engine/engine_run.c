@@ -39,6 +39,8 @@ static Status apply_plan(Engine *engine, const StepPlan *plan) {
     for (uint32_t i = 0; i < plan->open_count; i++)
         TRY(kv_cache_open(engine->cache, plan->opens[i].slot, plan->opens[i].sequence_id,
                           plan->opens[i].token_capacity));
+    for (uint32_t i = 0; i < plan->park_count; i++)
+        kv_cache_park(engine->cache, plan->parks[i]);
     for (uint32_t i = 0; i < plan->sequence_count; i++) {
         const PlanSequence *sequence = &plan->sequences[i];
         if (kv_cache_token_count(engine->cache, sequence->slot) != sequence->position_first)
@@ -61,9 +63,10 @@ void engine_note_stop(Engine *engine) {
     if (asked > engine->stop) engine->stop = asked;
 }
 
-static void note_lost(const Engine *engine, uint64_t lost[SLOTS_MAX / 64]) {
-    for (uint32_t s = 0; s < engine->batch.sequence_count; s++) {
-        uint32_t slot = engine->batch.sequences[s].slot;
+static void note_lost(const Engine *engine, const StepPlan *plan, uint64_t lost[SLOTS_MAX / 64]) {
+    for (uint32_t i = 0; i <= plan->sequence_count; i++) {
+        if (i == plan->sequence_count && plan->unit_count == 0) break;
+        uint32_t slot = i < plan->sequence_count ? plan->sequences[i].slot : plan->prefill.slot;
         if (kv_cache_is_lost(engine->cache, slot)) lost[slot / 64] |= 1ull << slot % 64;
     }
 }
@@ -94,7 +97,7 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
         .step = plan->step, .digest = engine->channel.digest, .stop = ask_stop(engine)};
     report.layer_blocks = blocks_left(engine);
     engine->layer_blocks = (uint32_t)report.layer_blocks;
-    note_lost(engine, report.lost);
+    note_lost(engine, plan, report.lost);
     if (report.stop > engine->stop) engine->stop = (StopRequest)report.stop;
     memcpy(engine->lost, report.lost, sizeof engine->lost);
     if (engine->comm->size == 1) return STATUS_OK;
@@ -117,38 +120,58 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
     return STATUS_OK;
 }
 
-/* What the step reads, and behind it what the same sequences would read in a next one. */
-static void want_blocks(Engine *engine) {
-    uint32_t take_count = 0, block_tokens = engine->options.block_tokens;
-    for (uint32_t s = 0; s < engine->batch.sequence_count; s++) {
-        const BatchSequence *sequence = &engine->batch.sequences[s];
-        take_count +=
-            (uint32_t)(divide_up(sequence->position_first + sequence->row_count, block_tokens) -
-                       divide_up(sequence->position_first, block_tokens));
+static uint32_t blocks_begun(const Engine *engine, uint32_t position_first, uint32_t token_count) {
+    uint32_t block_tokens = engine->options.block_tokens;
+    return (uint32_t)(divide_up(position_first + token_count, block_tokens) -
+                      divide_up(position_first, block_tokens));
+}
+
+/* Blocks that the step takes in one layer. */
+static uint32_t take_count(const Engine *engine, const StepPlan *plan) {
+    uint32_t count = 0, unit_count = 0;
+    for (uint32_t i = 0; i < plan->sequence_count; i++)
+        count +=
+            blocks_begun(engine, plan->sequences[i].position_first, plan->sequences[i].token_count);
+    if (plan->unit_count > 0)
+        unit_count =
+            blocks_begun(engine, plan->units[0].position_first, plan->units[0].token_count);
+    return count > unit_count ? count : unit_count;
+}
+
+Status engine_run_head(Engine *engine, Pass *pass, uint32_t owner_first, LogitsSink sink) {
+    uint32_t all = pass->batch->logit_row_count;
+    for (uint32_t first = 0; first < all; first += engine->head_rows) {
+        uint32_t count = all - first < engine->head_rows ? all - first : engine->head_rows;
+        const float *logits;
+        TRY(forward_logits(pass, &engine->gather, first, count, &logits));
+        if (sink) TRY(sink(engine, owner_first + first, count, logits));
     }
+    return STATUS_OK;
+}
+
+/* Blocks are asked for in the order of their use: this step's, and behind it what the same sequences would read in a next one. */
+static Status run_layers(Engine *engine, const StepPlan *plan) {
     KvWant want = {.batch = &engine->batch,
                    .layer_end = engine->config.layer_count,
                    .window = engine->config.window};
-    kv_cache_begin_step(engine->cache, take_count);
+    kv_cache_begin_step(engine->cache, take_count(engine, plan));
     kv_cache_want(engine->cache, &want);
+    if (plan->unit_count == 0) kv_cache_want_ahead(engine->cache, &want);
+    if (engine->batch.row_count > 0) TRY(forward_layers(&engine->pass));
+    if (plan->unit_count == 0) return STATUS_OK;
+    TRY(prefill_run_units(engine, plan));
     kv_cache_want_ahead(engine->cache, &want);
+    return STATUS_OK;
 }
 
+/* The reports come before the logits: rank 0 takes none of a lost sequence. */
 Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink) {
     TRY(apply_plan(engine, plan));
     build_batch(engine, plan, &engine->batch);
-    want_blocks(engine);
-    if (engine->batch.row_count > 0) TRY(forward_layers(&engine->pass));
-    TRY(exchange_reports(engine,
-                         plan)); /* before the logits: rank 0 takes none of a lost sequence */
-    for (uint32_t first = 0; first < engine->batch.logit_row_count; first += engine->head_rows) {
-        uint32_t left = engine->batch.logit_row_count - first,
-                 count = left < engine->head_rows ? left : engine->head_rows;
-        const float *logits;
-        TRY(forward_logits(&engine->pass, &engine->gather, first, count, &logits));
-        if (sink) TRY(sink(engine, first, count, logits));
-    }
-    return STATUS_OK;
+    TRY(run_layers(engine, plan));
+    TRY(exchange_reports(engine, plan));
+    TRY(engine_run_head(engine, &engine->pass, 0, sink));
+    return prefill_logits(engine, plan, engine->batch.logit_row_count, sink);
 }
 
 void engine_unit_begin(const Engine *engine, const char *phase) {

@@ -17,6 +17,7 @@ struct Scheduler {
     uint32_t *order; /* running tasks by admission, then waiting ones by arrival */
     uint32_t running_count, waiting_count;
     uint32_t promised_blocks; /* to running tasks */
+    uint32_t layer_major;     /* task, or SCHEDULER_NONE */
 };
 
 static uint32_t task_limit(const SchedulerLimits *limits) {
@@ -34,6 +35,7 @@ Status scheduler_create(Scheduler **out, const SchedulerLimits *limits) {
     TRY(memory_take(&memory, 1, sizeof(Scheduler), "scheduler"));
     Scheduler *scheduler = memory;
     scheduler->limits = *limits;
+    scheduler->layer_major = SCHEDULER_NONE;
     uint32_t count = task_limit(limits);
     Status status =
         memory_take((void **)&scheduler->tasks, count, sizeof(ScheduledTask), "scheduler tasks");
@@ -77,7 +79,7 @@ Status scheduler_add(Scheduler *scheduler, uint64_t id, uint32_t prompt_count,
                      uint32_t token_capacity, uint32_t *out_task) {
     CHECK(prompt_count > 0 && prompt_count <= token_capacity &&
           scheduler_fits(scheduler, token_capacity));
-    if (scheduler->waiting_count == scheduler->limits.queue_count) return STATUS_AGAIN;
+    if (scheduler->waiting_count >= scheduler->limits.queue_count) return STATUS_AGAIN;
     uint32_t task = scheduler->free_tasks[--scheduler->free_task_count];
     scheduler->tasks[task] =
         (ScheduledTask){.id = id, .token_capacity = token_capacity, .token_count = prompt_count};
@@ -91,6 +93,7 @@ void scheduler_remove(Scheduler *scheduler, uint32_t task) {
     while (position < total && scheduler->order[position] != task)
         position++;
     CHECK(position < total);
+    if (scheduler->layer_major == task) scheduler->layer_major = SCHEDULER_NONE;
     if (position < scheduler->running_count) {
         scheduler->running_count--;
         scheduler->free_slots[scheduler->free_slot_count++] = scheduler->tasks[task].slot;
@@ -114,6 +117,8 @@ void scheduler_requeue(Scheduler *scheduler, uint32_t task) {
     scheduler->free_slots[scheduler->free_slot_count++] = scheduler->tasks[task].slot;
     scheduler->promised_blocks -= worst_blocks(scheduler, scheduler->tasks[task].token_capacity);
     scheduler->tasks[task].computed_count = 0;
+    scheduler->tasks[task].parked = false;
+    if (scheduler->layer_major == task) scheduler->layer_major = SCHEDULER_NONE;
     memmove(&scheduler->order[position], &scheduler->order[position + 1],
             (scheduler->running_count - position) * sizeof(uint32_t));
     scheduler->order[scheduler->running_count] = task;
@@ -140,11 +145,68 @@ static uint32_t tokens_to_go(const ScheduledTask *task) {
     return task->token_count - task->computed_count;
 }
 
+/* ---- making way ---- */
+
+static uint32_t held_blocks(const Scheduler *scheduler, uint32_t task) {
+    const ScheduledTask *scheduled = &scheduler->tasks[task];
+    bool layer_major = scheduler->layer_major == task;
+    return worst_blocks(scheduler,
+                        layer_major ? scheduled->token_count : scheduled->computed_count);
+}
+
+/* Oldest first, of the first `count` running tasks. False: not even the oldest fits. */
+static bool park_what_does_not_fit(Scheduler *scheduler, uint32_t count) {
+    uint64_t reserved = 0;
+    bool anyone = false;
+    for (uint32_t i = 0; i < count; i++)
+        reserved += held_blocks(scheduler, scheduler->order[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t task = scheduler->order[i];
+        ScheduledTask *scheduled = &scheduler->tasks[task];
+        uint64_t needed =
+            worst_blocks(scheduler, scheduled->token_capacity) - held_blocks(scheduler, task);
+        bool fits = reserved + needed <= scheduler->limits.block_count;
+        scheduled->parked = scheduled->park_requested || !fits;
+        if (scheduled->park_requested) continue;
+        if (!fits && !anyone) return false;
+        anyone = true;
+        if (fits) reserved += needed;
+    }
+    return true;
+}
+
+uint32_t scheduler_make_way(Scheduler *scheduler, uint32_t *out_dropped) {
+    uint32_t kept = scheduler->running_count, dropped = 0;
+    while (kept > 0 && !park_what_does_not_fit(scheduler, kept))
+        out_dropped[dropped++] = scheduler->order[--kept];
+    return dropped;
+}
+
+void scheduler_park(Scheduler *scheduler, uint32_t task, bool park) {
+    scheduler->tasks[task].park_requested = park;
+}
+
+/* ---- a step ---- */
+
+/* True when the task is, or becomes, the one that runs layer by layer, or waits for its turn to. */
+static bool goes_layer_major(Scheduler *scheduler, uint32_t task) {
+    const ScheduledTask *scheduled = &scheduler->tasks[task];
+    if (scheduler->layer_major == task) return true;
+    uint32_t least = scheduler->limits.layer_major_tokens;
+    if (least == 0 || scheduled->computed_count > 0 || scheduled->token_count <= least)
+        return false;
+    if (scheduler->layer_major == SCHEDULER_NONE) scheduler->layer_major = task;
+    return true;
+}
+
 uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs) {
     uint32_t budget = scheduler->limits.token_budget, run_count = 0;
+    uint32_t layer_major = scheduler->layer_major;
+    if (layer_major != SCHEDULER_NONE && scheduler->tasks[layer_major].computed_count > 0)
+        scheduler->layer_major = SCHEDULER_NONE; /* done */
     for (uint32_t i = 0; i < scheduler->running_count; i++) {
         uint32_t task = scheduler->order[i];
-        if (tokens_to_go(&scheduler->tasks[task]) != 1) continue;
+        if (tokens_to_go(&scheduler->tasks[task]) != 1 || scheduler->tasks[task].parked) continue;
         out_runs[run_count++] = (ScheduledRun){.task = task, .token_count = 1};
         budget--;
     }
@@ -152,12 +214,18 @@ uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs
         bool is_new = i == scheduler->running_count;
         if (is_new && (!admit || !admit_next(scheduler))) break;
         uint32_t task = scheduler->order[i], lacking = tokens_to_go(&scheduler->tasks[task]);
-        if (lacking == 1 && !is_new) continue;
+        if (lacking == 0 || (lacking == 1 && !is_new) || scheduler->tasks[task].parked) continue;
+        if (goes_layer_major(scheduler, task)) continue;
         uint32_t count = lacking < budget ? lacking : budget;
         out_runs[run_count++] = (ScheduledRun){.task = task, .token_count = count};
         budget -= count;
     }
     return run_count;
+}
+
+uint32_t scheduler_layer_major(const Scheduler *scheduler) {
+    uint32_t task = scheduler->layer_major;
+    return task == SCHEDULER_NONE || scheduler->tasks[task].parked ? SCHEDULER_NONE : task;
 }
 
 ScheduledTask *scheduler_task(Scheduler *scheduler, uint32_t task) {

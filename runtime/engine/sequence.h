@@ -16,6 +16,7 @@ typedef struct Sequence {
     uint32_t logits_reported; /* prompt positions handed to on_logits */
     bool opened;              /* has a KV slot on all ranks */
     bool cancelled;
+    bool parked; /* the ranks know that it pauses */
     TokenStream stream;
     StopMatch stop_match;
     bool text_closed;                                /* a stop string was found: no more text */

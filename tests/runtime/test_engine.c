@@ -39,7 +39,7 @@ static StopRequest stop_hook(void *user) {
     return ((Fixture *)user)->stop;
 }
 
-static void open_fixture(Fixture *fixture, uint64_t kv_bytes) {
+static void open_tiers(Fixture *fixture, uint64_t kv_bytes, uint64_t host_bytes) {
     memset(fixture, 0, sizeof *fixture);
     assert_int_equal(weights_open(&fixture->weights, model_path), STATUS_OK);
     assert_int_equal(comm_self_create(&fixture->comm), STATUS_OK);
@@ -49,10 +49,14 @@ static void open_fixture(Fixture *fixture, uint64_t kv_bytes) {
                              .max_num_seqs = 4,
                              .max_num_batched_tokens = 24,
                              .block_tokens = 8,
-                             .kv_bytes = {kv_bytes},
+                             .kv_bytes = {kv_bytes, host_bytes},
                              .hooks = {.user = fixture, .stop_requested = stop_hook}};
     assert_int_equal(engine_open(&fixture->engine, &options, fixture->weights, NULL, fixture->comm),
                      STATUS_OK);
+}
+
+static void open_fixture(Fixture *fixture, uint64_t kv_bytes) {
+    open_tiers(fixture, kv_bytes, 0);
 }
 
 static void close_fixture(Fixture *fixture) {
@@ -254,8 +258,52 @@ static void stop_tokens_and_min_tokens(void **state) {
     close_fixture(&fixture);
 }
 
+/* Two requests side by side; the second pauses after a few steps, until the first has ended. */
+static void run_two(Fixture *fixture, bool parks) {
+    Request first = request_of(fixture, 0, prompt, 30, 20),
+            second = request_of(fixture, 1, prompt + 3, 13, 20);
+    first.ignore_eos = second.ignore_eos = true;
+    assert_int_equal(engine_submit(fixture->engine, &first), STATUS_OK);
+    assert_int_equal(engine_submit(fixture->engine, &second), STATUS_OK);
+    bool idle = false;
+    for (int step = 0; step < 8 && parks; step++)
+        assert_int_equal(engine_step(fixture->engine, &idle), STATUS_OK);
+    uint32_t before = fixture->seen[1].tokens;
+    if (parks) assert_int_equal(engine_park(fixture->engine, 1), STATUS_OK);
+    run_until_idle(fixture);
+    assert_int_equal(fixture->seen[0].finishes, 1);
+    if (!parks) return;
+    assert_true(before > 0);
+    assert_int_equal(fixture->seen[1].tokens, before);
+    assert_int_equal(engine_stats(fixture->engine)->parked, 1);
+    assert_int_equal(engine_resume(fixture->engine, 1), STATUS_OK);
+    run_until_idle(fixture);
+    assert_int_equal(engine_park(fixture->engine, 1), STATUS_NOT_FOUND);
+}
+
+static void a_parked_request_goes_on_where_it_was(void **state) {
+    (void)state;
+    Fixture calm, parked;
+    open_fixture(&calm, 1 << 20);
+    run_two(&calm, false);
+    open_tiers(&parked, UINT64_MAX, 1 << 20);
+    run_two(&parked, true);
+    const EngineStats *stats = engine_stats(parked.engine);
+    assert_int_equal(stats->parks, 1);
+    assert_int_equal(stats->recomputed_tokens, 0);
+    assert_true(stats->tiers[TIER_HOST].written_bytes > 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(parked.seen[i].finishes, 1);
+        assert_int_equal(parked.seen[i].tokens, 20);
+        assert_memory_equal(parked.seen[i].last, calm.seen[i].last, sizeof calm.seen[i].last);
+    }
+    close_fixture(&calm);
+    close_fixture(&parked);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_parked_request_goes_on_where_it_was),
         cmocka_unit_test(refuses_with_numbers),
         cmocka_unit_test(kv_budget_is_kept),
         cmocka_unit_test(cancel_ends_one_request),

@@ -13,14 +13,19 @@
 #include "runtime/engine/step_plan.h"
 
 enum { PLANS = 20 };
-static const PlanLimits limits = {.slot_count = 5, .token_budget = 64};
+static const PlanLimits limits = {
+    .slot_count = 5, .token_budget = 64, .layer_count = 3, .prefill_tokens = 40};
 
 /* Plan `index` of both sides: derived, so that the receiver knows what to expect. */
 static void fill_plan(uint32_t index, StepPlan *plan) {
     plan->close_count = index % 4;
     plan->open_count = index % 3;
     plan->sequence_count = index % 5;
+    plan->park_count = index % 2;
+    plan->unit_count = index % 3 ? 2 : 0;
     plan->token_count = 0;
+    for (uint32_t i = 0; i < plan->park_count; i++)
+        plan->parks[i] = (index + i) % limits.slot_count;
     for (uint32_t i = 0; i < plan->close_count; i++)
         plan->closes[i] = (index + i) % limits.slot_count;
     for (uint32_t i = 0; i < plan->open_count; i++)
@@ -31,6 +36,13 @@ static void fill_plan(uint32_t index, StepPlan *plan) {
         for (uint32_t t = 0; t <= i; t++)
             plan->tokens[plan->token_count++] = (int32_t)(1000 * index + 10 * i + t);
     }
+    if (plan->unit_count == 0) return;
+    plan->prefill =
+        (PlanPrefill){.slot = 4, .cached_count = index, .logit_first = 9, .logit_count = 2};
+    plan->units[0] = (PlanUnit){.layer = 0, .position_first = index, .token_count = 3};
+    plan->units[1] = (PlanUnit){.layer = 2, .position_first = 0, .token_count = 20};
+    for (int32_t t = 0; t < 3; t++)
+        plan->tokens[plan->token_count++] = t;
 }
 
 typedef struct Receiver {
@@ -44,7 +56,11 @@ typedef struct Receiver {
 static bool plans_equal(const StepPlan *got, const StepPlan *expected) {
     return got->close_count == expected->close_count && got->open_count == expected->open_count &&
            got->sequence_count == expected->sequence_count &&
-           got->token_count == expected->token_count &&
+           got->token_count == expected->token_count && got->park_count == expected->park_count &&
+           got->unit_count == expected->unit_count &&
+           !memcmp(&got->prefill, &expected->prefill, sizeof got->prefill) &&
+           !memcmp(got->parks, expected->parks, got->park_count * sizeof *got->parks) &&
+           !memcmp(got->units, expected->units, got->unit_count * sizeof *got->units) &&
            !memcmp(got->closes, expected->closes, got->close_count * sizeof *got->closes) &&
            !memcmp(got->opens, expected->opens, got->open_count * sizeof *got->opens) &&
            !memcmp(got->sequences, expected->sequences,
@@ -57,14 +73,19 @@ static void *receive_plans(void *argument) {
     PlanChannel channel;
     PlanOpen opens[8];
     PlanSequence sequences[8];
-    uint32_t closes[8];
+    uint32_t closes[8], parks[8];
+    PlanUnit units[8];
     int32_t tokens[64];
     error_capture_begin();
     receiver->status = plan_channel_create(&channel, receiver->comm, &limits);
     channel.digest = receiver->digest_before;
     for (uint32_t i = 0; i < PLANS && receiver->status == STATUS_OK; i++) {
-        StepPlan got,
-            expected = {.opens = opens, .sequences = sequences, .closes = closes, .tokens = tokens};
+        StepPlan got, expected = {.opens = opens,
+                                  .sequences = sequences,
+                                  .closes = closes,
+                                  .parks = parks,
+                                  .units = units,
+                                  .tokens = tokens};
         receiver->status = plan_receive(&channel, &got);
         fill_plan(i, &expected);
         if (receiver->status == STATUS_OK)
@@ -126,9 +147,27 @@ static void spoil_close(StepPlan *plan) {
     plan->closes[0] = 99;
 }
 
+static void spoil_park(StepPlan *plan) {
+    plan->parks[0] = 5;
+}
+static void spoil_unit_layer(StepPlan *plan) {
+    plan->units[1].layer = 3;
+}
+static void spoil_unit_rows(StepPlan *plan) {
+    plan->units[1].position_first = 30;
+}
+static void spoil_unit_tokens(StepPlan *plan) {
+    plan->units[0].token_count = 4;
+}
+static void spoil_prefill(StepPlan *plan) {
+    plan->prefill.logit_first = 39;
+}
+
 static void counts_out_of_range_are_refused(void **state) {
     (void)state;
-    void (*const spoils[])(StepPlan *) = {spoil_slot, spoil_rows, spoil_logits, spoil_close};
+    void (*const spoils[])(StepPlan *) = {spoil_slot,      spoil_rows,        spoil_logits,
+                                          spoil_close,     spoil_park,        spoil_unit_layer,
+                                          spoil_unit_rows, spoil_unit_tokens, spoil_prefill};
     for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
         Receiver receiver = exchange(2, 0, spoils[i]);
         assert_int_equal(receiver.status, STATUS_PEER);
