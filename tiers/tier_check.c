@@ -119,6 +119,7 @@ void tier_manager_check(const TierManager *manager) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         check_slots(manager, tier, &use);
     CHECK(use.home == manager->home_used && use.home <= manager->home_count);
-    CHECK(use.staging == manager->staging_used && use.staging <= manager->options.staging_slots);
+    CHECK(use.staging == manager->staging_used && use.staging <= manager->staging_count &&
+          manager->staging_count <= manager->options.staging_slots);
     check_counts(manager);
 }

@@ -68,6 +68,7 @@ Status tier_manager_create(TierManager **out, const TierManagerOptions *options)
     TierManager *manager = memory;
     manager->options = *options;
     if (options->record_count == 0) manager->options.record_count = (uint32_t)slots;
+    manager->staging_count = options->staging_slots;
     manager->home_count = options->slot_count[TIER_DEVICE] - options->staging_slots;
     /* Staged copies that a demand takes away return to the queue: one a staging slot at most. */
     manager->want_capacity = options->want_count_max + options->staging_slots;
@@ -378,6 +379,17 @@ void tier_manager_score(TierManager *manager, BlockId id, double mass) {
 }
 
 /* ---- counts ---- */
+
+void tier_manager_set_staging(TierManager *manager, uint32_t staging_slots) {
+    uint32_t most = manager->options.staging_slots, least = manager->staging_used;
+    uint32_t room = manager->home_count - manager->home_used;
+    if (most > manager->staging_count + room) most = manager->staging_count + room;
+    if (staging_slots > most) staging_slots = most;
+    if (staging_slots < least) staging_slots = least;
+    manager->staging_count = staging_slots;
+    manager->home_count = manager->options.slot_count[TIER_DEVICE] - staging_slots;
+    manager->moves_settled = false;
+}
 
 void tier_manager_set_free_target(TierManager *manager, uint32_t free_target) {
     manager->free_target = free_target < manager->home_count ? free_target : manager->home_count;

@@ -59,7 +59,7 @@ typedef struct Transfer {
 typedef struct TierManagerOptions {
     const Placement *placement;
     uint32_t slot_count[TIER_COUNT];
-    uint32_t staging_slots;   /* of the device's */
+    uint32_t staging_slots;   /* of the device's, at first */
     uint32_t record_count;    /* blocks that may exist at once; 0: the sum of all slots */
     uint32_t stream_groups;   /* layers */
     uint32_t transfers_max;   /* in flight */
@@ -126,6 +126,10 @@ void tier_manager_unpin(TierManager *manager,
                         BlockId id); /* a staged copy is dropped, unless the policy promotes it */
 void tier_manager_score(TierManager *manager, BlockId id,
                         double mass); /* for policies that need it */
+
+/* Staging's share of the device from now on: what it gives up is home, and back as far as home has room. At most what it was at
+ * create, so that tier_manager_places never falls below what it was then. */
+void tier_manager_set_staging(TierManager *manager, uint32_t staging_slots);
 
 /* Moves down what is above `free_target` free device slots, ahead of need (write-behind). */
 void tier_manager_set_free_target(TierManager *manager, uint32_t free_target);

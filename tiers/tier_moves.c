@@ -97,7 +97,7 @@ static bool start(TierManager *manager, Record *record, Tier from, Tier to, uint
 /* Room in staging for a read: a free slot, else that of a copy which nobody wants any more, else (for a pin that waits) that
  * of the copy which is needed last: its want returns to the head of the queue. */
 static bool make_staging_room(TierManager *manager, bool for_pin) {
-    if (manager->staging_used < manager->options.staging_slots) return true;
+    if (manager->staging_used < manager->staging_count) return true;
     BlockId id = manager->lists.lists[LIST_STALE].first;
     if (id == BLOCK_NONE && for_pin) {
         id = manager->lists.lists[LIST_AHEAD].last;

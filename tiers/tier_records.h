@@ -75,11 +75,12 @@ struct TierManager {
     TierManagerOptions options;
     void *policy;
     TierSlots slots[TIER_COUNT];
-    uint32_t home_count;   /* device slots for filling and resident blocks */
-    uint32_t home_used;    /* of them, those in orphaned transfers too */
-    uint32_t staging_used; /* home_used + staging_used = slots[TIER_DEVICE].used */
-    Record *records;       /* [record_count] */
-    BlockId *free_ids;     /* stack, [free_id_count] */
+    uint32_t staging_count; /* device slots for staging now */
+    uint32_t home_count;    /* the others: for held and resident blocks */
+    uint32_t home_used;     /* of them, those in orphaned transfers too */
+    uint32_t staging_used;  /* home_used + staging_used = slots[TIER_DEVICE].used */
+    Record *records;        /* [record_count] */
+    BlockId *free_ids;      /* stack, [free_id_count] */
     uint32_t free_id_count;
     BlockLists lists;
     Want *wants; /* ring, [want_capacity] */

@@ -7,6 +7,7 @@
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
+#include "runtime/engine/kv_staging.h"
 #include "tiers/spill_header.h"
 
 enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, DISK_ALIGNMENT = 4096, PINNED_MAX = 4096 };
@@ -37,6 +38,7 @@ struct KvCache {
     void **row_blocks;   /* [row_count_max] */
     uint8_t *void_block; /* where rows of lost sequences go: written, never read */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
+    KvStaging staging;
     double seconds_stalled[TIER_COUNT];
 };
 
@@ -116,6 +118,12 @@ static Status take_memory(KvCache *cache) {
                        "row slots");
 }
 
+/* What is being attended, the group behind it, and what is in the kernel. */
+static uint32_t staging_least(const KvCacheOptions *options) {
+    uint32_t least = 2 * ATTEND_GROUP_BLOCKS + options->ring.depth;
+    return least < options->staging_slots ? least : options->staging_slots;
+}
+
 Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
     CHECK(is_power_of_two(options->shape.block_tokens));
     void *memory;
@@ -123,6 +131,9 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
     KvCache *cache = memory;
     cache->options = *options;
     cache->slot_bytes = kv_slot_bytes(&options->shape, has_lower_tiers(options));
+    cache->staging = (KvStaging){.slot_bytes = cache->slot_bytes,
+                                 .slots_least = staging_least(options),
+                                 .slots_most = options->staging_slots};
     Status status = take_memory(cache);
     if (status == STATUS_OK &&
         getrandom(&cache->run_id, sizeof cache->run_id, 0) != sizeof cache->run_id)
@@ -278,7 +289,11 @@ static uint32_t first_block(const KvCache *cache, const BatchSequence *sequence,
 void kv_cache_begin_step(KvCache *cache, uint32_t take_count) {
     if (!cache->mover) return;
     uint32_t home = cache->options.slots[TIER_DEVICE] - cache->options.staging_slots;
+    MoverStats moved = mover_stats(cache->mover);
+    uint64_t read_bytes = moved.read_bytes[TIER_HOST] + moved.read_bytes[TIER_NVME];
     tier_manager_forget_wants(cache->manager);
+    tier_manager_set_staging(
+        cache->manager, kv_staging_begin_step(&cache->staging, monotonic_seconds(), read_bytes));
     tier_manager_set_free_target(cache->manager,
                                  2 * take_count < home / 4 ? 2 * take_count : home / 4);
 }
@@ -477,6 +492,7 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
     for (uint32_t i = 0; i < cache->partial_count; i++) /* pointers move down with their pins */
         cache->pointers[i] = cache->pointers[cache->pinned_count + i];
     let_go(cache);
+    kv_staging_let_go(&cache->staging, monotonic_seconds());
     pump(cache, 0);
     while (cursor->sequence < cursor->batch->sequence_count) {
         const BatchSequence *sequence = &cursor->batch->sequences[cursor->sequence];

@@ -396,6 +396,12 @@ static void shuffle_plan(Simulation *sim) {
 }
 
 static void make_plan(Simulation *sim) {
+    if (sim->options.staging_varies) {
+        uint32_t least = sim->options.group_blocks, most = sim->options.staging_slots;
+        tier_manager_set_staging(sim->manager,
+                                 least + (uint32_t)random_below(&sim->random, most - least + 1));
+        check(sim);
+    }
     if (sim->options.plan != 2 || chance(sim, 0.2)) tier_manager_forget_wants(sim->manager);
     sim->plan_count = sim->plan_next = 0;
     if (sim->options.plan == 0) return;

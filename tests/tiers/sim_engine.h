@@ -20,6 +20,7 @@ typedef struct SimOptions {
     bool
         reserve; /* admit by the worst case: nothing is ever preempted while no fault takes room away */
     uint32_t plan; /* wants: 0 none, 1 in order, 2 in order and into the next step, 3 shuffled */
+    bool staging_varies;  /* from step to step */
     double cancel_odds;   /* a step */
     double park_odds;     /* a step of a sequence */
     uint32_t fault_steps; /* faults stop after so many */

@@ -64,6 +64,7 @@ SimOptions sim_options_draw(uint64_t seed, const char *placement) {
                           .failures_to_off = between(random, 1, 16),
                           .reserve = between(random, 0, 1),
                           .plan = between(random, 0, 3),
+                          .staging_varies = between(random, 0, 1),
                           .cancel_odds = between(random, 0, 1) * 0.03,
                           .park_odds = between(random, 0, 1) * 0.3};
     options.staging_slots = options.group_blocks + between(random, 0, 8);
@@ -77,15 +78,16 @@ void sim_options_print(const SimOptions *options) {
     printf("seed %" PRIu64 ": placement %s layers %u block_tokens %u chunk_tokens %u batch %u "
            "sequences %u prompt_max %u answer_max %u group_blocks %u staging %u slots %u/%u/%u "
            "transfers_max %u writes_max %u free_target %u want_count_max %u failures_to_off %u "
-           "reserve %d plan %u cancel_odds %g park_odds %g fault_steps %u death_odds %g",
+           "reserve %d plan %u staging_varies %d cancel_odds %g park_odds %g fault_steps %u "
+           "death_odds %g",
            options->seed, options->placement->name, options->layers, options->block_tokens,
            options->chunk_tokens, options->batch, options->sequence_count, options->prompt_max,
            options->answer_max, options->group_blocks, options->staging_slots,
            options->slot_count[TIER_DEVICE], options->slot_count[TIER_HOST],
            options->slot_count[TIER_NVME], options->transfers_max, options->writes_max,
            options->free_target, options->want_count_max, options->failures_to_off,
-           options->reserve, options->plan, options->cancel_odds, options->park_odds,
-           options->fault_steps, options->death_odds);
+           options->reserve, options->plan, options->staging_varies, options->cancel_odds,
+           options->park_odds, options->fault_steps, options->death_odds);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
         if (options->odds[fault] > 0)
             printf(" %s %.4f", sim_fault_names[fault], options->odds[fault]);

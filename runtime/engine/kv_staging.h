@@ -1,0 +1,30 @@
+#ifndef RUNTIME_ENGINE_KV_STAGING_H
+#define RUNTIME_ENGINE_KV_STAGING_H
+
+/* How much of the device staging needs: reads ahead go on while nothing is let go, so staging has to take what the disk gives in
+ * the longest pause between two letting-gos of a step (a layer's matrix products, the head, a long run of resident blocks), beside what is in
+ * the kernel and what is being attended. What it does not need stays resident: at a quarter of the KV in memory, staging of a quarter of that
+ * costs 6 % more bytes a step. Plain data, one thread. */
+
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct KvStaging {
+    uint64_t slot_bytes;
+    uint32_t slots_least, slots_most; /* bounds of the plan */
+    double step_began, let_go_at;     /* seconds */
+    double pause_longest;             /* of this step */
+    uint64_t read_bytes_before;
+    double planned; /* slots, falling slowly, rising at once */
+} KvStaging;
+
+/* A step begins at `now`, with so many bytes read since the start: the slots for it, from what the step before was like. */
+uint32_t kv_staging_begin_step(KvStaging *staging, double now, uint64_t read_bytes);
+void kv_staging_let_go(KvStaging *staging, double now);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
