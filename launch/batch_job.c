@@ -567,6 +567,7 @@ Status batch_job_open(BatchJob **out, Session *session) {
         batch_job_close(job);
         return status;
     }
+    session->request_count_max = job->state.digest.lines;
     *out = job;
     return STATUS_OK;
 }

@@ -174,6 +174,7 @@ static Status converse(Chat *chat) {
 static Status open_chat(Session *session, void *user) {
     Chat *chat = user;
     chat->session = session;
+    session->request_count_max = 1;
     if (!session->chat)
         FAIL(CHAT_TEMPLATE, "%s",
              session->chat_refusal[0] ? session->chat_refusal

@@ -21,6 +21,7 @@ typedef struct LogitsJob {
 static Status read_prompt(Session *session, void *user) {
     LogitsJob *job = user;
     const Settings *settings = session->settings;
+    session->request_count_max = 1;
     if ((settings->prompt != NULL) == (settings->tokens_file != NULL))
         FAIL(USAGE, "logits needs either --prompt or --tokens-file");
     if (settings->tokens_file) TRY(token_file_read(settings->tokens_file, &job->tokens));

@@ -18,6 +18,7 @@ typedef struct RunJob {
 static Status read_prompt(Session *session, void *user) {
     RunJob *job = user;
     const char *prompt = session->settings->prompt;
+    session->request_count_max = 1;
     if (strcmp(prompt, "-") != 0)
         return session_encode_prompt(session, prompt, strlen(prompt), &job->tokens);
     char *text;

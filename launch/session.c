@@ -126,6 +126,11 @@ static Status kv_bytes(const Session *session, uint64_t *out) {
     return STATUS_OK;
 }
 
+static uint32_t sequence_count_max(const Session *session) {
+    uint64_t asked = (uint64_t)session->settings->max_num_seqs, most = session->request_count_max;
+    return (uint32_t)(most > 0 && most < asked ? most : asked);
+}
+
 static Status open_engine(Session *session) {
     const Settings *settings = session->settings;
     EngineOptions options = {
@@ -133,7 +138,7 @@ static Status open_engine(Session *session) {
         .cpu_isa = settings->cpu_isa,
         .thread_count = session->ranks.threads,
         .max_model_len = (uint32_t)settings->max_model_len,
-        .max_num_seqs = (uint32_t)settings->max_num_seqs,
+        .max_num_seqs = sequence_count_max(session),
         .max_num_batched_tokens = (uint32_t)settings->max_num_batched_tokens,
         .block_tokens = (uint32_t)settings->block_size,
         .kv_nvme_dirs = settings->kv_nvme_dir.items,
@@ -201,6 +206,8 @@ static Status open_all(Session *session, const SessionPlan *plan) {
     if (session->ranks.comm->rank == 0 && plan->prepare)
         status = plan->prepare(session, plan->user);
     TRY(ranks_vote(&session->ranks, status));
+    TRY(comm_broadcast(session->ranks.comm, 0, &session->request_count_max,
+                       sizeof session->request_count_max));
     if (session->settings->dry_run) return STATUS_OK;
     return open_engine(session);
 }

@@ -26,6 +26,7 @@ typedef struct Session {
     IoFaultPlan faults; /* --fault; empty without */
     SamplingOptions
         sampling;           /* what a request has that says nothing: flags, else the model's own */
+    uint64_t request_count_max; /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */
     double started_seconds; /* monotonic_seconds when the command began */
     double loaded_seconds;  /* when the engine was open */
     double drain_seconds;   /* when a drain was first asked for; 0: not */
