@@ -32,12 +32,19 @@ const char *engine_kernels_name(const Engine *engine) {
 
 /* ---- requests ---- */
 
+static Status check_tokens(const Engine *engine, const int32_t *tokens, uint32_t count,
+                           uint32_t position_first) {
+    for (uint32_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= engine->config.vocab_count)
+            FAIL(REQUEST, "token %d at position %u is outside the vocabulary of %u", tokens[i],
+                 position_first + i, engine->config.vocab_count);
+    return STATUS_OK;
+}
+
 static Status check_request(const Engine *engine, const Request *request) {
     if (request->prompt_count == 0) FAIL(REQUEST, "the prompt is empty");
-    for (uint32_t i = 0; i < request->prompt_count; i++)
-        if (request->prompt[i] < 0 || (uint32_t)request->prompt[i] >= engine->config.vocab_count)
-            FAIL(REQUEST, "token %d at position %u is outside the vocabulary of %u",
-                 request->prompt[i], i, engine->config.vocab_count);
+    TRY(check_tokens(engine, request->prompt, request->prompt_count, 0));
+    TRY(check_tokens(engine, request->forced, request->forced_count, request->prompt_count));
     uint64_t total = (uint64_t)request->prompt_count + request->max_tokens;
     if (total > engine->options.max_model_len)
         FAIL(CONTEXT_LENGTH,
@@ -137,9 +144,10 @@ static uint32_t wanted_logits(const Engine *engine, const ScheduledRun *run) {
     const Sequence *sequence = &engine->sequences[run->task];
     const ScheduledTask *task = scheduler_task(engine->scheduler, run->task);
     bool prompt = task->computed_count < sequence->request.prompt_count;
-    if (prompt && sequence->request.sink.on_logits) return run->token_count;
+    const Request *request = &sequence->request;
+    if (prompt && request_reports_prompt(request)) return run->token_count;
     bool reaches_end = task->computed_count + run->token_count == task->token_count;
-    return reaches_end && sequence->request.max_tokens > 0 ? 1 : 0;
+    return reaches_end && request->max_tokens > 0 ? 1 : 0;
 }
 
 void plan_open(Engine *engine, uint32_t task, StepPlan *plan) {
@@ -213,16 +221,19 @@ static Status sample_row(const Engine *engine, const LogitOwner *owner, const fl
     const Request *request = &sequence->request;
     uint32_t eos_count = 0;
     const int32_t *eos = engine->tokenizer ? tokenizer_eos(engine->tokenizer, &eos_count) : NULL;
-    bool too_early = sequence_generated_count(sequence) < request->min_tokens;
+    uint32_t generated_count = sequence_generated_count(sequence);
+    bool too_early = generated_count < request->min_tokens;
+    bool forced = generated_count < request->forced_count;
     SamplerInput input = {.logits = logits,
                           .vocab_count = engine->config.vocab_count,
                           .options = &request->sampling,
                           .prompt = sequence->tokens,
                           .prompt_count = request->prompt_count,
                           .generated = sequence->tokens + request->prompt_count,
-                          .generated_count = sequence_generated_count(sequence),
+                          .generated_count = generated_count,
                           .banned = eos,
-                          .banned_count = too_early ? eos_count : 0};
+                          .banned_count = too_early ? eos_count : 0,
+                          .forced = forced ? request->forced + generated_count : NULL};
     error_capture_begin();
     Status status = sampler_sample(workspace, &input, out);
     error_capture_end();
@@ -231,12 +242,14 @@ static Status sample_row(const Engine *engine, const LogitOwner *owner, const fl
 
 static void report_logits(Engine *engine, const LogitOwner *owner, const float *logits) {
     Sequence *sequence = &engine->sequences[owner->task];
-    const RequestSink *sink = &sequence->request.sink;
-    bool wanted = sink->on_logits && owner->position < sequence->request.prompt_count;
+    const Request *request = &sequence->request;
+    const RequestSink *sink = &request->sink;
+    bool wanted =
+        sink->on_logits && (request->generated_logits || owner->position < request->prompt_count);
     if (!wanted || owner->position != sequence->logits_reported || is_lost(engine, owner->task))
         return;
     sequence->logits_reported++;
-    LogitsEvent event = {.request_id = sequence->request.id,
+    LogitsEvent event = {.request_id = request->id,
                          .position = owner->position,
                          .logits = logits,
                          .vocab_count = engine->config.vocab_count};

@@ -70,7 +70,7 @@ static void want_logits(Engine *engine, uint32_t first, uint32_t end, StepPlan *
     const LayerMajor *layer_major = &engine->layer_major;
     const Request *request = &engine->sequences[layer_major->task].request;
     PlanPrefill *prefill = &plan->prefill;
-    if (!request->sink.on_logits) {
+    if (!request_reports_prompt(request)) {
         bool last = end == layer_major->token_count && request->max_tokens > 0;
         if (last) *prefill = (PlanPrefill){prefill->slot, 0, end - 1, 1};
         return;

@@ -53,3 +53,7 @@ Status sampling_options_check(const SamplingOptions *options, uint32_t vocab_cou
              SAMPLING_LOGPROBS_MAX);
     return check_biases(options, vocab_count);
 }
+
+bool request_reports_prompt(const Request *request) {
+    return request->sink.on_logits && !request->generated_logits;
+}

@@ -57,7 +57,7 @@ typedef struct TokenEvent {
     const char *
         text; /* whole characters that became certain with this token; may be empty (held back for UTF-8 or a stop string) */
     size_t text_bytes;
-    float logprob;           /* valid when want_logprobs */
+    float logprob;           /* valid when want_logprobs, and of a forced token */
     const TokenLogprob *top; /* [top_count], best first */
     uint32_t top_count;
 } TokenEvent;
@@ -84,7 +84,7 @@ typedef struct FinishEvent {
     double seconds_queued, seconds_to_first_token, seconds_total;
 } FinishEvent;
 
-/* Logits of one prompt position, for `logits` and evaluations. [vocab_count] */
+/* Logits of one position, for `logits` and evaluations. [vocab_count] */
 typedef struct LogitsEvent {
     uint64_t request_id;
     uint32_t position;
@@ -96,9 +96,9 @@ typedef struct RequestSink {
     void *user;
     void (*on_token)(void *user, const TokenEvent *event);   /* optional */
     void (*on_finish)(void *user, const FinishEvent *event); /* exactly once a submitted request */
-    void (*on_logits)(
-        void *user,
-        const LogitsEvent *event); /* optional; when set, every prompt position reports, rising */
+    /* optional; when set, every prompt position reports, rising; with generated_logits those positions instead that
+     * generated tokens are taken from */
+    void (*on_logits)(void *user, const LogitsEvent *event);
 } RequestSink;
 
 typedef struct Request {
@@ -107,6 +107,11 @@ typedef struct Request {
     uint32_t prompt_count; /* at least 1 */
     uint32_t max_tokens;   /* 0: only the prompt is run (logits) */
     uint32_t min_tokens;   /* end of text and stops are ignored before */
+    /* Teacher forcing: generated token i is forced[i] as long as there is one, and its log-probability is reported; ends
+     * and stops apply to it as to a sampled one. */
+    const int32_t *forced;
+    uint32_t forced_count;
+    bool generated_logits; /* of which positions on_logits hears */
     bool ignore_eos;
     bool keep_special; /* text shows special tokens */
     const int32_t *stop_tokens;
@@ -117,6 +122,9 @@ typedef struct Request {
     SamplingOptions sampling;
     RequestSink sink;
 } Request;
+
+/* Whether on_logits hears of every prompt position. */
+bool request_reports_prompt(const Request *request);
 
 SPILLWAY_EXTERN_C_END
 

@@ -464,10 +464,14 @@ Status sampler_sample(SamplerWorkspace *workspace, const SamplerInput *input, Sa
     if (maximum == -INFINITY)
         FAIL(NAN_LOGITS, "no token can come after %u generated ones: every logit is -inf or banned",
              input->generated_count);
-    out->token = options->temperature > 0 ? sample(workspace, input, maximum)
-                                          : first_maximum(workspace, logits, maximum);
+    if (input->forced)
+        out->token = *input->forced;
+    else
+        out->token = options->temperature > 0 ? sample(workspace, input, maximum)
+                                              : first_maximum(workspace, logits, maximum);
     out->logprob = 0;
     out->top_count = 0;
-    if (options->want_logprobs) report_logprobs(workspace, input, raw_maximum, out);
+    if (options->want_logprobs || input->forced)
+        report_logprobs(workspace, input, raw_maximum, out);
     return STATUS_OK;
 }

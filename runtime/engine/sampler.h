@@ -26,11 +26,12 @@ typedef struct SamplerInput {
     const int32_t
         *banned; /* [banned_count] tokens that may not come now (end of text before min_tokens) */
     uint32_t banned_count;
+    const int32_t *forced; /* the token that must come, whatever its probability; NULL: drawn */
 } SamplerInput;
 
 typedef struct SamplerOutput {
     int32_t token;
-    float logprob;
+    float logprob; /* 0 unless wanted or forced */
     TokenLogprob top[SAMPLING_LOGPROBS_MAX];
     uint32_t top_count;
 } SamplerOutput;

@@ -35,10 +35,13 @@ static Status copy_request(Sequence *sequence, const Request *request) {
     copy->prompt = NULL;
     copy->stops = NULL;
     copy->stop_tokens = NULL;
+    copy->forced = NULL;
     copy->sampling.biases = NULL;
     void *memory;
     TRY(copy_array(request->stop_tokens, request->stop_token_count, sizeof(int32_t), &memory));
     copy->stop_tokens = memory;
+    TRY(copy_array(request->forced, request->forced_count, sizeof(int32_t), &memory));
+    copy->forced = memory;
     TRY(copy_array(request->sampling.biases, request->sampling.bias_count, sizeof(LogitBias),
                    &memory));
     copy->sampling.biases = memory;
@@ -52,10 +55,12 @@ static Status copy_request(Sequence *sequence, const Request *request) {
 }
 
 Status sequence_begin(Sequence *sequence, const Request *request, const Tokenizer *tokenizer) {
-    *sequence = (Sequence){.live = true,
-                           .token_count = request->prompt_count,
-                           .token_capacity = request->prompt_count + request->max_tokens,
-                           .submitted_at = monotonic_seconds()};
+    *sequence =
+        (Sequence){.live = true,
+                   .token_count = request->prompt_count,
+                   .token_capacity = request->prompt_count + request->max_tokens,
+                   .logits_reported = request->generated_logits ? request->prompt_count - 1 : 0,
+                   .submitted_at = monotonic_seconds()};
     Status status = copy_request(sequence, request);
     if (status != STATUS_OK) {
         sequence_end(sequence);
@@ -71,6 +76,7 @@ void sequence_end(Sequence *sequence) {
         free((void *)sequence->request.stops[i]);
     free((void *)sequence->request.stops);
     free((void *)sequence->request.stop_tokens);
+    free((void *)sequence->request.forced);
     free((void *)sequence->request.sampling.biases);
     free(sequence->tokens);
     stop_match_end(&sequence->stop_match);

@@ -13,8 +13,9 @@ typedef struct Sequence {
     Request request; /* owned deep copy */
     int32_t *tokens; /* owned: prompt, then generated; room for token_capacity */
     uint32_t token_count, token_capacity;
-    uint32_t logits_reported; /* prompt positions handed to on_logits */
-    bool opened;              /* has a KV slot on all ranks */
+    uint32_t
+        logits_reported; /* positions before this one were handed to on_logits, or not asked for */
+    bool opened;         /* has a KV slot on all ranks */
     bool cancelled;
     bool parked; /* the ranks know that it pauses */
     TokenStream stream;

@@ -138,6 +138,10 @@ static void refuses_with_numbers(void **state) {
     request = request_of(&fixture, 0, foreign, 2, 4);
     assert_refused(&fixture, &request, ERROR_REQUEST, "token 131 at position 1");
     request = request_of(&fixture, 0, prompt, 4, 4);
+    request.forced = foreign;
+    request.forced_count = 2;
+    assert_refused(&fixture, &request, ERROR_REQUEST, "token 131 at position 5");
+    request = request_of(&fixture, 0, prompt, 4, 4);
     request.sampling.temperature = -1;
     assert_refused(&fixture, &request, ERROR_REQUEST, "temperature");
     assert_int_equal(fixture.seen[0].finishes, 0);
@@ -301,6 +305,28 @@ static void a_parked_request_goes_on_where_it_was(void **state) {
     close_fixture(&parked);
 }
 
+/* Fewer forced tokens than the answer has: the rest is sampled, from the text so far. */
+static void forced_tokens_come_first(void **state) {
+    (void)state;
+    Fixture fixture;
+    open_fixture(&fixture, 0);
+    static const int32_t forced[] = {77, 3, 77};
+    int32_t longer[8];
+    Request request = request_of(&fixture, 0, prompt, 5, 8);
+    request.forced = forced;
+    request.forced_count = 3;
+    assert_int_equal(engine_submit(fixture.engine, &request), STATUS_OK);
+    memcpy(longer, prompt, 5 * sizeof *longer);
+    memcpy(longer + 5, forced, sizeof forced);
+    request = request_of(&fixture, 1, longer, 8, 5);
+    assert_int_equal(engine_submit(fixture.engine, &request), STATUS_OK);
+    run_until_idle(&fixture);
+    assert_int_equal(fixture.seen[0].tokens, 8);
+    assert_memory_equal(fixture.seen[0].last, forced, sizeof forced);
+    assert_memory_equal(fixture.seen[0].last + 3, fixture.seen[1].last, 5 * sizeof(int32_t));
+    close_fixture(&fixture);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_parked_request_goes_on_where_it_was),
@@ -310,6 +336,7 @@ int main(void) {
         cmocka_unit_test(stops_as_asked),
         cmocka_unit_test(prompt_only_reports_every_position),
         cmocka_unit_test(stop_tokens_and_min_tokens),
+        cmocka_unit_test(forced_tokens_come_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* Schedule invariance as a property: the logits of a request and the tokens sampled from them have the same bits whatever else is in
  * the batch, however the prompt is cut, however many threads run, who is cancelled beside it, and whether a position was
- * prefilled or decoded. Random models, ranks (as threads), kernels, batches and budgets; every request is compared with itself
+ * prefilled, decoded or decoded by force. Random models, ranks (as threads), kernels, batches and budgets; every request is compared with itself
  * alone in an engine of one slot.
  *
  *     test_invariance [first seed [seeds]] */
@@ -25,11 +25,13 @@ typedef struct Plan {
     uint32_t max_tokens;
     SamplingOptions sampling;
     uint32_t submit_step;
-    uint32_t cancel_step; /* 0: never */
+    uint32_t cancel_step;  /* 0: never */
+    const int32_t *forced; /* [max_tokens]; NULL: sampled, and the prompt's logits are reported */
 } Plan;
 
 typedef struct Result {
-    float logits[PROMPT_MAX + TOKENS_MAX][VOCAB]; /* of the prompt's positions */
+    float logits[PROMPT_MAX + TOKENS_MAX][VOCAB]; /* from position_first on */
+    uint32_t position_first;
     int32_t tokens[TOKENS_MAX];
     float logprobs[TOKENS_MAX];
     TokenLogprob top[TOKENS_MAX][TOP];
@@ -53,7 +55,8 @@ typedef struct Round {
 
 static void on_logits(void *user, const LogitsEvent *event) {
     Result *result = user;
-    CHECK(event->vocab_count == VOCAB && event->position == result->position_count);
+    CHECK(event->vocab_count == VOCAB);
+    CHECK(event->position == result->position_first + result->position_count);
     memcpy(result->logits[result->position_count++], event->logits, VOCAB * sizeof(float));
 }
 
@@ -79,6 +82,9 @@ static void submit(const Round *round, Engine *engine, uint32_t index) {
         .prompt = plan->prompt,
         .prompt_count = plan->prompt_count,
         .max_tokens = plan->max_tokens,
+        .forced = plan->forced,
+        .forced_count = plan->forced ? plan->max_tokens : 0,
+        .generated_logits = plan->forced != NULL,
         .ignore_eos = true,
         .sampling = plan->sampling,
         .sink = {.user = &round->results[index],
@@ -86,6 +92,7 @@ static void submit(const Round *round, Engine *engine, uint32_t index) {
                  .on_finish = on_finish,
                  .on_logits = on_logits},
     };
+    round->results[index].position_first = plan->forced ? plan->prompt_count - 1 : 0;
     CHECK(engine_submit(engine, &request) == STATUS_OK);
 }
 
@@ -187,6 +194,7 @@ static void random_plans(Random *random, Plan *plans, uint32_t count) {
         plan->sampling = random_sampling(random);
         plan->submit_step = step;
         plan->cancel_step = pick(random, 0, 5) ? 0 : pick(random, step + 1, step + 10);
+        plan->forced = NULL;
         step += pick(random, 0, 2) ? 0 : pick(random, 1, 8);
     }
 }
@@ -275,12 +283,38 @@ static void append_answers(Plan *plans, const Result *alone, uint32_t count) {
     }
 }
 
-static Result alone[REQUESTS_MAX], found[REQUESTS_MAX], prefilled[REQUESTS_MAX];
+/* The same answers, but by force: sampling alone would come to others. */
+static void force_answers(Plan *plans, const Result *alone, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        plans[i].forced = alone[i].tokens;
+        plans[i].cancel_step = 0;
+        plans[i].sampling.temperature = 1.5f;
+        plans[i].sampling.seed ^= 1;
+    }
+}
+
+/* Every decoded position reported its logits, and they are those that prefill gave. */
+static const char *forced_difference(const Plan *plan, const Result *alone, const Result *prefilled,
+                                     const Result *forced) {
+    uint32_t count = alone->token_count;
+    if (forced->token_count != count || forced->position_count != count) return "forced length";
+    if (memcmp(forced->tokens, alone->tokens, count * sizeof alone->tokens[0]) != 0)
+        return "forced tokens";
+    if (memcmp(forced->logprobs, alone->logprobs, count * sizeof alone->logprobs[0]) != 0)
+        return "log-probabilities of forced tokens";
+    if (memcmp(forced->logits, prefilled->logits[plan->prompt_count - 1],
+               count * sizeof alone->logits[0]) != 0)
+        return "logits decoded by force against the same ones prefilled";
+    return NULL;
+}
+
+static Result alone[REQUESTS_MAX], found[REQUESTS_MAX], prefilled[REQUESTS_MAX],
+    forced[REQUESTS_MAX];
 
 /* True when everything held. */
 static bool check_seed(uint64_t seed) {
     Random random = {.key = seed};
-    Plan plans[REQUESTS_MAX], longer[REQUESTS_MAX];
+    Plan plans[REQUESTS_MAX], longer[REQUESTS_MAX], led[REQUESTS_MAX];
     const ModelChoice *choice =
         &model_choices[pick(&random, 0, sizeof model_choices / sizeof *model_choices - 1)];
     char path[512];
@@ -291,6 +325,7 @@ static bool check_seed(uint64_t seed) {
     uint32_t count = pick(&random, 1, REQUESTS_MAX);
     random_plans(&random, plans, count);
     memcpy(longer, plans, sizeof longer);
+    memcpy(led, plans, sizeof led);
     Round round = {.weights = weights,
                    .rank_count = (int)pick(&random, 1, choice->ranks_max),
                    .one_by_one = true,
@@ -320,6 +355,12 @@ static bool check_seed(uint64_t seed) {
     prefill.plans = longer;
     prefill.results = prefilled;
     run_round(&prefill);
+
+    force_answers(led, alone, count);
+    Round by_force = batch;
+    by_force.plans = led;
+    by_force.results = forced;
+    run_round(&by_force);
     weights_close(weights);
 
     const char *problem = NULL;
@@ -328,6 +369,7 @@ static bool check_seed(uint64_t seed) {
         culprit = i;
         problem = difference(&alone[i], &found[i], plans[i].cancel_step > 0);
         if (!problem) problem = decode_difference(&plans[i], &alone[i], &prefilled[i]);
+        if (!problem) problem = forced_difference(&plans[i], &alone[i], &prefilled[i], &forced[i]);
     }
     if (problem)
         printf("seed %llu: %s, ranks %d, isa %s, threads %u, slots %u, token budget %u, block %u: "
