@@ -131,9 +131,10 @@ static uint32_t sequence_count_max(const Session *session) {
     return (uint32_t)(most > 0 && most < asked ? most : asked);
 }
 
-static Status open_engine(Session *session) {
+/* An engine that keeps keys and values as they are, in the device's memory. */
+static EngineOptions plain_options(Session *session) {
     const Settings *settings = session->settings;
-    EngineOptions options = {
+    return (EngineOptions){
         .backend = settings->backend,
         .cpu_isa = settings->cpu_isa,
         .thread_count = session->ranks.threads,
@@ -141,25 +142,30 @@ static Status open_engine(Session *session) {
         .max_num_seqs = sequence_count_max(session),
         .max_num_batched_tokens = (uint32_t)settings->max_num_batched_tokens,
         .block_tokens = (uint32_t)settings->block_size,
-        .kv_nvme_dirs = settings->kv_nvme_dir.items,
-        .kv_nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count,
         .kv_placement = settings->kv_placement,
         .io_engine = settings->io,
         .io_depth = (uint32_t)settings->io_depth,
         .hooks = {session, stop_with_deadline, unit_begin, unit_end},
     };
-    /* the node's ranks share its memory and its disks */
-    options.kv_bytes[TIER_HOST] =
-        settings->kv_host_size.bytes / (uint64_t)session->ranks.comm->local_size;
-    options.kv_bytes[TIER_NVME] =
-        settings->kv_nvme_size.bytes / (uint64_t)session->ranks.comm->local_size;
-    Status status = kv_bytes(session, &options.kv_bytes[TIER_DEVICE]);
-    for (size_t i = 0; i < settings->fault.count && status == STATUS_OK; i++)
-        status = io_fault_add(&session->faults, settings->fault.items[i]);
-    if (settings->fault.count > 0) options.io_faults = &session->faults;
-    TRY(ranks_vote(&session->ranks, status));
-    status = engine_open(&session->engine, &options, session->weights, session->tokenizer,
-                         session->ranks.comm);
+}
+
+/* What saves memory of keys and values. The node's ranks share its memory and its disks. */
+static Status add_kv_options(Session *session, EngineOptions *options) {
+    const Settings *settings = session->settings;
+    uint64_t local_size = (uint64_t)session->ranks.comm->local_size;
+    options->kv_nvme_dirs = settings->kv_nvme_dir.items;
+    options->kv_nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count;
+    options->kv_bytes[TIER_HOST] = settings->kv_host_size.bytes / local_size;
+    options->kv_bytes[TIER_NVME] = settings->kv_nvme_size.bytes / local_size;
+    for (size_t i = 0; i < settings->fault.count; i++)
+        TRY(io_fault_add(&session->faults, settings->fault.items[i]));
+    if (settings->fault.count > 0) options->io_faults = &session->faults;
+    return kv_bytes(session, &options->kv_bytes[TIER_DEVICE]);
+}
+
+static Status open_engine(Session *session, const EngineOptions *options) {
+    Status status = engine_open(&session->engine, options, session->weights, session->tokenizer,
+                                session->ranks.comm);
     TRY(ranks_vote(&session->ranks, status));
     const RanksFact fact = {"kernels", engine_kernels_name(session->engine)};
     session->loaded_seconds = monotonic_seconds();
@@ -182,6 +188,11 @@ static void print_tiers(const Session *session) {
     log_line(LOG_INFO, "session", "spill I/O: %s", text);
 }
 
+/* What it took to open this engine. */
+static double load_seconds(const Session *session) {
+    return session->loaded_seconds - session->started_seconds - session->reference_seconds;
+}
+
 static void print_banner(const Session *session) {
     const ModelConfig *model = engine_model(session->engine);
     const EngineStats *stats = engine_stats(session->engine);
@@ -195,21 +206,18 @@ static void print_banner(const Session *session) {
              "rank, loaded in %.2f s",
              engine_max_model_len(session->engine),
              (double)stats->tiers[TIER_DEVICE].capacity_bytes / 1048576, stats->kv_block_tokens,
-             (double)stats->weight_bytes / 1048576,
-             session->loaded_seconds - session->started_seconds);
+             (double)stats->weight_bytes / 1048576, load_seconds(session));
 }
 
-static Status open_all(Session *session, const SessionPlan *plan) {
+static Status open_files(Session *session, const SessionPlan *plan) {
     TRY(ranks_vote(&session->ranks, open_model(session, plan)));
     TRY(agree_on_model(session));
     Status status = STATUS_OK;
     if (session->ranks.comm->rank == 0 && plan->prepare)
         status = plan->prepare(session, plan->user);
     TRY(ranks_vote(&session->ranks, status));
-    TRY(comm_broadcast(session->ranks.comm, 0, &session->request_count_max,
-                       sizeof session->request_count_max));
-    if (session->settings->dry_run) return STATUS_OK;
-    return open_engine(session);
+    return comm_broadcast(session->ranks.comm, 0, &session->request_count_max,
+                          sizeof session->request_count_max);
 }
 
 /* ---- work ---- */
@@ -221,7 +229,7 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
         .lines_failed = session->lines_failed,
         .lines_skipped = session->lines_skipped,
         .seconds_total = monotonic_seconds() - session->started_seconds,
-        .seconds_load = session->loaded_seconds - session->started_seconds,
+        .seconds_load = load_seconds(session),
         .decode_tokens = session->decode_tokens,
     };
     if (plan->tells_summary && !session->settings->quiet) summary_print(&summary, stderr);
@@ -230,18 +238,15 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
 }
 
 /* An error that the other ranks cannot know of ends the job from here. */
-static Status lead(Session *session, const SessionPlan *plan) {
+static Status lead(Session *session, Status (*work)(Session *session, void *user), void *user) {
     print_banner(session);
     print_tiers(session);
-    Status status = plan->work(session, plan->user);
+    Status status = work(session, user);
     bool engine_broken = status == STATUS_DEVICE || status == STATUS_PEER;
     if (engine_broken && session->ranks.comm->size > 1)
         ranks_abort(&session->ranks, error_exit_code(status));
     Status stopped = engine_stop(session->engine);
-    if (status == STATUS_OK) status = stopped;
-    Status summed =
-        status == STATUS_OK || status == STATUS_STOPPED ? tell_summary(session, plan) : STATUS_OK;
-    return status == STATUS_OK ? summed : status;
+    return status == STATUS_OK ? stopped : status;
 }
 
 static Status follow(Session *session) {
@@ -250,8 +255,32 @@ static Status follow(Session *session) {
     return status;
 }
 
+static Status run_reference(Session *session, const SessionPlan *plan) {
+    const char *isa = session->settings->reference_isa;
+    double start = monotonic_seconds();
+    EngineOptions options = plain_options(session);
+    if (strcmp(isa, "same") != 0) options.cpu_isa = isa;
+    TRY(open_engine(session, &options));
+    Status status = session->ranks.comm->rank == 0 ? lead(session, plan->reference_work, plan->user)
+                                                   : follow(session);
+    TRY(ranks_vote(&session->ranks, status));
+    Engine *engine = session->engine;
+    session->engine = NULL;
+    engine_close(engine);
+    session->decode_steps = session->decode_tokens = 0;
+    session->reference_seconds = monotonic_seconds() - start;
+    return STATUS_OK;
+}
+
+static Status lead_work(Session *session, const SessionPlan *plan) {
+    Status status = lead(session, plan->work, plan->user);
+    Status summed =
+        status == STATUS_OK || status == STATUS_STOPPED ? tell_summary(session, plan) : STATUS_OK;
+    return status == STATUS_OK ? summed : status;
+}
+
 static Status run_all(Session *session, const SessionPlan *plan) {
-    TRY(open_all(session, plan));
+    TRY(open_files(session, plan));
     if (session->settings->dry_run) {
         if (session->ranks.comm->rank == 0)
             log_note("dry run: %s and its files are in order; %d rank%s of %u threads would run it",
@@ -259,7 +288,11 @@ static Status run_all(Session *session, const SessionPlan *plan) {
                      session->ranks.comm->size == 1 ? "" : "s", session->ranks.threads);
         return STATUS_OK;
     }
-    Status status = session->ranks.comm->rank == 0 ? lead(session, plan) : follow(session);
+    if (plan->reference_work) TRY(run_reference(session, plan));
+    EngineOptions options = plain_options(session);
+    TRY(ranks_vote(&session->ranks, add_kv_options(session, &options)));
+    TRY(open_engine(session, &options));
+    Status status = session->ranks.comm->rank == 0 ? lead_work(session, plan) : follow(session);
     return ranks_vote(&session->ranks, status);
 }
 

@@ -6,6 +6,8 @@
  *
  *     ranks_start → weights, tokenizer, template → prepare (rank 0) → engine_open → work (rank 0) → stop
  *
+ * A command that compares has a second engine before that one: see reference_work.
+ *
  * After each part that can fail on one rank alone the ranks vote, so that nobody waits for a rank that is gone. */
 
 #include "launch/api.h"
@@ -25,11 +27,13 @@ typedef struct Session {
     Engine *engine;
     IoFaultPlan faults; /* --fault; empty without */
     SamplingOptions
-        sampling;           /* what a request has that says nothing: flags, else the model's own */
-    uint64_t request_count_max; /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */
-    double started_seconds; /* monotonic_seconds when the command began */
-    double loaded_seconds;  /* when the engine was open */
-    double drain_seconds;   /* when a drain was first asked for; 0: not */
+        sampling; /* what a request has that says nothing: flags, else the model's own */
+    /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */
+    uint64_t request_count_max;
+    double started_seconds;                         /* monotonic_seconds when the command began */
+    double loaded_seconds;                          /* when the engine was open */
+    double reference_seconds;                       /* that reference_work took, with its engine */
+    double drain_seconds;                           /* when a drain was first asked for; 0: not */
     uint64_t lines_ok, lines_failed, lines_skipped; /* for the summary; the command counts */
     uint64_t decode_steps, decode_tokens; /* steps without prompt rows, and what they generated */
 } Session;
@@ -38,6 +42,9 @@ typedef struct SessionPlan {
     bool needs_text; /* the model must have a tokenizer */
     /* Rank 0, before the weights are packed: opens files, so that a wrong one is told at once. Optional. */
     Status (*prepare)(Session *session, void *user);
+    /* Rank 0, before work, with an engine of its own: the same weights and arithmetic, but what saves memory of keys and values is
+     * as if it had not been asked for, and the kernels are those of --reference-isa. Optional. */
+    Status (*reference_work)(Session *session, void *user);
     /* Rank 0, with the engine open. */
     Status (*work)(Session *session, void *user);
     bool tells_summary; /* print the summary at the end, unless --quiet */

@@ -65,6 +65,11 @@ typedef struct Settings {
     const char *resume;
     double sync_interval_s;
 
+    /* eval */
+    int64_t context, prefix, windows, stride;
+    const char *mode;
+    const char *reference_isa;
+
     /* bench */
     const char *dataset_name;
     int64_t num_prompts, random_input_len, random_output_len, max_concurrency;
