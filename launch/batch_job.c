@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "launch/progress.h"
+#include "launch/tier_view.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
@@ -591,9 +592,9 @@ void batch_job_close(BatchJob *job) {
 /* ---- running ---- */
 
 static ProgressState progress_state(const BatchJob *job) {
-    const EngineStats *stats = engine_stats(job->session->engine);
+    const EngineStats of_ranks = engine_stats_of_ranks(job->session->engine), *stats = &of_ranks;
     uint64_t now = job->lines_ok + job->lines_failed;
-    return (ProgressState){
+    ProgressState state = {
         .lines_done = now + job->lines_skipped,
         .lines_total = job->state.digest.lines,
         .lines_now = now,
@@ -602,9 +603,13 @@ static ProgressState progress_state(const BatchJob *job) {
         .prompt_tokens = stats->prompt_tokens,
         .generated_tokens = stats->generated_tokens,
         .running = stats->running,
-        .kv_used_bytes = stats->tiers[TIER_DEVICE].used_bytes,
-        .kv_capacity_bytes = stats->tiers[TIER_DEVICE].capacity_bytes,
+        .spills = tier_view_spills(stats),
+        .hit_share = tier_view_hit_share(stats),
+        .stall_share = tier_view_stall_share(stats),
     };
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        state.kv_shares[tier] = tier_view_used_share(stats, (Tier)tier);
+    return state;
 }
 
 static Status run_steps(BatchJob *job) {

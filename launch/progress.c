@@ -82,6 +82,16 @@ static void append(char *line, size_t line_bytes, const char *format, ...) {
     va_end(arguments);
 }
 
+static void append_tiers(char *line, size_t line_bytes, const ProgressState *state) {
+    static const char *const names[TIER_COUNT] = {"  kv dev", " host", " nvme"};
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        if (state->kv_shares[tier] >= 0)
+            append(line, line_bytes, "%s %.0f %%", names[tier], state->kv_shares[tier] * 100);
+    if (state->spills)
+        append(line, line_bytes, "  hit %.0f %%  stall %.0f %%", state->hit_share * 100,
+               state->stall_share * 100);
+}
+
 void progress_format(const Progress *progress, const ProgressState *state, double now_s, char *out,
                      size_t out_bytes) {
     char a[NUMBER_BYTES], b[NUMBER_BYTES], time[TIME_BYTES], later[TIME_BYTES];
@@ -91,8 +101,7 @@ void progress_format(const Progress *progress, const ProgressState *state, doubl
     append(out, out_bytes, "  out %s tok/s  in %s tok/s",
            grouped((uint64_t)llround(progress->generated_rate), a),
            grouped((uint64_t)llround(progress->prompt_rate), b));
-    append(out, out_bytes, "  kv dev %.0f %%",
-           share(state->kv_used_bytes, state->kv_capacity_bytes) * 100);
+    append_tiers(out, out_bytes, state);
     append(out, out_bytes, "  elapsed %s", clock_text(now_s - progress->started_s, time));
     double left = seconds_left(progress, state, now_s);
     if (left < 0) return;

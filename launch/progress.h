@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/base/status.h"
+#include "tiers/tier_manager.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -20,7 +20,9 @@ typedef struct ProgressState {
     uint64_t bytes_read, bytes_total;         /* of the input, what this run submitted and has to */
     uint64_t prompt_tokens, generated_tokens; /* of this run */
     uint32_t running;
-    uint64_t kv_used_bytes, kv_capacity_bytes;
+    double kv_shares[TIER_COUNT]; /* in use; negative: no such tier */
+    bool spills;
+    double hit_share, stall_share; /* shown when it spills */
 } ProgressState;
 
 typedef struct Progress {

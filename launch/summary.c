@@ -6,6 +6,8 @@
 
 #include <jansson.h>
 
+#include "launch/tier_view.h"
+
 static double rate(uint64_t count, double seconds) {
     return count > 0 && seconds > 0 ? (double)count / seconds : 0;
 }
@@ -18,19 +20,12 @@ double summary_decode_rate(const Summary *summary) {
     return rate(summary->decode_tokens, summary->stats->seconds_decode);
 }
 
-static json_t *tier_to_json(const EngineTierStats *tier) {
-    return json_pack("{sI sI sI sI}", "capacity_bytes", (json_int_t)tier->capacity_bytes,
-                     "peak_bytes", (json_int_t)tier->peak_bytes, "read_bytes",
-                     (json_int_t)tier->read_bytes, "written_bytes",
-                     (json_int_t)tier->written_bytes);
-}
-
 static json_t *to_json(const Summary *summary) {
     const EngineStats *stats = summary->stats;
     char digest[32];
     snprintf(digest, sizeof digest, "%016" PRIx64, stats->determinism_digest);
     return json_pack(
-        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{sf sf sf sf}} s{sf sf} s{so so so} sI sI sI ss}",
+        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{sf sf sf sf}} s{sf sf} so so sI sI sI ss}",
         "lines", "ok", (json_int_t)summary->lines_ok, "failed", (json_int_t)summary->lines_failed,
         "skipped", (json_int_t)summary->lines_skipped, "tokens", "prompt",
         (json_int_t)stats->prompt_tokens, "generated", (json_int_t)stats->generated_tokens,
@@ -39,11 +34,10 @@ static json_t *to_json(const Summary *summary) {
         "decode", stats->seconds_decode, "stall", "nvme", stats->seconds_stalled[TIER_NVME], "host",
         stats->seconds_stalled[TIER_HOST], "copy", stats->seconds_stalled[TIER_DEVICE], "peer",
         stats->seconds_collective, "tokens_per_second", "prefill", summary_prefill_rate(summary),
-        "decode", summary_decode_rate(summary), "tiers", "device",
-        tier_to_json(&stats->tiers[TIER_DEVICE]), "host", tier_to_json(&stats->tiers[TIER_HOST]),
-        "nvme", tier_to_json(&stats->tiers[TIER_NVME]), "corrupt_blocks",
-        (json_int_t)stats->corrupt_blocks, "io_errors", (json_int_t)stats->io_errors,
-        "memory_peak_bytes", (json_int_t)stats->memory_peak_bytes, "determinism_digest", digest);
+        "decode", summary_decode_rate(summary), "tiers", tier_view_tiers(stats), "kv",
+        tier_view_kv(stats), "corrupt_blocks", (json_int_t)stats->corrupt_blocks, "io_errors",
+        (json_int_t)stats->io_errors, "memory_peak_bytes", (json_int_t)stats->memory_peak_bytes,
+        "determinism_digest", digest);
 }
 
 Status summary_write_json(const Summary *summary, const char *path) {
@@ -60,6 +54,12 @@ Status summary_write_json(const Summary *summary, const char *path) {
     failed |= fclose(file) != 0;
     if (failed) FAIL(OUTPUT_WRITE, "\"%s\": %s", path, strerror(errno));
     return STATUS_OK;
+}
+
+static void print_tiers(const EngineStats *stats, FILE *out) {
+    json_t *view = json_pack("{so so}", "tiers", tier_view_tiers(stats), "kv", tier_view_kv(stats));
+    tier_view_print(view, out);
+    json_decref(view);
 }
 
 void summary_print(const Summary *summary, FILE *out) {
@@ -79,16 +79,7 @@ void summary_print(const Summary *summary, FILE *out) {
     fprintf(out, "memory     KV %.1f of %.1f MiB at the peak, resident %.1f MiB at the peak\n",
             (double)device->peak_bytes / mebibyte, (double)device->capacity_bytes / mebibyte,
             (double)stats->memory_peak_bytes / mebibyte);
-    for (int i = TIER_HOST; i < TIER_COUNT; i++) {
-        const EngineTierStats *tier = &stats->tiers[i];
-        if (tier->capacity_bytes == 0) continue;
-        fprintf(out,
-                "%-10s %.1f of %.1f MiB at the peak, %.1f MiB read, %.1f MiB written, %.2f s "
-                "waited for\n",
-                tier_name((Tier)i), (double)tier->peak_bytes / mebibyte,
-                (double)tier->capacity_bytes / mebibyte, (double)tier->read_bytes / mebibyte,
-                (double)tier->written_bytes / mebibyte, stats->seconds_stalled[i]);
-    }
+    if (tier_view_spills(stats)) print_tiers(stats, out);
     if (stats->corrupt_blocks + stats->io_errors > 0)
         fprintf(out,
                 "faults     %" PRIu64 " corrupt blocks, %" PRIu64

@@ -167,7 +167,14 @@ static bool jobs_wait(const Mover *mover) {
     return atomic_load(&mover->job_queue.head) != atomic_load(&mover->job_queue.tail);
 }
 
+static void note_cpu(Mover *mover) {
+    struct timespec used;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) == 0)
+        mover->stats.seconds_cpu = (double)used.tv_sec + (double)used.tv_nsec * 1e-9;
+}
+
 static void sleep_until_jobs(Mover *mover) {
+    note_cpu(mover);
     pthread_mutex_lock(&mover->mutex);
     atomic_store(&mover->thread_sleeps, true);
     while (!jobs_wait(mover) && !atomic_load(&mover->stop))

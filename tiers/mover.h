@@ -42,6 +42,7 @@ typedef struct MoverStats {
     uint64_t read_bytes[TIER_COUNT], written_bytes[TIER_COUNT]; /* out of and into each tier */
     uint64_t io_errors, corrupt;
     double seconds_checksum, seconds_copy; /* of the mover's thread */
+    double seconds_cpu;                    /* of the mover's thread, up to its last rest */
 } MoverStats;
 
 /* Starts the thread and opens the ring (none without files). */

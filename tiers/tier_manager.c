@@ -13,6 +13,12 @@ const char *tier_name(Tier tier) {
     return names[tier];
 }
 
+const char *transfer_reason_name(TransferReason reason) {
+    static const char *const names[REASON_COUNT] = {"evict", "prefetch", "demand", "park"};
+    CHECK(reason < REASON_COUNT);
+    return names[reason];
+}
+
 /* ---- memory ---- */
 
 static Status take_memory(TierManager *manager) {
@@ -166,6 +172,8 @@ void record_lose(TierManager *manager, Record *record) {
     BlockId id = record_id(manager, record);
     BlockState state = record->block.state;
     CHECK((state == BLOCK_FILLING || state == BLOCK_SEALED) && record->pins == 0);
+    Tier below = record_lower_tier(record);
+    if (below < TIER_COUNT) manager->stats.tiers[below].lost++;
     block_lists_remove(&manager->lists, id);
     for (int tier = 0; tier < TIER_COUNT; tier++)
         give_replica(manager, record, tier);
@@ -359,6 +367,11 @@ static bool promote(TierManager *manager, Record *record) {
     }
     move_in(manager, record);
     return true;
+}
+
+Tier tier_manager_tier(const TierManager *manager, BlockId id) {
+    const Record *record = record_at(manager, id);
+    return record_on_device(record) ? TIER_DEVICE : record_lower_tier(record);
 }
 
 void tier_manager_unpin(TierManager *manager, BlockId id) {

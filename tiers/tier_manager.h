@@ -47,6 +47,8 @@ typedef enum TransferReason {
     REASON_COUNT
 } TransferReason;
 
+const char *transfer_reason_name(TransferReason reason); /* "evict", "prefetch", "demand", "park" */
+
 typedef struct Transfer {
     uint32_t id; /* unique while in flight */
     BlockId block;
@@ -76,6 +78,7 @@ typedef struct TierStats {
         moves[TIER_COUNT]
              [REASON_COUNT]; /* completed transfers out of this tier, by destination and reason */
     uint64_t hits; /* pins served from this tier (staged ones count where they came from) */
+    uint64_t lost; /* blocks whose only copy lay here */
     bool off;
 } TierStats;
 
@@ -122,6 +125,8 @@ void tier_manager_forget_wants(
 /* Pins a block for reading: *out_slot is the device slot, resident or staged. STATUS_AGAIN: on its way (asked for if it was
  * not wanted); STATUS_IO: lost. */
 Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot);
+/* Where the block's bytes are now: what a pin that answers STATUS_AGAIN waits for. TIER_COUNT: lost. */
+Tier tier_manager_tier(const TierManager *manager, BlockId id);
 void tier_manager_unpin(TierManager *manager,
                         BlockId id); /* a staged copy is dropped, unless the policy promotes it */
 void tier_manager_score(TierManager *manager, BlockId id,

@@ -55,8 +55,17 @@ typedef struct EngineOptions {
 
 typedef struct Engine Engine;
 
+typedef struct EngineMoves {
+    uint64_t blocks, bytes;
+} EngineMoves;
+
 typedef struct EngineTierStats {
     uint64_t capacity_bytes, used_bytes, peak_bytes, read_bytes, written_bytes;
+    uint64_t used_blocks, lost_blocks; /* lost: their only copy lay here */
+    uint64_t hits;                     /* pins of blocks that lay here */
+    EngineMoves moves_in[REASON_COUNT], moves_out[REASON_COUNT];
+    double seconds_stalled; /* waiting for blocks that lay here; device: for room */
+    uint32_t off_count;     /* ranks whose tier went off */
 } EngineTierStats;
 
 /* Seconds spent, for the time split of a step and the summary. */
@@ -73,7 +82,9 @@ typedef struct EngineStats {
         tiers[TIER_COUNT]; /* this rank; summed over ranks once engine_stop is through */
     uint64_t corrupt_blocks, io_errors;
     uint64_t prefetch_useful, prefetch_late, prefetch_wasted;
-    double seconds_stalled[TIER_COUNT]; /* waiting for blocks of that tier; device: for room */
+    uint64_t blocks_filling, blocks_sealed, blocks_lost; /* now */
+    double seconds_tier_thread;                          /* CPU time of it, up to its last rest */
+    double seconds_stalled[TIER_COUNT]; /* as in tiers, of this rank alone: a part of its steps */
     uint64_t kv_block_bytes;            /* with header and padding */
     uint32_t kv_block_tokens;
     uint64_t weight_bytes;      /* packed, this rank */
@@ -116,6 +127,8 @@ Status engine_stop(Engine *engine);
 Status engine_follow(Engine *engine);
 
 const EngineStats *engine_stats(const Engine *engine);
+/* The same with all that concerns KV summed over ranks, as of the last step. Rank 0. */
+EngineStats engine_stats_of_ranks(const Engine *engine);
 
 SPILLWAY_EXTERN_C_END
 

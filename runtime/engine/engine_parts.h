@@ -34,6 +34,7 @@ typedef struct RankReport {
     uint64_t stop;                 /* StopRequest seen by that rank */
     uint64_t layer_blocks;         /* that its tiers can hold now */
     uint64_t lost[SLOTS_MAX / 64]; /* bit s: a block of slot s was lost */
+    EngineStats stats;             /* what concerns KV */
 } RankReport;
 
 /* Which row of the batch a logits row belongs to, on rank 0. */
@@ -125,7 +126,7 @@ void engine_unit_end(const Engine *engine);
 /* Fills the KV part of engine->stats from this rank's cache. */
 void engine_note_kv(Engine *engine);
 
-/* Every rank's memory figures, summed into rank 0's stats. Collective. */
+/* Every rank's KV and memory figures, summed into rank 0's stats. Collective. */
 Status engine_gather_memory(Engine *engine);
 
 #endif

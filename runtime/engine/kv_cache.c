@@ -360,17 +360,12 @@ static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, ui
     }
 }
 
-/* The lowest tier that the block may come from is what a wait for it is booked under. */
-static Tier slowest_tier(const KvCache *cache) {
-    return cache->options.slots[TIER_NVME] ? TIER_NVME : TIER_HOST;
-}
-
 static Status hold_block(KvCache *cache, BlockId id) {
     for (;;) {
         uint32_t device_slot;
         Status status = tier_manager_hold(cache->manager, id, &device_slot);
         if (status != STATUS_AGAIN) return status;
-        stall(cache, slowest_tier(cache));
+        stall(cache, tier_manager_tier(cache->manager, id)); /* on the device: for room */
     }
 }
 
@@ -434,6 +429,13 @@ Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContex
 
 KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index, uint32_t window) {
     return (KvCursor){.cache = cache, .batch = batch, .layer_index = layer_index, .window = window};
+}
+
+/* The tier that the block comes from which pin_group waits for. */
+static Tier waited_tier(const KvCursor *cursor, const Slot *slot) {
+    const BlockId *ids = slot->ids + (uint64_t)cursor->layer_index * slot->block_capacity;
+    return tier_manager_tier(cursor->cache->manager,
+                             ids[cursor->ordinal + cursor->cache->partial_count]);
 }
 
 /* Pins the next group of the cursor's sequence as far as it is at hand; a group that is not whole stays pinned as the
@@ -516,7 +518,7 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
         else if (run_count > 0)
             break;
         else
-            stall(cache, slowest_tier(cache));
+            stall(cache, waited_tier(cursor, slot));
     }
     *out_runs = cache->runs;
     *out_count = run_count;

@@ -34,14 +34,21 @@ static void test_progress_line(void **state) {
                          .prompt_tokens = 100000,
                          .generated_tokens = 50000,
                          .running = 128,
-                         .kv_used_bytes = 97,
-                         .kv_capacity_bytes = 100};
+                         .kv_shares = {0.97, -1, -1}};
     progress_begin(&progress, PROGRESS_PLAIN, -1, 10);
     progress.generated_rate = 4812.4;
     progress.prompt_rate = 9204;
     progress_format(&progress, &now, 10 + 724, line, sizeof line);
     assert_string_equal(line, "batch 1 834/50 000 (3.7 %)  running 128  out 4 812 tok/s  in 9 204 "
                               "tok/s  kv dev 97 %  elapsed 12:04  left 2:29:21-9:57:24");
+    now.kv_shares[1] = 0.614;
+    now.kv_shares[2] = 0.18;
+    now.spills = true;
+    now.hit_share = 0.92;
+    now.stall_share = 0.031;
+    progress_format(&progress, &now, 10 + 724, line, sizeof line);
+    assert_non_null(
+        strstr(line, "tok/s  kv dev 97 % host 61 % nvme 18 %  hit 92 %  stall 3 %  elapsed"));
     now.lines_done = now.lines_now = 25000;
     now.bytes_read = 2500000;
     progress_format(&progress, &now, 10 + 100, line, sizeof line);
@@ -108,7 +115,25 @@ static void test_summary(void **state) {
                                .seconds_prefill = 2,
                                .seconds_decode = 4,
                                .seconds_collective = 0.5,
-                               .tiers = {{.capacity_bytes = 1000, .peak_bytes = 900}},
+                               .tiers = {{.capacity_bytes = 1000,
+                                          .used_bytes = 800,
+                                          .peak_bytes = 900,
+                                          .used_blocks = 8,
+                                          .hits = 30,
+                                          .moves_in[REASON_PREFETCH] = {20, 2000},
+                                          .seconds_stalled = 0.25},
+                                         [TIER_NVME] = {.capacity_bytes = 4000,
+                                                        .used_blocks = 5,
+                                                        .lost_blocks = 1,
+                                                        .hits = 10,
+                                                        .read_bytes = 2000000000,
+                                                        .moves_out[REASON_PREFETCH] = {20, 2000},
+                                                        .seconds_stalled = 1.5}},
+                               .blocks_filling = 3,
+                               .blocks_sealed = 9,
+                               .prefetch_useful = 17,
+                               .seconds_tier_thread = 0.5,
+                               .seconds_stalled = {[TIER_NVME] = 0.75},
                                .memory_peak_bytes = 5000,
                                .determinism_digest = 0xabc};
     const Summary summary = {.stats = &stats,
@@ -134,7 +159,7 @@ static void test_summary(void **state) {
     assert_true(number_at(root, "seconds", "total", NULL) == 8);
     assert_true(number_at(root, "seconds", "load", NULL) == 1.5);
     assert_true(number_at(root, "seconds", "stall", "peer") == 0.5);
-    assert_true(number_at(root, "seconds", "stall", "nvme") == 0);
+    assert_true(number_at(root, "seconds", "stall", "nvme") == 0.75);
     assert_true(number_at(root, "seconds", "stall", "host") == 0);
     assert_true(number_at(root, "seconds", "stall", "copy") == 0);
     assert_true(number_at(root, "tokens_per_second", "prefill", NULL) == 50);
@@ -143,6 +168,24 @@ static void test_summary(void **state) {
     assert_true(number_at(root, "tiers", "device", "peak_bytes") == 900);
     assert_true(number_at(root, "tiers", "host", "capacity_bytes") == 0);
     assert_true(number_at(root, "tiers", "nvme", "written_bytes") == 0);
+    assert_true(number_at(root, "tiers", "device", "hit_share") == 0.75);
+    assert_true(number_at(root, "tiers", "nvme", "hits") == 10);
+    assert_true(number_at(root, "tiers", "nvme", "stall_seconds") == 1.5);
+    const json_t *tiers = json_object_get(root, "tiers"),
+                 *device = json_object_get(tiers, "device"), *nvme = json_object_get(tiers, "nvme");
+    assert_true(number_at(device, "blocks", "filling", NULL) == 3);
+    assert_true(number_at(device, "blocks", "sealed", NULL) == 5);
+    assert_true(number_at(nvme, "blocks", "sealed", NULL) == 5);
+    assert_true(number_at(nvme, "blocks", "lost", NULL) == 1);
+    const json_t *moves_in = json_object_get(json_object_get(device, "moves"), "in"),
+                 *moves_out = json_object_get(json_object_get(nvme, "moves"), "out");
+    assert_true(number_at(moves_in, "prefetch", "blocks", NULL) == 20);
+    assert_true(number_at(moves_in, "evict", "blocks", NULL) == 0);
+    assert_true(number_at(moves_out, "prefetch", "bytes", NULL) == 2000);
+    assert_true(number_at(root, "kv", "blocks", "sealed") == 9);
+    assert_true(number_at(root, "kv", "prefetch", "useful") == 17);
+    assert_true(number_at(root, "kv", "tier_thread", "moved_bytes") == 2e9);
+    assert_true(number_at(root, "kv", "tier_thread", "cpu_seconds_per_gb") == 0.25);
     assert_true(number_at(root, "corrupt_blocks", NULL, NULL) == 0);
     assert_true(number_at(root, "io_errors", NULL, NULL) == 0);
     assert_true(number_at(root, "memory_peak_bytes", NULL, NULL) == 5000);
@@ -152,6 +195,38 @@ static void test_summary(void **state) {
     unlink(path);
     assert_int_equal(summary_write_json(&summary, "/nowhere/at/all"), STATUS_BAD_INPUT);
     assert_int_equal(summary_write_json(&summary, "/dev/full"), STATUS_DEVICE);
+}
+
+static void test_summary_lines(void **state) {
+    (void)state;
+    const EngineStats stats = {
+        .tiers = {{.capacity_bytes = 3 << 20,
+                   .used_bytes = 3 << 19,
+                   .used_blocks = 6,
+                   .hits = 1,
+                   .moves_in[REASON_DEMAND] = {7, 1 << 20}},
+                  {.capacity_bytes = 1 << 20, .hits = 1, .off_count = 2, .seconds_stalled = 0.5}},
+        .blocks_filling = 2,
+        .prefetch_late = 7};
+    const Summary summary = {.stats = &stats};
+    char *text;
+    size_t bytes;
+    FILE *memory = open_memstream(&text, &bytes);
+    summary_print(&summary, memory);
+    fclose(memory);
+    static const char *const parts[] = {
+        "device           1.5       3.0   50.0       0.0        2        4      0   50.0     "
+        "0.00\n",
+        "host             0.0       1.0    0.0       0.0        0        0      0   50.0     0.50  "
+        "off\n",
+        "to device  demand 7 blocks, 1.0 MiB\n",
+        "to host    nothing\n",
+        "prefetch   0 useful, 7 late, 0 wasted\n",
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!strstr(text, parts[i])) fail_msg("no \"%s\" in:\n%s", parts[i], text);
+    assert_null(strstr(text, "nvme"));
+    free(text);
 }
 
 /* ---- statistics: numpy.percentile, numpy.std of the same lists ---- */
@@ -246,8 +321,9 @@ static void test_npy(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_progress_line), cmocka_unit_test(test_progress_pace),
-        cmocka_unit_test(test_summary),       cmocka_unit_test(test_statistics),
-        cmocka_unit_test(test_token_texts),   cmocka_unit_test(test_npy),
+        cmocka_unit_test(test_summary),       cmocka_unit_test(test_summary_lines),
+        cmocka_unit_test(test_statistics),    cmocka_unit_test(test_token_texts),
+        cmocka_unit_test(test_npy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

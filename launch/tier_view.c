@@ -1,0 +1,146 @@
+#include "launch/tier_view.h"
+
+#include <inttypes.h>
+
+static const double mebibyte = 1048576, gigabyte = 1e9;
+
+static double share(double part, double whole) {
+    return whole > 0 ? part / whole : 0;
+}
+
+static uint64_t pin_count(const EngineStats *stats) {
+    uint64_t pins = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        pins += stats->tiers[tier].hits;
+    return pins;
+}
+
+bool tier_view_spills(const EngineStats *stats) {
+    return stats->tiers[TIER_HOST].capacity_bytes + stats->tiers[TIER_NVME].capacity_bytes > 0;
+}
+
+double tier_view_used_share(const EngineStats *stats, Tier tier) {
+    const EngineTierStats *about = &stats->tiers[tier];
+    if (about->capacity_bytes == 0) return -1;
+    return share((double)about->used_bytes, (double)about->capacity_bytes);
+}
+
+double tier_view_hit_share(const EngineStats *stats) {
+    return share((double)stats->tiers[TIER_DEVICE].hits, (double)pin_count(stats));
+}
+
+double tier_view_stall_share(const EngineStats *stats) {
+    double stalled = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        stalled += stats->seconds_stalled[tier];
+    return share(stalled, stats->seconds_prefill + stats->seconds_decode);
+}
+
+/* ---- JSON ---- */
+
+static json_t *whole(uint64_t number) {
+    return json_integer((json_int_t)number);
+}
+
+static json_t *moves_to_json(const EngineMoves moves[REASON_COUNT]) {
+    json_t *object = json_object();
+    for (int reason = 0; reason < REASON_COUNT; reason++)
+        json_object_set_new(object, transfer_reason_name((TransferReason)reason),
+                            json_pack("{so so}", "blocks", whole(moves[reason].blocks), "bytes",
+                                      whole(moves[reason].bytes)));
+    return object;
+}
+
+/* A filling block lies on the device alone; what else has a place there or below is sealed. */
+static json_t *tier_to_json(const EngineStats *stats, Tier tier) {
+    const EngineTierStats *about = &stats->tiers[tier];
+    uint64_t filling = tier == TIER_DEVICE ? stats->blocks_filling : 0;
+    if (filling > about->used_blocks) filling = about->used_blocks;
+    return json_pack("{so so so so so s{so so so} so sf s{so so} sf so}", "capacity_bytes",
+                     whole(about->capacity_bytes), "used_bytes", whole(about->used_bytes),
+                     "peak_bytes", whole(about->peak_bytes), "read_bytes", whole(about->read_bytes),
+                     "written_bytes", whole(about->written_bytes), "blocks", "filling",
+                     whole(filling), "sealed", whole(about->used_blocks - filling), "lost",
+                     whole(about->lost_blocks), "hits", whole(about->hits), "hit_share",
+                     share((double)about->hits, (double)pin_count(stats)), "moves", "in",
+                     moves_to_json(about->moves_in), "out", moves_to_json(about->moves_out),
+                     "stall_seconds", about->seconds_stalled, "ranks_off", whole(about->off_count));
+}
+
+json_t *tier_view_tiers(const EngineStats *stats) {
+    json_t *tiers = json_object();
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        if (json_object_set_new(tiers, tier_name((Tier)tier), tier_to_json(stats, (Tier)tier)) !=
+            0) {
+            json_decref(tiers);
+            return NULL;
+        }
+    return tiers;
+}
+
+json_t *tier_view_kv(const EngineStats *stats) {
+    uint64_t moved = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        moved += stats->tiers[tier].read_bytes;
+    return json_pack(
+        "{so s{so so so} s{so so so} s{sf so sf}}", "block_bytes", whole(stats->kv_block_bytes),
+        "blocks", "filling", whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed),
+        "lost", whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful),
+        "late", whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
+        "cpu_seconds", stats->seconds_tier_thread, "moved_bytes", whole(moved),
+        "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte));
+}
+
+/* ---- lines ---- */
+
+static double number(const json_t *object, const char *name) {
+    return json_number_value(json_object_get(object, name));
+}
+
+static void print_tier(const char *name, const json_t *tier, FILE *out) {
+    double used = number(tier, "used_bytes"), capacity = number(tier, "capacity_bytes");
+    const json_t *blocks = json_object_get(tier, "blocks");
+    fprintf(out, "%-10s %9.1f %9.1f %6.1f %9.1f %8.0f %8.0f %6.0f %6.1f %8.2f%s\n", name,
+            used / mebibyte, capacity / mebibyte, share(used, capacity) * 100,
+            number(tier, "peak_bytes") / mebibyte, number(blocks, "filling"),
+            number(blocks, "sealed"), number(blocks, "lost"), number(tier, "hit_share") * 100,
+            number(tier, "stall_seconds"), number(tier, "ranks_off") > 0 ? "  off" : "");
+}
+
+static void print_moves(const char *name, const json_t *tier, FILE *out) {
+    const json_t *moves = json_object_get(json_object_get(tier, "moves"), "in");
+    const char *separator = "";
+    fprintf(out, "%-10s ", name);
+    for (int i = 0; i < REASON_COUNT; i++) {
+        const char *reason = transfer_reason_name((TransferReason)i);
+        const json_t *move = json_object_get(moves, reason);
+        if (number(move, "blocks") == 0) continue;
+        fprintf(out, "%s%s %.0f blocks, %.1f MiB", separator, reason, number(move, "blocks"),
+                number(move, "bytes") / mebibyte);
+        separator = "; ";
+    }
+    fprintf(out, "%s\n", *separator ? "" : "nothing");
+}
+
+void tier_view_print(const json_t *view, FILE *out) {
+    const json_t *tiers = json_object_get(view, "tiers"), *kv = json_object_get(view, "kv");
+    const json_t *prefetch = json_object_get(kv, "prefetch"),
+                 *thread = json_object_get(kv, "tier_thread");
+    fprintf(out, "%-10s %9s %9s %6s %9s %8s %8s %6s %6s %8s\n", "tier", "used MiB", "of MiB", "%",
+            "peak MiB", "filling", "sealed", "lost", "hit %", "stall s");
+    for (int i = 0; i < TIER_COUNT; i++) {
+        const json_t *tier = json_object_get(tiers, tier_name((Tier)i));
+        if (number(tier, "capacity_bytes") > 0) print_tier(tier_name((Tier)i), tier, out);
+    }
+    for (int i = 0; i < TIER_COUNT; i++) {
+        char name[32];
+        const json_t *tier = json_object_get(tiers, tier_name((Tier)i));
+        snprintf(name, sizeof name, "to %s", tier_name((Tier)i));
+        if (number(tier, "capacity_bytes") > 0) print_moves(name, tier, out);
+    }
+    fprintf(out, "prefetch   %.0f useful, %.0f late, %.0f wasted\n", number(prefetch, "useful"),
+            number(prefetch, "late"), number(prefetch, "wasted"));
+    fprintf(out, "tier CPU   %.2f s for %.2f GB moved, %.3f s a GB\n",
+            number(thread, "cpu_seconds"), number(thread, "moved_bytes") / gigabyte,
+            number(thread, "cpu_seconds_per_gb"));
+}
