@@ -136,6 +136,8 @@ static void a_take_moves_a_block_down_and_waits_for_the_write(void **state) {
     assert_int_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
     take_sealed(&fixture, 2, 0);
     assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    assert_int_equal(tier_manager_tier(fixture.manager, fixture.ids[0]), TIER_HOST);
+    assert_int_equal(tier_manager_tier(fixture.manager, fixture.ids[1]), TIER_DEVICE);
     assert_int_equal(next(&fixture).to, TIER_NVME); /* the host is full */
     close_fixture(&fixture);
 }
@@ -228,6 +230,7 @@ static void a_bad_read_loses_the_block(void **state) {
     assert_int_equal(tier_manager_block(fixture.manager, fixture.ids[0])->state, BLOCK_LOST);
     TierManagerStats stats = tier_manager_stats(fixture.manager);
     assert_int_equal(stats.lost, 1);
+    assert_int_equal(stats.tiers[TIER_NVME].lost, 1);
     assert_int_equal(stats.corrupt_blocks, 1);
     assert_int_equal(stats.tiers[TIER_NVME].slots_used, 1);
     release(&fixture, 0);
