@@ -9,6 +9,7 @@
 #include "launch/model_defaults.h"
 #include "launch/stop.h"
 #include "launch/summary.h"
+#include "launch/tier_view.h"
 #include "runtime/base/log.h"
 #include "runtime/base/machine.h"
 #include "runtime/base/monotonic.h"
@@ -237,11 +238,31 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
     return summary_write_json(&summary, session->settings->summary_json);
 }
 
+/* A socket that was asked for must work; one of our own is only missed. */
+static Status open_tier_socket(Session *session) {
+    const char *choice = session->settings->tiers_socket, *reason;
+    const TierJob job = {.engine = session->engine,
+                         .model = session_model_name(session),
+                         .rank_count = session->ranks.comm->size,
+                         .started_seconds = session->started_seconds};
+    if (strcmp(choice, "none") == 0) return STATUS_OK;
+    if (strcmp(choice, "auto") != 0) return tier_socket_open(&session->tier_socket, choice, &job);
+    if (!tier_view_spills(engine_stats(session->engine))) return STATUS_OK;
+    error_capture_begin();
+    Status status = tier_socket_open(&session->tier_socket, NULL, &job);
+    error_capture_end();
+    error_last(&reason);
+    if (status != STATUS_OK) log_note("spillway tiers cannot ask this job: %s", reason);
+    return STATUS_OK;
+}
+
 /* An error that the other ranks cannot know of ends the job from here. */
 static Status lead(Session *session, Status (*work)(Session *session, void *user), void *user) {
     print_banner(session);
     print_tiers(session);
-    Status status = work(session, user);
+    Status status = open_tier_socket(session);
+    if (status == STATUS_OK) status = work(session, user);
+    tier_socket_close(&session->tier_socket);
     bool engine_broken = status == STATUS_DEVICE || status == STATUS_PEER;
     if (engine_broken && session->ranks.comm->size > 1)
         ranks_abort(&session->ranks, error_exit_code(status));
@@ -330,6 +351,7 @@ Status session_step(Session *session, bool *out_idle) {
     double decode_before = stats->seconds_decode;
     uint64_t generated_before = stats->generated_tokens;
     TRY(engine_step(session->engine, out_idle));
+    tier_socket_serve(&session->tier_socket);
     if (stats->seconds_decode > decode_before) {
         session->decode_steps++;
         session->decode_tokens += stats->generated_tokens - generated_before;

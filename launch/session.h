@@ -13,6 +13,7 @@
 #include "launch/api.h"
 #include "launch/ranks.h"
 #include "launch/settings.h"
+#include "launch/tier_socket.h"
 #include "runtime/engine/engine.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -25,7 +26,8 @@ typedef struct Session {
     const ChatTemplate *chat; /* NULL: none, or one that is not known */
     char chat_refusal[512];   /* why the model's own cannot be used; "" when it has none */
     Engine *engine;
-    IoFaultPlan faults; /* --fault; empty without */
+    IoFaultPlan faults;     /* --fault; empty without */
+    TierSocket tier_socket; /* rank 0, where spillway tiers asks; may be closed */
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */
     /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */

@@ -40,6 +40,7 @@ typedef struct Settings {
     const char *io;
     int64_t io_depth;
     OptionList fault;
+    const char *tiers_socket;
 
     /* sampling */
     int64_t seed;
@@ -57,6 +58,8 @@ typedef struct Settings {
     const char *tokens_file, *file;
     bool no_bos, json, verbose;
     const char *shell;
+    const char *job;
+    bool watch;
 
     /* batch */
     const char *format;

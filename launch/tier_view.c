@@ -82,13 +82,13 @@ json_t *tier_view_kv(const EngineStats *stats) {
     uint64_t moved = 0;
     for (int tier = 0; tier < TIER_COUNT; tier++)
         moved += stats->tiers[tier].read_bytes;
-    return json_pack(
-        "{so s{so so so} s{so so so} s{sf so sf}}", "block_bytes", whole(stats->kv_block_bytes),
-        "blocks", "filling", whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed),
-        "lost", whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful),
-        "late", whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
-        "cpu_seconds", stats->seconds_tier_thread, "moved_bytes", whole(moved),
-        "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte));
+    return json_pack("{s{so so so} s{so so so} s{sf so sf}}", "blocks", "filling",
+                     whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed), "lost",
+                     whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful),
+                     "late", whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted),
+                     "tier_thread", "cpu_seconds", stats->seconds_tier_thread, "moved_bytes",
+                     whole(moved), "cpu_seconds_per_gb",
+                     share(stats->seconds_tier_thread, (double)moved / gigabyte));
 }
 
 /* ---- lines ---- */

@@ -467,13 +467,13 @@ def ranks_input(folder):
     assert run(*base, text=b"hello\n/clear\nhello\n")[0] == run(*base, text=b"hello\n")[0] * 2
 
 
-def main():
+def main(module):
     wanted = sys.argv[3:]
     prefix = "ranks_" if wanted == ["ranks"] else "test_"
     if prefix == "ranks_" and not shutil.which("mpirun"):
         print("0 passed, 0 failed, 1 skipped")
         return 77
-    tests = {name: test for name, test in globals().items()
+    tests = {name: test for name, test in module.items()
              if name in wanted or (name.startswith(prefix) and wanted in ([], ["ranks"]))}
     failed = []
     for name, test in tests.items():
@@ -493,4 +493,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))

@@ -17,6 +17,7 @@
 #include "launch/npy.h"
 #include "launch/progress.h"
 #include "launch/summary.h"
+#include "launch/tier_view.h"
 #include "launch/token_file.h"
 #include "runtime/base/bytes.h"
 
@@ -115,24 +116,7 @@ static void test_summary(void **state) {
                                .seconds_prefill = 2,
                                .seconds_decode = 4,
                                .seconds_collective = 0.5,
-                               .tiers = {{.capacity_bytes = 1000,
-                                          .used_bytes = 800,
-                                          .peak_bytes = 900,
-                                          .used_blocks = 8,
-                                          .hits = 30,
-                                          .moves_in[REASON_PREFETCH] = {20, 2000},
-                                          .seconds_stalled = 0.25},
-                                         [TIER_NVME] = {.capacity_bytes = 4000,
-                                                        .used_blocks = 5,
-                                                        .lost_blocks = 1,
-                                                        .hits = 10,
-                                                        .read_bytes = 2000000000,
-                                                        .moves_out[REASON_PREFETCH] = {20, 2000},
-                                                        .seconds_stalled = 1.5}},
-                               .blocks_filling = 3,
-                               .blocks_sealed = 9,
-                               .prefetch_useful = 17,
-                               .seconds_tier_thread = 0.5,
+                               .tiers = {{.capacity_bytes = 1000, .peak_bytes = 900}},
                                .seconds_stalled = {[TIER_NVME] = 0.75},
                                .memory_peak_bytes = 5000,
                                .determinism_digest = 0xabc};
@@ -168,24 +152,6 @@ static void test_summary(void **state) {
     assert_true(number_at(root, "tiers", "device", "peak_bytes") == 900);
     assert_true(number_at(root, "tiers", "host", "capacity_bytes") == 0);
     assert_true(number_at(root, "tiers", "nvme", "written_bytes") == 0);
-    assert_true(number_at(root, "tiers", "device", "hit_share") == 0.75);
-    assert_true(number_at(root, "tiers", "nvme", "hits") == 10);
-    assert_true(number_at(root, "tiers", "nvme", "stall_seconds") == 1.5);
-    const json_t *tiers = json_object_get(root, "tiers"),
-                 *device = json_object_get(tiers, "device"), *nvme = json_object_get(tiers, "nvme");
-    assert_true(number_at(device, "blocks", "filling", NULL) == 3);
-    assert_true(number_at(device, "blocks", "sealed", NULL) == 5);
-    assert_true(number_at(nvme, "blocks", "sealed", NULL) == 5);
-    assert_true(number_at(nvme, "blocks", "lost", NULL) == 1);
-    const json_t *moves_in = json_object_get(json_object_get(device, "moves"), "in"),
-                 *moves_out = json_object_get(json_object_get(nvme, "moves"), "out");
-    assert_true(number_at(moves_in, "prefetch", "blocks", NULL) == 20);
-    assert_true(number_at(moves_in, "evict", "blocks", NULL) == 0);
-    assert_true(number_at(moves_out, "prefetch", "bytes", NULL) == 2000);
-    assert_true(number_at(root, "kv", "blocks", "sealed") == 9);
-    assert_true(number_at(root, "kv", "prefetch", "useful") == 17);
-    assert_true(number_at(root, "kv", "tier_thread", "moved_bytes") == 2e9);
-    assert_true(number_at(root, "kv", "tier_thread", "cpu_seconds_per_gb") == 0.25);
     assert_true(number_at(root, "corrupt_blocks", NULL, NULL) == 0);
     assert_true(number_at(root, "io_errors", NULL, NULL) == 0);
     assert_true(number_at(root, "memory_peak_bytes", NULL, NULL) == 5000);
@@ -195,6 +161,48 @@ static void test_summary(void **state) {
     unlink(path);
     assert_int_equal(summary_write_json(&summary, "/nowhere/at/all"), STATUS_BAD_INPUT);
     assert_int_equal(summary_write_json(&summary, "/dev/full"), STATUS_DEVICE);
+}
+
+static void test_summary_of_tiers(void **state) {
+    (void)state;
+    const EngineStats stats = {.tiers = {{.capacity_bytes = 1000,
+                                          .used_bytes = 800,
+                                          .peak_bytes = 900,
+                                          .used_blocks = 8,
+                                          .hits = 30,
+                                          .moves_in[REASON_PREFETCH] = {20, 2000},
+                                          .seconds_stalled = 0.25},
+                                         [TIER_NVME] = {.capacity_bytes = 4000,
+                                                        .used_blocks = 5,
+                                                        .lost_blocks = 1,
+                                                        .hits = 10,
+                                                        .read_bytes = 2000000000,
+                                                        .moves_out[REASON_PREFETCH] = {20, 2000},
+                                                        .seconds_stalled = 1.5}},
+                               .blocks_filling = 3,
+                               .blocks_sealed = 9,
+                               .prefetch_useful = 17,
+                               .seconds_tier_thread = 0.5};
+    json_t *tiers = tier_view_tiers(&stats), *kv = tier_view_kv(&stats);
+    assert_true(number_at(tiers, "device", "hit_share", NULL) == 0.75);
+    assert_true(number_at(tiers, "nvme", "hits", NULL) == 10);
+    assert_true(number_at(tiers, "nvme", "stall_seconds", NULL) == 1.5);
+    const json_t *device = json_object_get(tiers, "device"), *nvme = json_object_get(tiers, "nvme");
+    assert_true(number_at(device, "blocks", "filling", NULL) == 3);
+    assert_true(number_at(device, "blocks", "sealed", NULL) == 5);
+    assert_true(number_at(nvme, "blocks", "sealed", NULL) == 5);
+    assert_true(number_at(nvme, "blocks", "lost", NULL) == 1);
+    const json_t *moves_in = json_object_get(json_object_get(device, "moves"), "in"),
+                 *moves_out = json_object_get(json_object_get(nvme, "moves"), "out");
+    assert_true(number_at(moves_in, "prefetch", "blocks", NULL) == 20);
+    assert_true(number_at(moves_in, "evict", "blocks", NULL) == 0);
+    assert_true(number_at(moves_out, "prefetch", "bytes", NULL) == 2000);
+    assert_true(number_at(kv, "blocks", "sealed", NULL) == 9);
+    assert_true(number_at(kv, "prefetch", "useful", NULL) == 17);
+    assert_true(number_at(kv, "tier_thread", "moved_bytes", NULL) == 2e9);
+    assert_true(number_at(kv, "tier_thread", "cpu_seconds_per_gb", NULL) == 0.25);
+    json_decref(tiers);
+    json_decref(kv);
 }
 
 static void test_summary_lines(void **state) {
@@ -321,9 +329,9 @@ static void test_npy(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_progress_line), cmocka_unit_test(test_progress_pace),
-        cmocka_unit_test(test_summary),       cmocka_unit_test(test_summary_lines),
-        cmocka_unit_test(test_statistics),    cmocka_unit_test(test_token_texts),
-        cmocka_unit_test(test_npy),
+        cmocka_unit_test(test_summary),       cmocka_unit_test(test_summary_of_tiers),
+        cmocka_unit_test(test_summary_lines), cmocka_unit_test(test_statistics),
+        cmocka_unit_test(test_token_texts),   cmocka_unit_test(test_npy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Running jobs looked at through their sockets, and KV options end to end: test_tiers.py SPILLWAY GOLDEN_MODELS [ranks | NAME...]"""
+import contextlib
+import json
+import os
+import pathlib
+import pty
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+
+from test_commands import (ENVIRONMENT, LIMIT_S, MODEL, SPILLWAY, main, one_error, run, sampled_lines, start, wait_for_lines,
+                           write_lines)
+
+LOWER = ["--kv-device-size", "min", "--block-size", "4", "-b", "8", "--max-num-seqs", "4", "--kv-host-size", "64KiB",
+         "--kv-nvme-size", "16MiB"]
+
+
+def environment(folder):
+    """Sockets of this test's jobs lie in its folder, where no other job's are."""
+    kept = {name: value for name, value in ENVIRONMENT.items() if name != "XDG_RUNTIME_DIR"}
+    return {**kept, "TMPDIR": str(folder)}
+
+
+def home(folder):
+    return folder / f"spillway-{os.geteuid()}"
+
+
+@contextlib.contextmanager
+def running(folder, *more, name="job", lines=4000):
+    """A batch that spills and runs for long; killed at the end, unless it has ended by itself."""
+    write_lines(folder / f"{name}.jsonl", sampled_lines(lines, 60))
+    process = start("batch", MODEL, "-i", folder / f"{name}.jsonl", "-o", folder / f"{name}.out", "--threads", "1", "--quiet",
+                    "--kv-nvme-dir", folder, *LOWER, *more, stdin=subprocess.DEVNULL, env=environment(folder))
+    try:
+        wait_for_lines(folder / f"{name}.out", 3, process)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=LIMIT_S)
+
+
+def ask(folder, *arguments, rc=0, **options):
+    return run("tiers", *arguments, rc=rc, env=environment(folder), **options)
+
+
+def sockets(folder):
+    return sorted(home(folder).glob("tiers-*.sock"))
+
+
+def check_view(view, ranks):
+    assert view["ranks"] == ranks and view["running"] + view["waiting"] > 0 and view["steps"] > 0, view
+    tiers = view["tiers"]
+    assert list(tiers) == ["device", "host", "nvme"]
+    for tier in tiers.values():
+        assert 0 < tier["capacity_bytes"] and tier["used_bytes"] <= tier["peak_bytes"] <= tier["capacity_bytes"]
+        assert set(tier["moves"]) == {"in", "out"} and set(tier["moves"]["in"]) == {"evict", "prefetch", "demand", "park"}
+        assert tier["ranks_off"] == 0 and tier["stall_seconds"] >= 0
+    assert abs(sum(tier["hit_share"] for tier in tiers.values()) - 1) < 1e-6
+    assert tiers["device"]["blocks"]["filling"] > 0 and tiers["device"]["moves"]["in"]["prefetch"]["blocks"] > 0
+    assert tiers["host"]["moves"]["in"]["evict"]["bytes"] > 0 and tiers["nvme"]["moves"]["out"]["prefetch"]["blocks"] > 0
+    assert view["kv"]["prefetch"]["useful"] > 0 and view["kv"]["tier_thread"]["moved_bytes"] > 0
+
+
+# ---- one rank ----
+
+
+def test_view(folder):
+    with running(folder) as process:
+        path, = sockets(folder)
+        assert path.name == f"tiers-{process.pid}.sock"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        views = [json.loads(ask(folder, "--json", *which)[0]) for which in ([], [process.pid], [path])]
+        for view in views:
+            check_view(view, 1)
+            assert view["pid"] == process.pid and view["model"] == "llama_text"
+        assert views[0]["steps"] < views[2]["steps"]
+        text = ask(folder)[0].decode()
+        for part in (f"job {process.pid}, llama_text, 1 rank, up ", "\ndevice ", "\nhost ", "\nnvme ", "\nto device  prefetch ",
+                     "\nprefetch   ", "\ntier CPU   "):
+            assert part in text, text
+    assert not sockets(folder)
+
+
+def test_stuck_clients(folder):
+    """Clients that connect and never read, more than the queue of the socket holds, delay nobody."""
+    with running(folder) as process:
+        path, = sockets(folder)
+        stuck = []
+        for _ in range(64):
+            client = socket.socket(socket.AF_UNIX)
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(str(path))
+            stuck.append(client)
+        before = (folder / "job.out").read_bytes().count(b"\n")
+        wait_for_lines(folder / "job.out", before + 20, process)
+        begin = time.monotonic()
+        check_view(json.loads(ask(folder, "--json")[0]), 1)
+        assert time.monotonic() - begin < 5
+        for client in stuck:
+            client.close()
+        check_view(json.loads(ask(folder, "--json")[0]), 1)
+
+
+def test_watch(folder):
+    """On a pipe a view a second until the job ends; on a terminal the screen is drawn anew."""
+    with running(folder, lines=1500) as process:
+        watch = start("tiers", "--watch", "--json", env=environment(folder))
+        here, there = pty.openpty()
+        screen = subprocess.Popen([SPILLWAY, "tiers", "--watch"], stdout=there, stderr=subprocess.DEVNULL, env=environment(folder))
+        os.close(there)
+        seen = b""
+        while seen.count(b"\x1b[H\x1b[J") < 2 or not seen.rstrip().endswith(b"a GB"):
+            seen += os.read(here, 65536)
+        screen.kill()
+        screen.wait()
+        os.close(here)
+        assert seen.startswith(b"\x1b[H\x1b[J") and b"nvme" in seen
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        process.wait(LIMIT_S)
+        out, err = watch.communicate(timeout=LIMIT_S)
+    views = [json.loads(line) for line in out.splitlines()]
+    assert watch.returncode == 0 and len(views) >= 2 and "the job has ended" in err.decode(), err
+    assert views[0]["steps"] < views[-1]["steps"]
+
+
+def test_several_jobs(folder):
+    with running(folder, name="a") as first, running(folder, name="b") as second:
+        out, err = ask(folder, rc=64)
+        assert "2 jobs run" in one_error(err, "E-USAGE")
+        for job in (first, second):
+            assert f"job {job.pid}, ".encode() in out
+            assert json.loads(ask(folder, job.pid, "--json")[0])["pid"] == job.pid
+
+
+def test_killed_job(folder):
+    """What a kill leaves is told from a job that runs, and removed by the next job."""
+    with running(folder, name="a") as process:
+        process.kill()
+        process.wait(LIMIT_S)
+        left, = sockets(folder)
+    assert "its job has ended" in one_error(ask(folder, left, rc=69)[1], "E-NO-JOB")
+    assert f"with pid {process.pid}" in one_error(ask(folder, process.pid, rc=69)[1], "E-NO-JOB")
+    with running(folder, name="b") as process:
+        assert [path.name for path in sockets(folder)] == [f"tiers-{process.pid}.sock"]
+
+
+def test_no_job(folder):
+    assert "No such file" in one_error(ask(folder, folder / "none.sock", rc=69)[1], "E-NO-JOB")
+    plain = folder / "plain"
+    plain.write_text("x")
+    assert "no socket" in one_error(ask(folder, plain, rc=69)[1], "E-NO-JOB")
+    one_error(ask(folder, "x" * 200, rc=69)[1], "E-NO-JOB")
+    dumb = socket.socket(socket.AF_UNIX)
+    dumb.bind(str(folder / "dumb.sock"))
+    dumb.listen(4)
+    for answer in (b"[1]\n", b"{\n", b"{}"):
+        client = start("tiers", folder / "dumb.sock", env=environment(folder))
+        peer, _ = dumb.accept()
+        peer.sendall(answer)
+        peer.close()
+        one_error(client.communicate(timeout=LIMIT_S)[1].decode(), "E-NO-JOB")
+        assert client.returncode == 69
+    if os.geteuid() == 0:
+        folder.chmod(0o755)
+        with running(folder, "--tiers-socket", folder / "open.sock"):
+            client = subprocess.run(["setpriv", "--reuid", "65534", "--clear-groups", SPILLWAY, "tiers", folder / "open.sock"],
+                                    capture_output=True, env=environment(folder), check=False)
+            assert client.returncode == 69 and "belongs to user 0" in one_error(client.stderr.decode(), "E-NO-JOB")
+
+
+def test_socket_choices(folder):
+    with running(folder, "--tiers-socket", "none"):
+        assert not home(folder).exists()
+    path = folder / "mine.sock"
+    with running(folder, "--tiers-socket", path, name="named") as process:
+        assert json.loads(ask(folder, path, "--json")[0])["pid"] == process.pid
+        line = one_error(run("run", MODEL, "-p", "x", "--quiet", "--tiers-socket", path, rc=73)[1], "E-OUTPUT-CREATE")
+        assert str(path) in line and "Address already in use" in line
+    assert not path.exists()
+    one_error(run("run", MODEL, "-p", "x", "--quiet", "--tiers-socket", folder / "no" / "a.sock", rc=73)[1], "E-OUTPUT-CREATE")
+    one_error(run("run", MODEL, "-p", "x", "--quiet", "--tiers-socket", "/" + "x" * 120, rc=73)[1], "E-OUTPUT-CREATE")
+    base = ["run", MODEL, "--raw", "-p", "x", "-n", "4", "--progress", "none", "--kv-nvme-dir", folder, *LOWER]
+    home(folder).mkdir(mode=0o755)
+    fallback = pathlib.Path("/tmp") / home(folder).name
+    err = run(*base, env=environment(folder))[1]
+    assert not sockets(folder) and (fallback.exists() or "cannot ask this job" in err)
+
+
+# ---- on two ranks ----
+
+
+def ranks_view(folder):
+    """The figures are those of both ranks; clients that never read delay neither."""
+    with running(folder, "--ranks", "2") as process:
+        path, = sockets(folder)
+        stuck = socket.socket(socket.AF_UNIX)
+        stuck.connect(str(path))
+        view = json.loads(ask(folder, "--json")[0])
+        check_view(view, 2)
+        assert view["pid"] != process.pid and path.name == f"tiers-{view['pid']}.sock"
+        before = (folder / "job.out").read_bytes().count(b"\n")
+        wait_for_lines(folder / "job.out", before + 20, process)
+        assert view["tiers"]["host"]["capacity_bytes"] > 32 << 10  # of 64 KiB a node, half a rank
+        assert "2 ranks" in ask(folder)[0].decode()
+        stuck.close()
+    assert not sockets(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
