@@ -128,22 +128,57 @@ static Status adopt_vote(int rank, const VoteRecord *vote) {
     return (Status)vote->status;
 }
 
-Status ranks_vote(Ranks *ranks, Status mine) {
-    Comm *comm = ranks->comm;
+static Status collect_votes(Ranks *ranks, Status mine, VoteRecord **out) {
     VoteRecord vote = {.status = (int32_t)mine, .error = ERROR_COUNT};
     void *all;
-    if (comm->size == 1) return mine;
     if (mine != STATUS_OK) {
         const char *text;
         vote.error = (int32_t)error_last(&text);
         snprintf(vote.text, sizeof vote.text, "%s", text);
     }
-    TRY(exchange(comm, &vote, sizeof vote, &all));
-    const VoteRecord *votes = all;
-    Status status = STATUS_OK;
-    for (int rank = 0; rank < comm->size && status == STATUS_OK; rank++)
-        if (votes[rank].status != STATUS_OK) status = adopt_vote(rank, &votes[rank]);
-    free(all);
+    TRY(exchange(ranks->comm, &vote, sizeof vote, &all));
+    *out = all;
+    return STATUS_OK;
+}
+
+static Status count_votes(const VoteRecord *votes, int size) {
+    for (int rank = 0; rank < size; rank++)
+        if (votes[rank].status != STATUS_OK) return adopt_vote(rank, &votes[rank]);
+    return STATUS_OK;
+}
+
+Status ranks_vote(Ranks *ranks, Status mine) {
+    VoteRecord *votes;
+    if (ranks->comm->size == 1) return mine;
+    TRY(collect_votes(ranks, mine, &votes));
+    Status status = count_votes(votes, ranks->comm->size);
+    free(votes);
+    return status;
+}
+
+static void tell_captured(void) {
+    const char *text;
+    ErrorCode error = error_last(&text);
+    if (error != ERROR_COUNT) (void)error_raise(error, "%s", text);
+}
+
+static bool met_before(const VoteRecord *votes, int rank) {
+    for (int lower = 0; lower < rank; lower++)
+        if (votes[lower].error == votes[rank].error) return true;
+    return false;
+}
+
+Status ranks_vote_captured(Ranks *ranks, Status mine) {
+    VoteRecord *votes;
+    int rank = ranks->comm->rank, size = ranks->comm->size;
+    Status status = size > 1 ? collect_votes(ranks, mine, &votes) : STATUS_OK;
+    if (size == 1 || status != STATUS_OK) {
+        if (mine != STATUS_OK) tell_captured();
+        return mine != STATUS_OK ? mine : status;
+    }
+    if (mine != STATUS_OK && !met_before(votes, rank)) tell_captured();
+    status = count_votes(votes, size);
+    free(votes);
     return status;
 }
 

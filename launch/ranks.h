@@ -51,6 +51,10 @@ Status ranks_agree(Ranks *ranks, const RanksFact *facts, int fact_count);
  * that failed, and ends with its exit code; a rank that did not fail itself stays silent. Collective. */
 Status ranks_vote(Ranks *ranks, Status mine);
 
+/* The same after a part that ran between error_capture_begin and error_capture_end, because several ranks may have met the same
+ * error: each is told once, by the lowest rank that met it. Collective. */
+Status ranks_vote_captured(Ranks *ranks, Status mine);
+
 /* All ranks are on their way out (the engine has stopped, or a vote failed): waits for them and ends MPI. main
  * then returns the exit code, which need not be the same on all. Write and sync everything before: once a rank
  * has ended with another code than 0, mpirun gives the rest a second. */

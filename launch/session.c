@@ -11,7 +11,6 @@
 #include "launch/summary.h"
 #include "launch/tier_view.h"
 #include "runtime/base/log.h"
-#include "runtime/base/machine.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/text/utf8.h"
 
@@ -101,6 +100,7 @@ static Status open_text(Session *session, const SessionPlan *plan) {
 }
 
 static Status open_model(Session *session, const SessionPlan *plan) {
+    TRY(kv_sizes_resolve(session->settings, session->ranks.comm->local_size, &session->kv_sizes));
     TRY(weights_open(&session->weights, session->settings->model));
     TRY(open_text(session, plan));
     return model_defaults_read(session->settings, session->weights, &session->sampling);
@@ -112,19 +112,6 @@ static Status agree_on_model(Session *session) {
              (unsigned long long)weights_fingerprint(session->weights));
     const RanksFact fact = {"model", fingerprint};
     return ranks_agree(&session->ranks, &fact, 1);
-}
-
-/* --kv-device-size in bytes of this rank; per cent are of the memory that is free, shared by the node's ranks. */
-static Status kv_bytes(const Session *session, uint64_t *out) {
-    const OptionSize *size = &session->settings->kv_device_size;
-    *out = size->bytes;
-    if (size->per_cent == 0) return STATUS_OK;
-    uint64_t free_bytes = machine_available_bytes();
-    if (free_bytes == 0)
-        FAIL(UNAVAILABLE, "/proc/meminfo does not tell the free memory: give --kv-device-size in "
-                          "bytes");
-    *out = (uint64_t)((double)free_bytes * size->per_cent / 100 / session->ranks.comm->local_size);
-    return STATUS_OK;
 }
 
 static uint32_t sequence_count_max(const Session *session) {
@@ -150,24 +137,24 @@ static EngineOptions plain_options(Session *session) {
     };
 }
 
-/* What saves memory of keys and values. The node's ranks share its memory and its disks. */
+/* What saves memory of keys and values. */
 static Status add_kv_options(Session *session, EngineOptions *options) {
     const Settings *settings = session->settings;
-    uint64_t local_size = (uint64_t)session->ranks.comm->local_size;
-    options->kv_nvme_dirs = settings->kv_nvme_dir.items;
-    options->kv_nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count;
-    options->kv_bytes[TIER_HOST] = settings->kv_host_size.bytes / local_size;
-    options->kv_bytes[TIER_NVME] = settings->kv_nvme_size.bytes / local_size;
+    memcpy(options->kv_bytes, session->kv_sizes.bytes, sizeof options->kv_bytes);
+    options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
+    options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
     for (size_t i = 0; i < settings->fault.count; i++)
         TRY(io_fault_add(&session->faults, settings->fault.items[i]));
     if (settings->fault.count > 0) options->io_faults = &session->faults;
-    return kv_bytes(session, &options->kv_bytes[TIER_DEVICE]);
+    return STATUS_OK;
 }
 
 static Status open_engine(Session *session, const EngineOptions *options) {
+    error_capture_begin();
     Status status = engine_open(&session->engine, options, session->weights, session->tokenizer,
                                 session->ranks.comm);
-    TRY(ranks_vote(&session->ranks, status));
+    error_capture_end();
+    TRY(ranks_vote_captured(&session->ranks, status));
     const RanksFact fact = {"kernels", engine_kernels_name(session->engine)};
     session->loaded_seconds = monotonic_seconds();
     return ranks_agree(&session->ranks, &fact, 1);
@@ -183,7 +170,13 @@ static void print_tiers(const Session *session) {
              (double)stats->tiers[TIER_NVME].capacity_bytes / 1048576,
              session->settings->kv_placement, engine_max_num_seqs(session->engine));
     const RingFacts *ring = engine_ring(session->engine);
-    char text[256];
+    const SpillFile *file;
+    char text[512];
+    for (uint32_t i = 0; (file = engine_spill_file(session->engine, i)); i++) {
+        spill_file_describe(file, text, sizeof text);
+        log_line(LOG_INFO, "session", "spill file in \"%s\": %s", session->kv_sizes.nvme_dirs[i],
+                 text);
+    }
     if (!ring) return;
     ring_describe(ring, text, sizeof text);
     log_line(LOG_INFO, "session", "spill I/O: %s", text);
@@ -211,9 +204,11 @@ static void print_banner(const Session *session) {
 }
 
 static Status open_files(Session *session, const SessionPlan *plan) {
-    TRY(ranks_vote(&session->ranks, open_model(session, plan)));
+    error_capture_begin();
+    Status status = open_model(session, plan);
+    error_capture_end();
+    TRY(ranks_vote_captured(&session->ranks, status));
     TRY(agree_on_model(session));
-    Status status = STATUS_OK;
     if (session->ranks.comm->rank == 0 && plan->prepare)
         status = plan->prepare(session, plan->user);
     TRY(ranks_vote(&session->ranks, status));
@@ -311,9 +306,12 @@ static Status run_all(Session *session, const SessionPlan *plan) {
     }
     if (plan->reference_work) TRY(run_reference(session, plan));
     EngineOptions options = plain_options(session);
-    TRY(ranks_vote(&session->ranks, add_kv_options(session, &options)));
+    error_capture_begin();
+    Status status = add_kv_options(session, &options);
+    error_capture_end();
+    TRY(ranks_vote_captured(&session->ranks, status));
     TRY(open_engine(session, &options));
-    Status status = session->ranks.comm->rank == 0 ? lead_work(session, plan) : follow(session);
+    status = session->ranks.comm->rank == 0 ? lead_work(session, plan) : follow(session);
     return ranks_vote(&session->ranks, status);
 }
 

@@ -11,6 +11,7 @@
  * After each part that can fail on one rank alone the ranks vote, so that nobody waits for a rank that is gone. */
 
 #include "launch/api.h"
+#include "launch/kv_sizes.h"
 #include "launch/ranks.h"
 #include "launch/settings.h"
 #include "launch/tier_socket.h"
@@ -26,7 +27,8 @@ typedef struct Session {
     const ChatTemplate *chat; /* NULL: none, or one that is not known */
     char chat_refusal[512];   /* why the model's own cannot be used; "" when it has none */
     Engine *engine;
-    IoFaultPlan faults;     /* --fault; empty without */
+    IoFaultPlan faults; /* --fault; empty without */
+    KvSizes kv_sizes;
     TierSocket tier_socket; /* rank 0, where spillway tiers asks; may be closed */
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */

@@ -283,20 +283,25 @@ static const OptionRow rows[] = {
      .value_name = "SIZE",
      .group = "engine",
      .default_text = "0",
-     .help = "further memory of the node for keys and values that do not fit there",
+     .help = "further memory of the node for keys and values that do not fit there; also per cent "
+             "of what "
+             "is free",
      AT(kv_host_size)},
     {.name = "kv-nvme-dir",
      .type = OPTION_LIST,
      .value_name = "DIR",
      .group = "engine",
-     .help = "folder on a disk for keys and values that fit nowhere else; several are striped",
+     .help = "folder on a disk for keys and values that fit nowhere else; several are striped; "
+             "without one "
+             "$SLURM_TMPDIR, $TMPDIR or $PBS_JOBDIR",
      AT(kv_nvme_dir)},
     {.name = "kv-nvme-size",
      .type = OPTION_SIZE,
      .value_name = "SIZE",
      .group = "engine",
      .default_text = "0",
-     .help = "disk space of the node for keys and values, over all --kv-nvme-dir",
+     .help =
+         "disk space of the node for them, over all --kv-nvme-dir; also per cent of what is free",
      AT(kv_nvme_size)},
     {.name = "kv-placement",
      .type = OPTION_CHOICE,
@@ -740,10 +745,6 @@ const OptionTable settings_table = {
 Status settings_check(const Settings *settings) {
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
         FAIL(USAGE, "--block-size %lld is no power of two", (long long)settings->block_size);
-    if (settings->kv_nvme_size.per_cent > 0 || settings->kv_host_size.per_cent > 0)
-        FAIL(USAGE, "--kv-host-size and --kv-nvme-size take bytes, as in 64GiB, no per cent");
-    if ((settings->kv_nvme_size.bytes > 0) != (settings->kv_nvme_dir.count > 0))
-        FAIL(USAGE, "--kv-nvme-size and --kv-nvme-dir go together: how much, and where");
     if (settings->stop.count > 16)
         FAIL(USAGE, "--stop is given %zu times; 16 is the most", settings->stop.count);
     return STATUS_OK;

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,6 +39,8 @@ struct Mover {
     pthread_cond_t job_ready, done_ready;
     _Atomic bool thread_sleeps, owner_sleeps, stop;
     Status open_status;
+    ErrorCode open_error; /* raised again by the owner, who may capture it */
+    char open_text[512];
     bool opened;
     MoverStats stats; /* written by the thread; read by others without a promise of one instant */
 };
@@ -185,7 +188,12 @@ static void sleep_until_jobs(Mover *mover) {
 
 static void open_ring(Mover *mover) {
     Status status = STATUS_OK;
+    const char *text;
+    error_capture_begin();
     if (mover->options.ring.file_count > 0) status = ring_open(&mover->ring, &mover->options.ring);
+    error_capture_end();
+    mover->open_error = error_last(&text);
+    snprintf(mover->open_text, sizeof mover->open_text, "%s", text);
     if (mover->ring) mover->facts = *ring_facts(mover->ring);
     pthread_mutex_lock(&mover->mutex);
     mover->open_status = status;
@@ -246,8 +254,9 @@ static Status start(Mover *mover) {
     while (!mover->opened)
         pthread_cond_wait(&mover->done_ready, &mover->mutex);
     pthread_mutex_unlock(&mover->mutex);
-    if (mover->open_status != STATUS_OK) pthread_join(mover->thread, NULL);
-    return mover->open_status;
+    if (mover->open_status == STATUS_OK) return STATUS_OK;
+    pthread_join(mover->thread, NULL);
+    return error_raise(mover->open_error, "%s", mover->open_text);
 }
 
 Status mover_create(Mover **out, const MoverOptions *options) {

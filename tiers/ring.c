@@ -549,8 +549,9 @@ void ring_describe(const RingFacts *facts, char *out_text, uint32_t text_bytes) 
     const double mebibyte = 1 << 20;
     char pool[64] = "", limit[64] = "";
     if (facts->thread_count > 0) snprintf(pool, sizeof pool, " (pool of %u)", facts->thread_count);
-    if (facts->registered_bytes < facts->staging_bytes && facts->memlock_bytes > 0 &&
-        facts->memlock_bytes < UINT64_MAX)
+    if (facts->memlock_bytes == UINT64_MAX)
+        snprintf(limit, sizeof limit, ", no memlock limit");
+    else if (facts->memlock_bytes > 0)
         snprintf(limit, sizeof limit, ", memlock limit %.1f MiB",
                  (double)facts->memlock_bytes / mebibyte);
     snprintf(out_text, text_bytes,

@@ -118,7 +118,7 @@ uint32_t ring_cancel(Ring *ring, uint64_t user);
 const RingFacts *ring_facts(const Ring *ring);
 RingStats ring_stats(const Ring *ring);
 
-/* One line for people: "io_uring, depth 16, files registered, 64.0 of 64.0 MiB staging registered". */
+/* One line for people: "uring, depth 16, files registered, 4.0 of 64.0 MiB staging registered, memlock limit 8.0 MiB". */
 void ring_describe(const RingFacts *facts, char *out_text, uint32_t text_bytes);
 
 /* Whether an engine would work here, for `doctor`: "yes", or why not. index counts engines from 0; false behind the last. */

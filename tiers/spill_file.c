@@ -230,6 +230,7 @@ Status spill_file_open(SpillFile *out, const SpillFileOptions *options) {
     TRY(open_directory(options->directory, &directory));
     const FileSystemRow *found = find_file_system(directory);
     file.file_system = found->name;
+    file.warning = found->warning;
     Status status = create(&file, directory, options);
     close(directory);
     if (status == STATUS_OK) status = allocate(&file, options);
@@ -238,7 +239,7 @@ Status spill_file_open(SpillFile *out, const SpillFileOptions *options) {
         return status;
     }
     choose_direct(&file, options);
-    if (found->warning)
+    if (found->warning && !options->silent)
         log_warning("E-SPILL-CREATE", "spill directory \"%s\" (%s) %s", options->directory,
                     found->name, found->warning);
     *out = file;
@@ -262,7 +263,7 @@ void spill_file_describe(const SpillFile *file, char *out_text, uint32_t text_by
         snprintf(access, sizeof access, "direct I/O in units of %u", file->alignment_bytes);
     else
         snprintf(access, sizeof access, "buffered (%s)", file->buffered_reason);
-    snprintf(out_text, text_bytes, "%" PRIu64 " MiB, %s, %s, %s, file system %s", file->bytes >> 20,
-             access, file->nameless ? "no name" : "unlinked",
+    snprintf(out_text, text_bytes, "%.1f MiB, %s, %s, %s, file system %s",
+             (double)file->bytes / (1 << 20), access, file->nameless ? "no name" : "unlinked",
              file->allocated ? "allocated" : "not allocated ahead", file->file_system);
 }

@@ -20,6 +20,7 @@ enum { SPILL_ALIGNMENT_MIN = 4096 };
 typedef struct SpillFileOptions {
     const char *directory;
     uint64_t bytes;      /* a multiple of SPILL_ALIGNMENT_MIN, > 0 */
+    bool silent;         /* the caller, or another process, warns of this directory */
     IoFaultPlan *faults; /* NULL: none */
 } SpillFileOptions;
 
@@ -33,6 +34,7 @@ typedef struct SpillFile {
     bool nameless;            /* never had a name */
     bool allocated;           /* the disk has set the space aside */
     const char *file_system;  /* "nfs", "tmpfs", … where it matters, else "local" */
+    const char *warning;      /* what is bad about spilling there; NULL */
     char buffered_reason[96]; /* why direct is off; "" */
 } SpillFile;
 
@@ -45,7 +47,7 @@ void spill_file_close(SpillFile *file); /* the space is free again; twice is all
  * spilled bytes do not take the memory that they were spilled to free. Nothing to do with direct I/O. */
 void spill_file_forget(const SpillFile *file, uint64_t offset, uint64_t bytes);
 
-/* One line for people: "65536 MiB, direct I/O in units of 4096, no name, allocated, file system local". */
+/* One line for people: "65536.0 MiB, direct I/O in units of 4096, no name, allocated, file system local". */
 void spill_file_describe(const SpillFile *file, char *out_text, uint32_t text_bytes);
 
 SPILLWAY_EXTERN_C_END

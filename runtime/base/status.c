@@ -67,7 +67,7 @@ Status error_adopt(ErrorCode error, const char *text) {
 }
 
 void error_capture_begin(void) {
-    capture_depth++;
+    if (capture_depth++ == 0) last_error.code = ERROR_COUNT;
 }
 
 void error_capture_end(void) {

@@ -60,7 +60,7 @@ const ErrorRow *error_row(ErrorCode error);
 Status error_raise(ErrorCode error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Between begin and end, errors of this thread are recorded but not logged: for callers that turn them into
- * the answer of one request. Captures nest. */
+ * the answer of one request, or tell them later. Captures nest; the outermost begins with no last error. */
 void error_capture_begin(void);
 void error_capture_end(void);
 

@@ -26,6 +26,10 @@ const RingFacts *engine_ring(const Engine *engine) {
     return kv_cache_ring(engine->cache);
 }
 
+const SpillFile *engine_spill_file(const Engine *engine, uint32_t index) {
+    return index < engine->spill_file_count ? &engine->spill_files[index] : NULL;
+}
+
 const char *engine_kernels_name(const Engine *engine) {
     return engine->kernels.name;
 }

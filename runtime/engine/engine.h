@@ -18,6 +18,7 @@
 #include "runtime/text/tokenizer.h"
 #include "runtime/weights/weights.h"
 #include "tiers/ring.h"
+#include "tiers/spill_file.h"
 #include "tiers/tier_manager.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -104,6 +105,8 @@ uint32_t engine_max_model_len(const Engine *engine);
 uint32_t engine_max_num_seqs(const Engine *engine); /* after the budgets had their say */
 const RingFacts *
 engine_ring(const Engine *engine); /* what is really on; NULL without an nvme tier */
+/* A spill file of this rank, in the order of kv_nvme_dirs; NULL behind the last. */
+const SpillFile *engine_spill_file(const Engine *engine, uint32_t index);
 const char *engine_kernels_name(const Engine *engine); /* "avx512" */
 
 /* Refuses at once, with the numbers, what can never run (E-CONTEXT-LENGTH, E-REQUEST); else the request waits its turn.

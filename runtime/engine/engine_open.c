@@ -25,7 +25,7 @@ static KvBudgetInput budget_input(const Engine *engine, uint32_t kv_head_count) 
 
 static void fill_budgets(Engine *engine) {
     uint64_t *device = &engine->options.kv_bytes[TIER_DEVICE];
-    if (*device == 0) *device = machine_available_bytes() / 2 / (uint64_t)engine->comm->size;
+    if (*device == 0) *device = machine_available_bytes() / 2 / (uint64_t)engine->comm->local_size;
 }
 
 /* The same on every rank: reckoned for the one that holds most KV heads. */
@@ -133,6 +133,7 @@ static Status open_spill_files(Engine *engine) {
     for (uint32_t i = 0; i < count; i++) {
         SpillFileOptions file = {.directory = options->kv_nvme_dirs[i],
                                  .bytes = slots * engine->budget.slot_bytes,
+                                 .silent = engine->comm->local_rank > 0,
                                  .faults = options->io_faults};
         TRY(spill_file_open(&engine->spill_files[i], &file));
         engine->ring_files[i] =
@@ -157,7 +158,7 @@ static Status open_cache(Engine *engine) {
                  .files = engine->ring_files,
                  .file_count = engine->spill_file_count,
                  .depth = options->io_depth ? options->io_depth : IO_DEPTH,
-                 .local_ranks = (uint32_t)engine->comm->size,
+                 .local_ranks = (uint32_t)engine->comm->local_size,
                  .faults = options->io_faults},
         .model_fingerprint = weights_fingerprint(engine->weights)};
     memcpy(cache.slots, engine->budget.slots, sizeof cache.slots);

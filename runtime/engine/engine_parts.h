@@ -12,7 +12,6 @@
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sequence.h"
 #include "runtime/engine/step_plan.h"
-#include "tiers/spill_file.h"
 
 /* The prompt that runs layer by layer, as rank 0 leads it: one layer over all its tokens, then the next (FlexGen's column order,
  * arXiv 2303.06865), so that a layer's K and V are read back no more than its own attention needs. */

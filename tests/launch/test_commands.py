@@ -131,6 +131,12 @@ def test_doctor(folder):
     checks = json.loads(run("doctor", "--json")[0])
     assert {check["check"] for check in checks} >= {"cpu", "mpi", "memory", "memlock", "numa"}
     assert all(check["verdict"] in ("ok", "warn") for check in checks), checks
+    directories = ["--kv-nvme-dir", folder, "--kv-nvme-dir", folder / "none"]
+    checks = json.loads(run("doctor", "--json", *directories, rc=69)[0])
+    spill, missing = [check for check in checks if check["check"] == "spill files"]
+    for part in (str(folder), "direct I/O" if spill["verdict"] == "ok" else "buffered", "depth 32", "16.0 MiB staging registered"):
+        assert part in spill["finding"], spill
+    assert missing["verdict"] == "fail" and "No such file" in missing["finding"], missing
 
 
 # ---- run, chat, logits, bench ----

@@ -53,17 +53,18 @@ def sockets(folder):
 
 
 def check_view(view, ranks):
+    tiers, kv = view["tiers"], view["kv"]
+    device, host, nvme = (tiers[name] for name in ("device", "host", "nvme"))
     assert view["ranks"] == ranks and view["running"] + view["waiting"] > 0 and view["steps"] > 0, view
-    tiers = view["tiers"]
-    assert list(tiers) == ["device", "host", "nvme"]
     for tier in tiers.values():
-        assert 0 < tier["capacity_bytes"] and tier["used_bytes"] <= tier["peak_bytes"] <= tier["capacity_bytes"]
-        assert set(tier["moves"]) == {"in", "out"} and set(tier["moves"]["in"]) == {"evict", "prefetch", "demand", "park"}
-        assert tier["ranks_off"] == 0 and tier["stall_seconds"] >= 0
-    assert abs(sum(tier["hit_share"] for tier in tiers.values()) - 1) < 1e-6
-    assert tiers["device"]["blocks"]["filling"] > 0 and tiers["device"]["moves"]["in"]["prefetch"]["blocks"] > 0
-    assert tiers["host"]["moves"]["in"]["evict"]["bytes"] > 0 and tiers["nvme"]["moves"]["out"]["prefetch"]["blocks"] > 0
-    assert view["kv"]["prefetch"]["useful"] > 0 and view["kv"]["tier_thread"]["moved_bytes"] > 0
+        assert 0 < tier["capacity_bytes"] and tier["used_bytes"] <= tier["peak_bytes"] <= tier["capacity_bytes"], tier
+        assert set(tier["moves"]) == {"in", "out"} and set(tier["moves"]["in"]) == {"evict", "prefetch", "demand", "park"}, tier
+        assert tier["ranks_off"] == 0 and tier["stall_seconds"] >= 0, tier
+    assert abs(sum(tier["hit_share"] for tier in tiers.values()) - 1) < 1e-6, tiers
+    assert device["blocks"]["filling"] == kv["blocks"]["filling"] and device["moves"]["in"]["prefetch"]["blocks"] > 0, device
+    assert host["moves"]["in"]["evict"]["bytes"] > 0, host
+    assert nvme["moves"]["out"]["prefetch"]["blocks"] + nvme["moves"]["out"]["demand"]["blocks"] > 0, nvme
+    assert kv["prefetch"]["useful"] > 0 and kv["tier_thread"]["moved_bytes"] > 0, kv
 
 
 # ---- one rank ----
@@ -193,7 +194,58 @@ def test_socket_choices(folder):
     assert not sockets(folder) and (fallback.exists() or "cannot ask this job" in err)
 
 
+# ---- budgets and folders ----
+
+
+def test_sizes(folder):
+    """Per cent, folders of the environment, and what is wrong with them."""
+    summary = folder / "summary.json"
+    base = ["run", MODEL, "--raw", "-p", "x", "-n", "4", "--threads", "1", "--block-size", "4", "--summary-json", summary]
+
+    def capacities(*more, **options):
+        err = run(*base, *more, **options)[1]
+        tiers = json.loads(summary.read_text())["tiers"]
+        return [tiers[name]["capacity_bytes"] for name in ("device", "host", "nvme")], err
+
+    needed = capacities("--kv-host-size", "1GiB")[0][1]
+    assert capacities("--kv-host-size", "50%")[0][1] == needed > 0
+    tight = f"{100 * (1 << 20) / (os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize):.9f}%"
+    some, err = capacities("--kv-nvme-size", tight, "--kv-nvme-dir", folder, "--kv-nvme-dir", f"{folder}/.")
+    assert 0.5 * (1 << 20) < some[2] < 1.5 * (1 << 20), (tight, some)
+    assert err.count(f'spill file in "{folder}') == 2 and err.count(" allocated, file system ") == 2, err
+    assert "spill I/O: " in err and "depth 32, files " in err and "staging registered" in err, err
+    _, err = capacities("--kv-nvme-size", "1MiB", env=environment(folder))
+    assert f'spill file in "{folder}"' in err, err
+    bare = {name: value for name, value in ENVIRONMENT.items() if name not in ("TMPDIR", "SLURM_TMPDIR", "PBS_JOBDIR")}
+    assert "say where" in one_error(run(*base, "--kv-nvme-size", "1MiB", env=bare, rc=64)[1], "E-USAGE")
+    assert "say how much" in one_error(run(*base, "--kv-nvme-dir", folder, rc=64)[1], "E-USAGE")
+    one_error(run(*base, "--kv-nvme-size", "101%", "--kv-nvme-dir", folder, rc=64)[1], "E-USAGE")
+    plain = folder / "plain"
+    plain.write_text("x")
+    for wrong, text in ((folder / "none", "No such file"), (plain, "Not a directory")):
+        for size in ("1MiB", tight):
+            line = one_error(run(*base, "--kv-nvme-dir", wrong, "--kv-nvme-size", size, rc=73)[1], "E-SPILL-CREATE")
+            assert str(wrong) in line and text in line, line
+    if os.path.isdir("/dev/shm"):
+        err = run(*base, "--quiet", "--kv-nvme-dir", "/dev/shm", "--kv-nvme-size", "1MiB")[1]
+        assert err.count("lies in memory") == 1, err
+
+
 # ---- on two ranks ----
+
+
+def ranks_errors(folder):
+    """What every rank meets is told once."""
+    base = ["run", MODEL, "-p", "x", "--quiet", "--threads", "1"]
+    for code, rc, *more in (("E-TOO-MANY-RANKS", 64, "--ranks", "7"), ("E-FILE-MISSING", 66, "--model", folder / "none"),
+                            ("E-USAGE", 64, "--max-model-len", "999999"), ("E-CONTEXT-LENGTH", 65, "--kv-device-size", "1KiB"),
+                            ("E-SPILL-CREATE", 73, "--kv-nvme-size", "1MiB", "--kv-nvme-dir", folder / "none"),
+                            ("E-USAGE", 64, "--kv-nvme-dir", folder), ("E-USAGE", 64, "--fault", "nonsense"),
+                            ("E-IO-ENGINE", 71, "--kv-nvme-size", "1MiB", "--kv-nvme-dir", folder, "--io", "uring", "--fault",
+                             "io.setup:eperm")):
+        ranks = [] if more[0] == "--ranks" else ["--ranks", "2"]
+        model = [] if more[0] == "--model" else [MODEL]
+        one_error(run("run", *model, *base[2:], *ranks, *more, rc=rc)[1], code)
 
 
 def ranks_view(folder):
