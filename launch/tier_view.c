@@ -51,16 +51,13 @@ static json_t *moves_to_json(const EngineMoves moves[REASON_COUNT]) {
     return object;
 }
 
-/* A filling block lies on the device alone; what else has a place there or below is sealed. */
 static json_t *tier_to_json(const EngineStats *stats, Tier tier) {
     const EngineTierStats *about = &stats->tiers[tier];
-    uint64_t filling = tier == TIER_DEVICE ? stats->blocks_filling : 0;
-    if (filling > about->used_blocks) filling = about->used_blocks;
     return json_pack("{so so so so so s{so so so} so sf s{so so} sf so}", "capacity_bytes",
                      whole(about->capacity_bytes), "used_bytes", whole(about->used_bytes),
                      "peak_bytes", whole(about->peak_bytes), "read_bytes", whole(about->read_bytes),
                      "written_bytes", whole(about->written_bytes), "blocks", "filling",
-                     whole(filling), "sealed", whole(about->used_blocks - filling), "lost",
+                     whole(about->filling_blocks), "sealed", whole(about->sealed_blocks), "lost",
                      whole(about->lost_blocks), "hits", whole(about->hits), "hit_share",
                      share((double)about->hits, (double)pin_count(stats)), "moves", "in",
                      moves_to_json(about->moves_in), "out", moves_to_json(about->moves_out),

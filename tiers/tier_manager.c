@@ -438,3 +438,15 @@ TierManagerStats tier_manager_stats(const TierManager *manager) {
     }
     return stats;
 }
+
+void tier_manager_count_blocks(const TierManager *manager, TierBlocks out[TIER_COUNT]) {
+    memset(out, 0, TIER_COUNT * sizeof *out);
+    for (uint32_t id = 0; id < manager->options.record_count; id++) {
+        const Record *record = &manager->records[id];
+        for (int tier = 0; tier < TIER_COUNT; tier++) {
+            if (record->replicas[tier].state < REPLICA_VALID) continue;
+            out[tier].filling += record->block.state == BLOCK_FILLING;
+            out[tier].sealed += record->block.state == BLOCK_SEALED;
+        }
+    }
+}

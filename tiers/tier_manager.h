@@ -151,6 +151,14 @@ bool tier_manager_has_room(const TierManager *manager, uint32_t count); /* for s
 
 TierManagerStats tier_manager_stats(const TierManager *manager);
 
+/* Valid copies that lie in a tier, by the state of their block. */
+typedef struct TierBlocks {
+    uint32_t filling, sealed;
+} TierBlocks;
+
+void tier_manager_count_blocks(const TierManager *manager,
+                               TierBlocks out[TIER_COUNT]); /* O(records): for views */
+
 /* CHECKs every rule above that can be checked from the state: for tests and simulators; O(records). */
 void tier_manager_check(const TierManager *manager);
 

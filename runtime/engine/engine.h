@@ -62,8 +62,9 @@ typedef struct EngineMoves {
 
 typedef struct EngineTierStats {
     uint64_t capacity_bytes, used_bytes, peak_bytes, read_bytes, written_bytes;
-    uint64_t used_blocks, lost_blocks; /* lost: their only copy lay here */
-    uint64_t hits;                     /* pins of blocks that lay here */
+    uint64_t filling_blocks, sealed_blocks; /* whose copies lie here, as of the last count */
+    uint64_t lost_blocks;                   /* their only copy lay here */
+    uint64_t hits;                          /* pins of blocks that lay here */
     EngineMoves moves_in[REASON_COUNT], moves_out[REASON_COUNT];
     double seconds_stalled; /* waiting for blocks that lay here; device: for room */
     uint32_t off_count;     /* ranks whose tier went off */

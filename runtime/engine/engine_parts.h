@@ -2,7 +2,7 @@
 #define RUNTIME_ENGINE_ENGINE_PARTS_H
 
 /* What the engine is made of, for its own files: engine_open.c (memory and agreement at start), engine_run.c (a step as every
- * rank runs it), engine.c (requests, and a step as rank 0 leads it). */
+ * rank runs it), engine.c (requests, and a step as rank 0 leads it), engine_stats.c (figures of all ranks). */
 
 #include "kernels/backend.h"
 #include "runtime/base/arena.h"
@@ -54,7 +54,9 @@ struct Engine {
     Model model;
     KvCache *cache;
     KvBudget budget;
-    bool off_told[TIER_COUNT]; /* that the tier went off was said */
+    bool off_told[TIER_COUNT];     /* that the tier went off was said */
+    TierBlocks blocks[TIER_COUNT]; /* as last counted */
+    double blocks_due_seconds;     /* when to count again */
     uint32_t spill_file_count;
     SpillFile *spill_files; /* [options.kv_nvme_dir_count] */
     RingFile *ring_files;   /* the same, for the ring */

@@ -561,6 +561,10 @@ KvCacheStats kv_cache_stats(const KvCache *cache) {
     return stats;
 }
 
+void kv_cache_count_blocks(const KvCache *cache, TierBlocks out[TIER_COUNT]) {
+    tier_manager_count_blocks(cache->manager, out);
+}
+
 const RingFacts *kv_cache_ring(const KvCache *cache) {
     return cache->mover ? mover_ring_facts(cache->mover) : NULL;
 }

@@ -101,6 +101,7 @@ typedef struct KvCacheStats {
 } KvCacheStats;
 
 KvCacheStats kv_cache_stats(const KvCache *cache);
+void kv_cache_count_blocks(const KvCache *cache, TierBlocks out[TIER_COUNT]); /* O(blocks) */
 const RingFacts *kv_cache_ring(const KvCache *cache); /* NULL without an nvme tier */
 
 SPILLWAY_EXTERN_C_END

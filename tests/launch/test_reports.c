@@ -168,12 +168,13 @@ static void test_summary_of_tiers(void **state) {
     const EngineStats stats = {.tiers = {{.capacity_bytes = 1000,
                                           .used_bytes = 800,
                                           .peak_bytes = 900,
-                                          .used_blocks = 8,
+                                          .filling_blocks = 3,
+                                          .sealed_blocks = 5,
                                           .hits = 30,
                                           .moves_in[REASON_PREFETCH] = {20, 2000},
                                           .seconds_stalled = 0.25},
                                          [TIER_NVME] = {.capacity_bytes = 4000,
-                                                        .used_blocks = 5,
+                                                        .sealed_blocks = 5,
                                                         .lost_blocks = 1,
                                                         .hits = 10,
                                                         .read_bytes = 2000000000,
@@ -210,11 +211,11 @@ static void test_summary_lines(void **state) {
     const EngineStats stats = {
         .tiers = {{.capacity_bytes = 3 << 20,
                    .used_bytes = 3 << 19,
-                   .used_blocks = 6,
+                   .filling_blocks = 2,
+                   .sealed_blocks = 4,
                    .hits = 1,
                    .moves_in[REASON_DEMAND] = {7, 1 << 20}},
                   {.capacity_bytes = 1 << 20, .hits = 1, .off_count = 2, .seconds_stalled = 0.5}},
-        .blocks_filling = 2,
         .prefetch_late = 7};
     const Summary summary = {.stats = &stats};
     char *text;

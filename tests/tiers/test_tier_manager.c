@@ -136,6 +136,11 @@ static void a_take_moves_a_block_down_and_waits_for_the_write(void **state) {
     assert_int_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
     take_sealed(&fixture, 2, 0);
     assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    TierBlocks blocks[TIER_COUNT];
+    tier_manager_count_blocks(fixture.manager, blocks);
+    assert_int_equal(blocks[TIER_DEVICE].sealed, 2);
+    assert_int_equal(blocks[TIER_HOST].sealed, 1);
+    assert_int_equal(blocks[TIER_HOST].filling + blocks[TIER_NVME].sealed, 0);
     assert_int_equal(tier_manager_tier(fixture.manager, fixture.ids[0]), TIER_HOST);
     assert_int_equal(tier_manager_tier(fixture.manager, fixture.ids[1]), TIER_DEVICE);
     assert_int_equal(next(&fixture).to, TIER_NVME); /* the host is full */
