@@ -103,6 +103,8 @@ static Status open_model(Session *session, const SessionPlan *plan) {
     TRY(kv_sizes_resolve(session->settings, session->ranks.comm->local_size, &session->kv_sizes));
     TRY(weights_open(&session->weights, session->settings->model));
     TRY(open_text(session, plan));
+    if (session->settings->kv_trace)
+        TRY(kv_trace_read(&session->kv_trace, session->settings->kv_trace));
     return model_defaults_read(session->settings, session->weights, &session->sampling);
 }
 
@@ -131,18 +133,25 @@ static EngineOptions plain_options(Session *session) {
         .max_num_batched_tokens = (uint32_t)settings->max_num_batched_tokens,
         .block_tokens = (uint32_t)settings->block_size,
         .kv_placement = settings->kv_placement,
+        .kv_trace = session->kv_trace.accesses,
+        .kv_trace_count = session->kv_trace.count,
         .io_engine = settings->io,
         .io_depth = (uint32_t)settings->io_depth,
         .hooks = {session, stop_with_deadline, unit_begin, unit_end},
     };
 }
 
-/* What saves memory of keys and values. */
+/* What saves memory of keys and values, and what is told about it. */
 static Status add_kv_options(Session *session, EngineOptions *options) {
     const Settings *settings = session->settings;
     memcpy(options->kv_bytes, session->kv_sizes.bytes, sizeof options->kv_bytes);
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
+    if (settings->kv_trace_out && session->ranks.comm->rank == 0) {
+        TRY(kv_trace_create(&session->kv_trace_writer, settings->kv_trace_out));
+        options->kv_record = kv_trace_add;
+        options->kv_record_user = &session->kv_trace_writer;
+    }
     for (size_t i = 0; i < settings->fault.count; i++)
         TRY(io_fault_add(&session->faults, settings->fault.items[i]));
     if (settings->fault.count > 0) options->io_faults = &session->faults;
@@ -262,7 +271,9 @@ static Status lead(Session *session, Status (*work)(Session *session, void *user
     if (engine_broken && session->ranks.comm->size > 1)
         ranks_abort(&session->ranks, error_exit_code(status));
     Status stopped = engine_stop(session->engine);
-    return status == STATUS_OK ? stopped : status;
+    Status traced = kv_trace_finish(&session->kv_trace_writer);
+    if (status != STATUS_OK) return status;
+    return stopped == STATUS_OK ? traced : stopped;
 }
 
 static Status follow(Session *session) {
@@ -336,6 +347,7 @@ int session_run(const Settings *settings, const SessionPlan *plan) {
     int exit_code = error_exit_code(status);
     engine_close(session.engine);
     session.engine = NULL;
+    kv_trace_free(&session.kv_trace);
     tokenizer_destroy(session.tokenizer);
     weights_close(session.weights);
     ranks_stop(&session.ranks, exit_code);

@@ -12,6 +12,7 @@
 
 #include "launch/api.h"
 #include "launch/kv_sizes.h"
+#include "launch/kv_trace.h"
 #include "launch/ranks.h"
 #include "launch/settings.h"
 #include "launch/tier_socket.h"
@@ -29,7 +30,9 @@ typedef struct Session {
     Engine *engine;
     IoFaultPlan faults; /* --fault; empty without */
     KvSizes kv_sizes;
-    TierSocket tier_socket; /* rank 0, where spillway tiers asks; may be closed */
+    KvTrace kv_trace;              /* --kv-trace */
+    KvTraceWriter kv_trace_writer; /* --kv-trace-out, rank 0 */
+    TierSocket tier_socket;        /* rank 0, where spillway tiers asks; may be closed */
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */
     /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */

@@ -3,6 +3,8 @@
 #include <stddef.h>
 
 #include "runtime/base/bytes.h"
+#include "tiers/placement.h"
+#include "tiers/placement/placement_names.h"
 
 #define AT(field)    .offset = offsetof(Settings, field)
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -306,12 +308,28 @@ static const OptionRow rows[] = {
     {.name = "kv-placement",
      .type = OPTION_CHOICE,
      .value_name = "NAME",
-     .choices = "scan|lru",
+     .choices = PLACEMENT_NAMES,
      .group = "engine",
      .default_text = "scan",
      .expert = true,
-     .help = "which blocks stay in memory; scan is best for dense attention",
+     .help =
+         "which blocks stay in memory; scan is best for dense attention; belady needs --kv-trace",
      AT(kv_placement)},
+    {.name = "kv-trace",
+     .type = OPTION_STRING,
+     .value_name = "FILE",
+     .group = "engine",
+     .expert = true,
+     .help = "uses of KV blocks in a run with the same requests and options, for a placement that "
+             "needs them",
+     AT(kv_trace)},
+    {.name = "kv-trace-out",
+     .type = OPTION_STRING,
+     .value_name = "FILE",
+     .group = "engine",
+     .expert = true,
+     .help = "write the uses of KV blocks of this run",
+     AT(kv_trace_out)},
     {.name = "io",
      .type = OPTION_CHOICE,
      .value_name = "NAME",
@@ -742,7 +760,30 @@ const OptionTable settings_table = {
     .group_count = COUNT(groups),
 };
 
+/* By what the policy needs, not by its name. Commands without an engine have none. */
+static Status check_placement(const Settings *settings) {
+    const Placement *placement =
+        settings->kv_placement ? placement_find(settings->kv_placement) : NULL;
+    if (!placement) return STATUS_OK;
+    bool needs_trace = placement->needs & PLACEMENT_NEEDS_TRACE;
+    if (placement->needs & PLACEMENT_NEEDS_MASS)
+        FAIL(USAGE,
+             "--kv-placement %s goes by the attention mass of blocks, which no attention here "
+             "reports: take another, such as scan",
+             placement->name);
+    if (needs_trace && !settings->kv_trace)
+        FAIL(USAGE,
+             "--kv-placement %s needs --kv-trace: what --kv-trace-out wrote in a run with the same "
+             "requests and options",
+             placement->name);
+    if (settings->kv_trace && !needs_trace)
+        FAIL(USAGE, "--kv-trace is given, but --kv-placement %s makes no use of it",
+             placement->name);
+    return STATUS_OK;
+}
+
 Status settings_check(const Settings *settings) {
+    TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
         FAIL(USAGE, "--block-size %lld is no power of two", (long long)settings->block_size);
     if (settings->stop.count > 16)

@@ -241,6 +241,13 @@ static void move_in(TierManager *manager, Record *record) {
     manager->options.placement->added(manager->policy, record_id(manager, record), &record->block);
 }
 
+static void note_use(TierManager *manager, BlockId id, const Block *block) {
+    const TierManagerOptions *options = &manager->options;
+    options->placement->used(manager->policy, id, block);
+    if (options->record)
+        options->record(options->record_user, block->stream << 32 | block->ordinal);
+}
+
 Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot) {
     Record *record = record_at(manager, id);
     if (record->block.state == BLOCK_LOST) return STATUS_IO;
@@ -263,7 +270,7 @@ Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot) {
     record->held = true;
     if (record->copied) record->block.generation = ++manager->generation;
     record->copied = false;
-    manager->options.placement->used(manager->policy, id, &record->block);
+    note_use(manager, id, &record->block);
     *out_slot = record->replicas[TIER_DEVICE].slot;
     return STATUS_OK;
 }
@@ -342,8 +349,7 @@ Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
     manager->stats.tiers[record->staged ? record_lower_tier(record) : TIER_DEVICE].hits++;
     record->demanded = false;
     record->pins++;
-    if (record->block.state == BLOCK_SEALED)
-        manager->options.placement->used(manager->policy, id, &record->block);
+    if (record->block.state == BLOCK_SEALED) note_use(manager, id, &record->block);
     *out_slot = record->replicas[TIER_DEVICE].slot;
     return STATUS_OK;
 }

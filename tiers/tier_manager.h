@@ -70,6 +70,8 @@ typedef struct TierManagerOptions {
     uint32_t failures_to_off; /* failed or corrupt transfers before a tier is off (16) */
     const uint64_t *trace;    /* for a placement that needs one (placement.h), else NULL */
     uint64_t trace_count;
+    void (*record)(void *user, uint64_t access); /* optional: makes such a trace */
+    void *record_user;
 } TierManagerOptions;
 
 typedef struct TierStats {

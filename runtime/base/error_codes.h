@@ -53,6 +53,7 @@ ERROR_ROW(NAN_LOGITS, "E-NAN-LOGITS", STATUS_BAD_INPUT, 65,
           "the logits of a request are not finite")
 ERROR_ROW(REQUESTS_FAILED, "E-REQUESTS-FAILED", STATUS_BAD_INPUT, 1,
           "some requests failed and --fail-on-request-error was given")
+ERROR_ROW(KV_TRACE, "E-KV-TRACE", STATUS_BAD_INPUT, 65, "a KV trace is malformed")
 
 /* machine, ranks, the program itself */
 ERROR_ROW(UNAVAILABLE, "E-UNAVAILABLE", STATUS_UNSUPPORTED, 69,

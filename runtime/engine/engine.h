@@ -47,7 +47,12 @@ typedef struct EngineOptions {
     const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */
     uint32_t kv_nvme_dir_count;
     const char *kv_placement; /* name of a row */
-    const char *io_engine;    /* "auto", "uring", "threads" */
+    const uint64_t *
+        kv_trace; /* [kv_trace_count]: uses of blocks, for a placement that needs them (tiers/placement.h) */
+    uint64_t kv_trace_count;
+    void (*kv_record)(void *user, uint64_t access); /* optional: makes such a trace */
+    void *kv_record_user;
+    const char *io_engine; /* "auto", "uring", "threads" */
     uint32_t io_depth;
     IoFaultPlan *io_faults; /* tests; NULL: none */
     bool synthetic_weights; /* later: random weights of the config */

@@ -72,6 +72,10 @@ static Status create_manager(KvCache *cache) {
     const KvCacheOptions *options = &cache->options;
     bool spills = has_lower_tiers(options);
     TierManagerOptions manager = {.placement = options->placement,
+                                  .trace = options->trace,
+                                  .trace_count = options->trace_count,
+                                  .record = options->record,
+                                  .record_user = options->record_user,
                                   .staging_slots = options->staging_slots,
                                   .stream_groups = options->layer_count,
                                   .transfers_max = spills ? TRANSFERS_MAX : 1,

@@ -30,6 +30,10 @@ typedef struct KvCacheOptions {
     uint32_t slots[TIER_COUNT]; /* blocks that each tier holds, over all layers, staging included */
     uint32_t staging_slots;     /* of the device's; 0 without lower tiers */
     const Placement *placement;
+    const uint64_t *trace; /* for a placement that needs one, [trace_count] */
+    uint64_t trace_count;
+    void (*record)(void *user, uint64_t access); /* optional: makes such a trace */
+    void *record_user;
     RingOptions ring;           /* the spill files of the nvme tier; file_count 0 without */
     uint64_t model_fingerprint; /* part of every identity */
 } KvCacheOptions;

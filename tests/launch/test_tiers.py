@@ -231,6 +231,51 @@ def test_sizes(folder):
         assert err.count("lies in memory") == 1, err
 
 
+# ---- placements ----
+
+
+def placed(folder, placement, *more):
+    """Answers and device hit share of a run that spills with this placement."""
+    summary, output = folder / "summary.json", folder / f"{placement}.out"
+    lower = ["--kv-device-size", "150KiB", "--block-size", "4", "-b", "8", "--max-num-seqs", "2", "--kv-nvme-size", "16MiB"]
+    run("batch", MODEL, "-i", folder / "in.jsonl", "-o", output, "--threads", "1", "--quiet", "--kv-nvme-dir", folder, *lower,
+        "--kv-placement", placement, "--summary-json", summary, *more)
+    tiers = json.loads(summary.read_text())["tiers"]
+    assert tiers["nvme"]["hits"] > 0, placement
+    return sorted(output.read_bytes().splitlines()), tiers["device"]["hit_share"]
+
+
+def test_placements(folder):
+    """Every policy of the table can be chosen or says why not; none changes an answer, all use the same blocks in the same order,
+    and none hits more often than the one that knows the future, but for what transfers in flight make of it."""
+    write_lines(folder / "in.jsonl", sampled_lines(12, 60))
+    trace, again = folder / "a.trace", folder / "b.trace"
+    answers, scan = placed(folder, "scan", "--kv-trace-out", trace)
+    shares = {"scan": scan}
+    for placement in ("lru", "clock", "arc"):
+        got, shares[placement] = placed(folder, placement, "--kv-trace-out", again)
+        assert got == answers and again.read_bytes() == trace.read_bytes(), placement
+    got, best = placed(folder, "belady", "--kv-trace", trace)
+    assert got == answers and best > max(shares.values()) - 0.02, (best, shares)
+    assert shares["scan"] > shares["lru"] + 0.1 and best > shares["lru"] + 0.1, (best, shares)
+    base = ["run", MODEL, "-p", "x", "--quiet", "--kv-placement"]
+    assert "attention mass" in one_error(run(*base, "mass", rc=64)[1], "E-USAGE")
+    assert "needs --kv-trace" in one_error(run(*base, "belady", rc=64)[1], "E-USAGE")
+    assert "no use" in one_error(run(*base, "lru", "--kv-trace", trace, rc=64)[1], "E-USAGE")
+    line = one_error(run(*base, "fifo", rc=64)[1], "E-USAGE")
+    for placement in ("scan", "lru", "clock", "arc", "mass", "belady"):
+        assert placement in line, line
+    good = trace.read_bytes()
+    for bytes_, code, rc in ((good[:-3], "E-KV-TRACE", 65), (good[:8], "E-KV-TRACE", 65), (b"", "E-KV-TRACE", 65),
+                             (b"x" + good[1:], "E-KV-TRACE", 65)):
+        trace.write_bytes(bytes_)
+        one_error(run(*base, "belady", "--kv-trace", trace, rc=rc)[1], code)
+    one_error(run(*base, "belady", "--kv-trace", folder / "none", rc=66)[1], "E-FILE-MISSING")
+    one_error(run(*base, "belady", "--kv-trace", folder, rc=66)[1], "E-FILE-MISSING")
+    one_error(run(*base, "lru", "--kv-trace-out", folder / "no" / "a", rc=73)[1], "E-OUTPUT-CREATE")
+    one_error(run(*base, "lru", "--kv-trace-out", "/dev/full", rc=74)[1], "E-OUTPUT-WRITE")
+
+
 # ---- on two ranks ----
 
 
