@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,13 +65,17 @@ static Status make_folder(const char *folder) {
          folder);
 }
 
-/* Descriptor of a connection, or -errno. */
-static int connect_to(const char *path) {
+/* Descriptor of a connection, or -errno. It waits up to wait_s for a place in the queue, and for every answer; 0: never. */
+static int connect_to(const char *path, int wait_s) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const struct timeval wait = {.tv_sec = wait_s};
     if (strlen(path) >= sizeof address.sun_path) return -ENAMETOOLONG;
     strcpy(address.sun_path, path);
-    int descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int descriptor =
+        socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (wait_s > 0 ? 0 : SOCK_NONBLOCK), 0);
     if (descriptor < 0) return -errno;
+    setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
     if (connect(descriptor, (struct sockaddr *)&address, sizeof address) == 0) return descriptor;
     int failed = errno;
     close(descriptor);
@@ -81,7 +84,7 @@ static int connect_to(const char *path) {
 
 /* Does anybody listen? A full queue says yes. */
 static bool is_alive(const char *path) {
-    int descriptor = connect_to(path);
+    int descriptor = connect_to(path, 0);
     if (descriptor >= 0) close(descriptor);
     return descriptor >= 0 || descriptor == -EAGAIN;
 }
@@ -255,15 +258,11 @@ static Status check_owner(const char *path) {
 
 Status tier_socket_ask(const char *path, char **out_text, size_t *out_bytes) {
     TRY(check_owner(path));
-    int descriptor = connect_to(path);
+    int descriptor = connect_to(path, ANSWER_WAIT_S);
     if (descriptor < 0)
         FAIL(NO_JOB, "\"%s\": %s", path,
              descriptor == -ECONNREFUSED ? "its job has ended" : strerror(-descriptor));
-    const struct timeval wait = {.tv_sec = ANSWER_WAIT_S};
-    int flags = fcntl(descriptor, F_GETFL);
     void *text = NULL;
-    fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK);
-    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
     Status status = memory_take(&text, ANSWER_BYTES_MAX, 1, "the answer of the job");
     if (status == STATUS_OK && !read_line(descriptor, text, out_bytes))
         status = error_raise(ERROR_NO_JOB,

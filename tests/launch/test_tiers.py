@@ -98,6 +98,7 @@ def test_stuck_clients(folder):
             with contextlib.suppress(BlockingIOError):
                 client.connect(str(path))
             stuck.append(client)
+        check_view(json.loads(ask(folder, "--json")[0]), 1)
         before = (folder / "job.out").read_bytes().count(b"\n")
         wait_for_lines(folder / "job.out", before + 20, process)
         begin = time.monotonic()
