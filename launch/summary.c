@@ -72,9 +72,14 @@ void summary_print(const Summary *summary, FILE *out) {
             " recomputed\n",
             stats->prompt_tokens, summary_prefill_rate(summary), stats->generated_tokens,
             summary_decode_rate(summary), stats->recomputed_tokens);
-    fprintf(out, "seconds    %.2f in all: load %.2f, prefill %.2f, decode %.2f; with peers %.2f\n",
+    fprintf(out, "seconds    %.2f in all: load %.2f, prefill %.2f, decode %.2f; with peers %.2f",
             summary->seconds_total, summary->seconds_load, stats->seconds_prefill,
             stats->seconds_decode, stats->seconds_collective);
+    if (tier_view_spills(stats))
+        fprintf(out, ", waiting for nvme %.2f, host %.2f, room %.2f",
+                stats->seconds_stalled[TIER_NVME], stats->seconds_stalled[TIER_HOST],
+                stats->seconds_stalled[TIER_DEVICE]);
+    fputc('\n', out);
     const EngineTierStats *device = &stats->tiers[TIER_DEVICE];
     fprintf(out, "memory     KV %.1f of %.1f MiB at the peak, resident %.1f MiB at the peak\n",
             (double)device->peak_bytes / mebibyte, (double)device->capacity_bytes / mebibyte,
