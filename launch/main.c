@@ -188,7 +188,8 @@ int main(int argc, char **argv) {
     program_arguments = argv;
     memcpy(arguments, argv, (size_t)argc * sizeof *arguments);
     int exit_code = dispatch(argc - 1, arguments + 1);
-    if (fflush(stdout) != 0 && exit_code == 0)
+    bool written = fflush(stdout) == 0 && !ferror(stdout);
+    if (!written && exit_code == 0)
         exit_code = error_exit_code(
             error_raise(ERROR_OUTPUT_WRITE, "standard output: %s", strerror(errno)));
     return exit_code;
