@@ -67,7 +67,7 @@ static void mark(const TierManager *manager, Tier tier, uint32_t slot) {
 static void check_slots(const TierManager *manager, Tier tier, DeviceUse *use) {
     const TierSlots *slots = &manager->slots[tier];
     memset(manager->slot_marks, 0, slots->slot_count);
-    uint32_t used = 0;
+    uint32_t used = 0, late = 0;
     for (uint32_t i = 0; i < manager->options.record_count; i++) {
         const Record *record = &manager->records[i];
         if (record->replicas[tier].state == REPLICA_NONE) continue;
@@ -80,32 +80,40 @@ static void check_slots(const TierManager *manager, Tier tier, DeviceUse *use) {
         const Transfer *transfer = &moving->transfer;
         if (!moving->in_flight || !moving->orphaned) continue;
         if (transfer->from != tier && transfer->to != tier) continue;
+        if (moving->late && !moving->staged && transfer->from == tier) continue; /* rule 9 */
+        late += moving->late;
         mark(manager, tier, transfer->from == tier ? transfer->from_slot : transfer->to_slot);
         used++;
         use->staging += tier == TIER_DEVICE && moving->staged;
     }
     for (uint32_t i = 0; i < slots->given_back_count; i++)
         mark(manager, tier, slots->given_back[i]);
+    for (uint32_t i = 1; i <= slots->roomless_count; i++)
+        mark(manager, tier, slots->given_back[slots->slot_count - i]);
     if (tier == TIER_DEVICE) use->home = used - use->staging;
+    CHECK(late == slots->late_count);
     CHECK(used == slots->used && used <= slots->used_peak && slots->used_peak <= slots->slot_count);
-    CHECK(used + slots->given_back_count + slots->retired_count == slots->fresh_first &&
+    CHECK(used + slots->given_back_count + slots->roomless_count + slots->retired_count ==
+              slots->fresh_first &&
           slots->fresh_first <= slots->slot_count);
 }
 
 static void check_counts(const TierManager *manager) {
-    uint32_t states[BLOCK_LOST + 1] = {0}, writes = 0, leaving = 0, in_flight = 0;
+    uint32_t states[BLOCK_LOST + 1] = {0}, writes = 0, leaving = 0, in_flight = 0, late = 0;
     for (uint32_t i = 0; i < manager->options.record_count; i++)
         states[manager->records[i].block.state]++;
     for (uint32_t i = 0; i < manager->options.transfers_max; i++) {
         const TransferRecord *moving = &manager->transfers[i];
         in_flight += moving->in_flight;
-        writes += moving->in_flight && !moving->staged;
+        late += moving->in_flight && moving->late;
+        writes += moving->in_flight && !moving->staged && !moving->late;
         leaving += moving->in_flight && !moving->staged && !moving->orphaned;
     }
     CHECK(states[BLOCK_FREE] == manager->free_id_count);
     CHECK(states[BLOCK_FILLING] == manager->stats.filling &&
           states[BLOCK_SEALED] == manager->stats.sealed &&
           states[BLOCK_LOST] == manager->stats.lost);
+    CHECK(late == manager->late_count);
     CHECK(in_flight == tier_manager_in_flight(manager) && writes == manager->writes_in_flight &&
           leaving == manager->leaving_count && writes <= manager->options.writes_max);
 }

@@ -68,6 +68,7 @@ Status tier_manager_create(TierManager **out, const TierManagerOptions *options)
     CHECK(options->transfers_max > 0 && options->stream_groups > 0);
     bool spills = slots > options->slot_count[TIER_DEVICE];
     CHECK(!spills || (options->staging_slots > 0 && options->writes_max > 0));
+    CHECK(options->failures_to_off > 0 && options->failures_to_off <= TIER_FAILURES_MAX);
 
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(TierManager), "tier manager"));
@@ -252,6 +253,7 @@ Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot) {
     Record *record = record_at(manager, id);
     if (record->block.state == BLOCK_LOST) return STATUS_IO;
     CHECK(record->block.state == BLOCK_FILLING && !record->held && record->pins == 0);
+    if (lose_if_silent(manager, record)) return STATUS_IO;
     if (!record_on_device(record) || record->transfer != TRANSFER_NONE) {
         demand(manager, record);
         return STATUS_AGAIN;
@@ -336,6 +338,7 @@ uint32_t tier_manager_device_slot(const TierManager *manager, BlockId id) {
 Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
     Record *record = record_at(manager, id);
     if (record->block.state == BLOCK_LOST) return STATUS_IO;
+    if (lose_if_silent(manager, record)) return STATUS_IO;
     if (!record_on_device(record)) {
         demand(manager, record);
         return STATUS_AGAIN;
@@ -397,10 +400,22 @@ void tier_manager_score(TierManager *manager, BlockId id, double mass) {
         placement->scored(manager->policy, id, mass);
 }
 
-/* ---- counts ---- */
+/* ---- time and counts ---- */
+
+void tier_manager_tick(TierManager *manager, uint64_t now_ns) {
+    CHECK(now_ns >= manager->now_ns);
+    manager->now_ns = now_ns;
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
+        TierSlots *slots = &manager->slots[tier];
+        if (!slots->stopped_growing || now_ns < slots->grow_ns) continue;
+        slots->stopped_growing = false;
+        manager->moves_settled = false;
+    }
+}
 
 void tier_manager_set_staging(TierManager *manager, uint32_t staging_slots) {
     uint32_t most = manager->options.staging_slots, least = manager->staging_used;
+    staging_slots += manager->slots[TIER_DEVICE].late_count; /* those are of no use */
     uint32_t room = manager->home_count - manager->home_used;
     if (most > manager->staging_count + room) most = manager->staging_count + room;
     if (staging_slots > most) staging_slots = most;
@@ -408,6 +423,7 @@ void tier_manager_set_staging(TierManager *manager, uint32_t staging_slots) {
     manager->staging_count = staging_slots;
     manager->home_count = manager->options.slot_count[TIER_DEVICE] - staging_slots;
     manager->moves_settled = false;
+    give_spilling_up(manager);
 }
 
 void tier_manager_set_free_target(TierManager *manager, uint32_t free_target) {
@@ -419,12 +435,16 @@ uint32_t tier_manager_in_flight(const TierManager *manager) {
     return manager->options.transfers_max - manager->free_transfer_count;
 }
 
+static uint32_t slots_left(const TierSlots *slots) {
+    return slots->used - slots->late_count + tier_slots_free_count(slots);
+}
+
 /* A block takes one place, whatever copies it has: a device copy with a valid lower one can always go. One place below is kept
  * free: a filling block that comes back to be held changes places with one that leaves. */
 uint64_t tier_manager_places(const TierManager *manager) {
     uint64_t below = 0;
     for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
-        below += manager->slots[tier].used + tier_slots_free_count(&manager->slots[tier]);
+        below += slots_left(&manager->slots[tier]);
     return manager->home_count + (below > 0 ? below - 1 : 0);
 }
 
@@ -440,6 +460,7 @@ TierManagerStats tier_manager_stats(const TierManager *manager) {
         stats.tiers[tier].slot_count = slots->slot_count;
         stats.tiers[tier].slots_used = slots->used;
         stats.tiers[tier].slots_peak = slots->used_peak;
+        stats.tiers[tier].slots_left = slots->off ? 0 : slots_left(slots);
         stats.tiers[tier].off = slots->off;
     }
     return stats;

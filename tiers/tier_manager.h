@@ -20,8 +20,12 @@
  *      of blocks gets through, so nothing waits for ever. It must hold one attention group at least.
  *   6. A read that fails, or whose bytes are not the block's, makes the block lost: pins answer STATUS_IO until it is released.
  *   7. A tier that fails too often is off: no new slots there; what is valid there may still be read. A slot whose write failed
- *      is never taken again.
- *   8. A block has one transfer in flight at most. */
+ *      is never taken again; one that the disk had no room for is, when the tier tries to grow again.
+ *   8. A block has one transfer in flight at most, beside those that were given up.
+ *   9. A transfer that is late is given up: the block of a read is lost, that of a write stays where it was. The slots that the transfer
+ *      writes to stay taken until it has really ended, those of a read both. A tier that is off and has such transfers
+ *      is not asked again until they have ended: what is only there is lost when a pin needs it. When they hold so much
+ *      of staging that no attention group gets through, that holds for every lower tier. */
 
 #include "tiers/placement.h"
 #include "tiers/tier_slots.h"
@@ -34,9 +38,10 @@ const char *tier_name(Tier tier); /* "device", "host", "nvme" */
 
 typedef enum TransferResult {
     TRANSFER_OK,
-    TRANSFER_NO_SPACE, /* a write found no room: the tier stops growing */
+    TRANSFER_NO_SPACE, /* a write found no room: the tier stops growing for a while */
     TRANSFER_FAILED,   /* I/O error */
     TRANSFER_CORRUPT,  /* a read gave bytes that are not this block's */
+    TRANSFER_LATE,     /* given up; that it has ended is told later, with another result */
 } TransferResult;
 
 typedef enum TransferReason {
@@ -67,8 +72,13 @@ typedef struct TierManagerOptions {
     uint32_t transfers_max;   /* in flight */
     uint32_t writes_max;      /* of them, downward: the rest is kept for reads */
     uint32_t want_count_max;  /* longest want queue */
-    uint32_t failures_to_off; /* failed or corrupt transfers before a tier is off (16) */
-    const uint64_t *trace;    /* for a placement that needs one (placement.h), else NULL */
+    uint32_t staging_min;     /* blocks of one attention group */
+    uint32_t failures_to_off; /* failed or late transfers within failure_window_ns before a tier
+                                   is off, up to TIER_FAILURES_MAX */
+    uint64_t failure_window_ns;
+    uint32_t corrupt_to_off; /* wrong blocks in all before a tier is off */
+    uint64_t grow_pause_ns;  /* from a full disk to the next try */
+    const uint64_t *trace;   /* for a placement that needs one (placement.h), else NULL */
     uint64_t trace_count;
     void (*record)(void *user, uint64_t access); /* optional: makes such a trace */
     void *record_user;
@@ -76,6 +86,7 @@ typedef struct TierManagerOptions {
 
 typedef struct TierStats {
     uint64_t slot_count, slots_used, slots_peak;
+    uint64_t slots_left; /* that hold a block or may take one; of a tier that is off none */
     uint64_t
         moves[TIER_COUNT]
              [REASON_COUNT]; /* completed transfers out of this tier, by destination and reason */
@@ -88,7 +99,7 @@ typedef struct TierManagerStats {
     TierStats tiers[TIER_COUNT];
     uint64_t prefetch_useful, prefetch_late,
         prefetch_wasted; /* staged before the pin; asked for first; dropped unused */
-    uint64_t lost_blocks, corrupt_blocks, failed_transfers;
+    uint64_t lost_blocks, corrupt_blocks, failed_transfers, late_reads, late_writes;
     uint32_t filling, sealed, lost;
 } TierManagerStats;
 
@@ -96,6 +107,9 @@ typedef struct TierManager TierManager;
 
 Status tier_manager_create(TierManager **out, const TierManagerOptions *options);
 void tier_manager_destroy(TierManager *manager);
+
+/* What time it is, from any start, never backwards: failures are dated by it, and a full tier tries to grow again. */
+void tier_manager_tick(TierManager *manager, uint64_t now_ns);
 
 /* A filling block with a device slot, held. STATUS_AGAIN: none is free until transfers that are in flight (or can be issued)
  * complete or pins end. STATUS_NO_SPACE: every tier is full, or the device is full of filling blocks. */
@@ -144,6 +158,7 @@ void tier_manager_set_free_target(TierManager *manager, uint32_t free_target);
 /* The next transfer to start; false when there is none now. What a pin waits for comes first, then a write that a take waits
  * for, then reads ahead, then writes ahead. */
 bool tier_manager_next_transfer(TierManager *manager, Transfer *out);
+/* The transfer has ended, or (TRANSFER_LATE, once) is given up and will end some time. */
 void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferResult result);
 uint32_t tier_manager_in_flight(const TierManager *manager);
 

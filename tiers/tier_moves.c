@@ -55,11 +55,13 @@ bool home_make_room(TierManager *manager) {
     return true;
 }
 
-/* A write frees the home slot that it reads, a transfer whose block is gone frees both of its slots. */
+/* A write frees the home slot that it reads, a transfer whose block is gone frees both of its slots. Nobody waits for late ones. */
 static bool transfer_frees_slots(const TierManager *manager) {
     if (manager->writes_in_flight > 0) return true;
-    for (uint32_t i = 0; i < manager->options.transfers_max; i++)
-        if (manager->transfers[i].in_flight && manager->transfers[i].orphaned) return true;
+    for (uint32_t i = 0; i < manager->options.transfers_max; i++) {
+        const TransferRecord *moving = &manager->transfers[i];
+        if (moving->in_flight && moving->orphaned && !moving->late) return true;
+    }
     return false;
 }
 
@@ -72,6 +74,30 @@ bool home_can_leave(TierManager *manager) {
 }
 
 /* ---- starting ---- */
+
+/* Late reads hold staging, and late transfers the records of transfers: whether one group of reads still gets through. */
+static bool reads_get_through(const TierManager *manager) {
+    uint32_t staging = manager->staging_count - manager->slots[TIER_DEVICE].late_count;
+    return staging >= manager->options.staging_min &&
+           manager->late_count < manager->options.transfers_max;
+}
+
+static bool tier_answers(const TierManager *manager, Tier tier) {
+    const TierSlots *slots = &manager->slots[tier];
+    return reads_get_through(manager) && (!slots->off || slots->late_count == 0);
+}
+
+bool lose_if_silent(TierManager *manager, Record *record) {
+    bool away = !record_on_device(record) && record->transfer == TRANSFER_NONE;
+    if (!away || tier_answers(manager, record_lower_tier(record))) return false;
+    record_lose(manager, record);
+    return true;
+}
+
+void give_spilling_up(TierManager *manager) {
+    if (manager->late_count == 0 || reads_get_through(manager)) return;
+    manager->slots[TIER_HOST].off = manager->slots[TIER_NVME].off = true;
+}
 
 static bool start(TierManager *manager, Record *record, Tier from, Tier to, uint32_t to_slot,
                   TransferReason reason, Transfer *out) {
@@ -121,14 +147,18 @@ static bool start_read(TierManager *manager, Record *record, TransferReason reas
 
 static bool start_demanded(TierManager *manager, Transfer *out) {
     BlockId id = manager->lists.lists[LIST_DEMANDED].first;
-    if (id == BLOCK_NONE || !make_staging_room(manager, true)) return false;
+    if (id == BLOCK_NONE) return false;
+    Record *record = &manager->records[id];
+    if (!tier_answers(manager, record_lower_tier(record))) return false; /* its pin will lose it */
+    if (!make_staging_room(manager, true)) return false;
     block_lists_remove(&manager->lists, id);
-    return start_read(manager, &manager->records[id], REASON_DEMAND, out);
+    return start_read(manager, record, REASON_DEMAND, out);
 }
 
 static bool start_wanted(TierManager *manager, Transfer *out) {
     Record *record = want_next(manager);
-    if (!record || !make_staging_room(manager, false)) return false;
+    if (!record || !tier_answers(manager, record_lower_tier(record))) return false;
+    if (!make_staging_room(manager, false)) return false;
     want_serve_first(manager);
     block_lists_remove(&manager->lists, record_id(manager, record)); /* demanded, too */
     return start_read(manager, record, REASON_PREFETCH, out);
@@ -199,39 +229,91 @@ void transfer_orphan(TierManager *manager, Record *record) {
     record->transfer = TRANSFER_NONE;
 }
 
+static TierSlots *lower_slots(TierManager *manager, const Transfer *transfer) {
+    return &manager->slots[transfer->to == TIER_DEVICE ? transfer->from : transfer->to];
+}
+
+/* Whether this failure is the last of too many in too short a time. */
+static bool strikes_out(const TierManager *manager, TierSlots *slots) {
+    uint32_t most = manager->options.failures_to_off;
+    slots->failure_ns[slots->failure_count++ % most] = manager->now_ns;
+    uint64_t first_ns = slots->failure_ns[slots->failure_count % most];
+    return slots->failure_count >= most &&
+           manager->now_ns - first_ns <= manager->options.failure_window_ns;
+}
+
 /* What a failure says about the lower tier, whatever has become of the block. */
 static void note_failure(TierManager *manager, const Transfer *transfer, TransferResult result) {
-    bool writes = transfer->to != TIER_DEVICE;
-    TierSlots *slots = &manager->slots[writes ? transfer->to : transfer->from];
-    manager->stats.failed_transfers += result != TRANSFER_CORRUPT;
+    TierSlots *slots = lower_slots(manager, transfer);
+    manager->stats.failed_transfers += result == TRANSFER_FAILED || result == TRANSFER_NO_SPACE;
     manager->stats.corrupt_blocks += result == TRANSFER_CORRUPT;
     if (result == TRANSFER_NO_SPACE) {
         slots->stopped_growing = true;
+        slots->grow_ns = manager->now_ns + manager->options.grow_pause_ns;
         return;
     }
-    if (++slots->failures >= manager->options.failures_to_off) slots->off = true;
+    bool out = result == TRANSFER_CORRUPT
+                   ? ++slots->corrupt_count >= manager->options.corrupt_to_off
+                   : strikes_out(manager, slots);
+    if (out) slots->off = true;
 }
 
-/* A slot that could not be written is not offered again. */
+/* A slot that could not be written is not offered again, one that had no room later. */
 static void give_written_slot(TierManager *manager, const Transfer *transfer,
                               TransferResult result) {
     TierSlots *slots = &manager->slots[transfer->to];
     if (result == TRANSFER_OK)
         tier_slots_give(slots, transfer->to_slot);
+    else if (result == TRANSFER_NO_SPACE)
+        tier_slots_give_roomless(slots, transfer->to_slot);
     else
         tier_slots_retire(slots, transfer->to_slot);
 }
 
+static void give_home_slot(TierManager *manager, const Transfer *transfer) {
+    tier_slots_give(&manager->slots[TIER_DEVICE], transfer->from_slot);
+    manager->home_used--;
+}
+
 static void end_orphan(TierManager *manager, const TransferRecord *moving, TransferResult result) {
     const Transfer *transfer = &moving->transfer;
-    tier_slots_give(&manager->slots[transfer->from], transfer->from_slot);
     if (moving->staged) {
+        tier_slots_give(&manager->slots[transfer->from], transfer->from_slot);
         tier_slots_give(&manager->slots[TIER_DEVICE], transfer->to_slot);
         manager->staging_used--;
         return;
     }
-    manager->home_used--;
+    if (!moving->late) give_home_slot(manager, transfer);
     give_written_slot(manager, transfer, result);
+}
+
+static void count_late(TierManager *manager, const TransferRecord *moving, int by) {
+    manager->late_count += by;
+    lower_slots(manager, &moving->transfer)->late_count += by;
+    if (moving->staged) manager->slots[TIER_DEVICE].late_count += by;
+}
+
+/* A late write may go on reading its source, whoever has it by then: nobody trusts what it writes. */
+static void give_up(TierManager *manager, TransferRecord *moving) {
+    const Transfer *transfer = &moving->transfer;
+    Record *record = &manager->records[transfer->block];
+    CHECK(!moving->late);
+    moving->late = true;
+    manager->stats.late_reads += moving->staged;
+    manager->stats.late_writes += !moving->staged;
+    manager->writes_in_flight -= !moving->staged;
+    count_late(manager, moving, 1);
+    note_failure(manager, transfer, TRANSFER_LATE);
+    give_spilling_up(manager);
+    if (moving->orphaned) {
+        if (!moving->staged) give_home_slot(manager, transfer);
+        return;
+    }
+    transfer_orphan(manager, record);
+    if (moving->staged)
+        record_lose(manager, record);
+    else
+        record->replicas[transfer->from].state = REPLICA_VALID;
 }
 
 static void end_read(TierManager *manager, Record *record, const Transfer *transfer,
@@ -250,7 +332,7 @@ static void end_write(TierManager *manager, Record *record, const Transfer *tran
     record->replicas[TIER_DEVICE].state = REPLICA_VALID;
     if (result != TRANSFER_OK) {
         record->replicas[transfer->to].state = REPLICA_NONE;
-        tier_slots_retire(&manager->slots[transfer->to], transfer->to_slot);
+        give_written_slot(manager, transfer, result);
         return;
     }
     record->replicas[transfer->to].state = REPLICA_VALID;
@@ -262,15 +344,20 @@ static void end_write(TierManager *manager, Record *record, const Transfer *tran
 void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferResult result) {
     CHECK(transfer_id < manager->options.transfers_max &&
           manager->transfers[transfer_id].in_flight);
+    manager->moves_settled = false;
+    if (result == TRANSFER_LATE) {
+        give_up(manager, &manager->transfers[transfer_id]);
+        return;
+    }
     TransferRecord moving = manager->transfers[transfer_id];
     const Transfer *transfer = &moving.transfer;
     manager->transfers[transfer_id].in_flight = false;
     manager->free_transfers[manager->free_transfer_count++] = transfer_id;
-    manager->writes_in_flight -= !moving.staged;
-    manager->moves_settled = false;
+    manager->writes_in_flight -= !moving.staged && !moving.late;
+    if (moving.late) count_late(manager, &moving, -1);
     if (result == TRANSFER_OK)
         manager->stats.tiers[transfer->from].moves[transfer->to][transfer->reason]++;
-    else
+    else if (!moving.late)
         note_failure(manager, transfer, result);
     if (moving.orphaned) {
         end_orphan(manager, &moving, result);

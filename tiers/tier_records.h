@@ -54,7 +54,8 @@ typedef struct TransferRecord {
     Transfer transfer;
     bool in_flight;
     bool staged;   /* the device slot is of staging */
-    bool orphaned; /* the block was released */
+    bool orphaned; /* the block was released, or gave the transfer up */
+    bool late;     /* given up; the source of a write is the transfer's no more */
 } TransferRecord;
 
 /* A block stands here twice when it is wanted twice. */
@@ -91,6 +92,8 @@ struct TierManager {
     uint32_t *free_transfers;  /* stack, [free_transfer_count] */
     uint32_t free_transfer_count;
     uint32_t writes_in_flight, leaving_count; /* leaving: writes whose block still lives */
+    uint32_t late_count;                      /* transfers in flight that were given up */
+    uint64_t now_ns;
     uint32_t free_target;
     bool take_waits, promotion_waits;
     bool moves_settled; /* nothing may move down until the state changes */
@@ -130,6 +133,9 @@ bool home_make_room(
 bool home_can_leave(
     TierManager *manager); /* a home slot will become free, by itself or after unpins */
 void transfer_orphan(TierManager *manager, Record *record);
+/* Rule 9: a block that is only where reads do not get through is lost; nobody waits for it. */
+bool lose_if_silent(TierManager *manager, Record *record);
+void give_spilling_up(TierManager *manager); /* where no group of reads gets through */
 
 SPILLWAY_EXTERN_C_END
 

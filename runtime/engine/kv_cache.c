@@ -11,6 +11,10 @@
 #include "tiers/spill_header.h"
 
 enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, DISK_ALIGNMENT = 4096, PINNED_MAX = 4096 };
+enum { FAILURES_TO_OFF = 3 }; /* a minute */
+
+#define SECOND_NS 1000000000ull
+
 static const uint64_t wait_ns =
     100000000; /* wake up now and then, whatever happens to the tier thread */
 
@@ -81,7 +85,11 @@ static Status create_manager(KvCache *cache) {
                                   .transfers_max = spills ? TRANSFERS_MAX : 1,
                                   .writes_max = spills ? TRANSFERS_MAX / 2 : 1,
                                   .want_count_max = want_count_max(options),
-                                  .failures_to_off = 16};
+                                  .staging_min = ATTEND_GROUP_BLOCKS,
+                                  .failures_to_off = FAILURES_TO_OFF,
+                                  .failure_window_ns = 60 * SECOND_NS,
+                                  .corrupt_to_off = 16,
+                                  .grow_pause_ns = 30 * SECOND_NS};
     for (int tier = 0; tier < TIER_COUNT; tier++)
         manager.slot_count[tier] = options->slots[tier];
     return tier_manager_create(&cache->manager, &manager);

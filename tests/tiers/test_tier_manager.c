@@ -25,7 +25,11 @@ static Fixture open_fixture(const char *placement, uint32_t device, uint32_t sta
                                   .transfers_max = 8,
                                   .writes_max = 4,
                                   .want_count_max = 16,
-                                  .failures_to_off = 2};
+                                  .staging_min = 1,
+                                  .failures_to_off = 2,
+                                  .failure_window_ns = 60,
+                                  .corrupt_to_off = 3,
+                                  .grow_pause_ns = 30};
     Fixture fixture = {0};
     assert_non_null(options.placement);
     assert_int_equal(tier_manager_create(&fixture.manager, &options), STATUS_OK);
@@ -378,6 +382,145 @@ static void a_place_that_is_free_is_taken_evenly(void **state) {
     close_fixture(&fixture);
 }
 
+static void a_full_disk_is_tried_again_later(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 2);
+    tier_manager_tick(fixture.manager, 1000);
+    fill(&fixture, 2);
+    for (int i = 0; i < 3; i++) { /* more tries than slots: none is used up */
+        assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+        complete(&fixture, next(&fixture), TRANSFER_NO_SPACE);
+        assert_int_equal(take(&fixture, 2, 0), STATUS_NO_SPACE);
+        assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_NVME].slots_left, 0);
+        tier_manager_tick(fixture.manager, 1000 + 30 * (uint64_t)i + 29);
+        assert_int_equal(take(&fixture, 2, 0), STATUS_NO_SPACE);
+        tier_manager_tick(fixture.manager, 1000 + 30 * (uint64_t)i + 30);
+    }
+    assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_NVME].slots_left, 2);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_OK);
+    close_fixture(&fixture);
+}
+
+/* Two failures within 60 turn the tier off: here they are 61 apart, then 60. */
+static void failures_are_forgotten_in_time(void **state) {
+    (void)state;
+    static const uint64_t times[] = {5, 66, 126};
+    Fixture fixture = open_fixture("scan", 3, 1, 4, 0);
+    fill(&fixture, 2);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+        tier_manager_tick(fixture.manager, times[i]);
+        complete(&fixture, next(&fixture), TRANSFER_FAILED);
+        assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_HOST].off, i == 2);
+    }
+    close_fixture(&fixture);
+}
+
+static void wrong_blocks_are_never_forgotten(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 4);
+    fill(&fixture, 5);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_false(tier_manager_stats(fixture.manager).tiers[TIER_NVME].off);
+        tier_manager_tick(fixture.manager, i * 1000000u);
+        assert_int_equal(pin(&fixture, i), STATUS_AGAIN);
+        complete(&fixture, next(&fixture), TRANSFER_CORRUPT);
+        assert_int_equal(pin(&fixture, i), STATUS_IO);
+    }
+    assert_true(tier_manager_stats(fixture.manager).tiers[TIER_NVME].off);
+    close_fixture(&fixture);
+}
+
+static void a_late_read_loses_the_block_and_keeps_its_slots(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 4, 2, 0, 4);
+    fill(&fixture, 3); /* 0 is below */
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    Transfer late = next(&fixture);
+    complete(&fixture, late, TRANSFER_LATE);
+    assert_int_equal(pin(&fixture, 0), STATUS_IO);
+    release(&fixture, 0);
+    TierManagerStats stats = tier_manager_stats(fixture.manager);
+    assert_int_equal(stats.late_reads, 1);
+    assert_int_equal(stats.tiers[TIER_NVME].slots_used, 1);
+    assert_int_equal(stats.tiers[TIER_NVME].slots_left, 3);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    Transfer down = next(&fixture);
+    assert_int_not_equal(down.to_slot, late.from_slot);
+    complete(&fixture, down, TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 1), STATUS_AGAIN);
+    Transfer up = next(&fixture);
+    assert_int_not_equal(up.to_slot, late.to_slot);
+    complete(&fixture, up, TRANSFER_OK);
+    complete(&fixture, late, TRANSFER_FAILED); /* no second strike */
+    assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_NVME].slots_used, 1);
+    assert_false(tier_manager_stats(fixture.manager).tiers[TIER_NVME].off);
+    assert_int_equal(pin(&fixture, 1), STATUS_OK);
+    unpin(&fixture, 1);
+    close_fixture(&fixture);
+}
+
+static void a_late_write_leaves_the_block_where_it_was(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 0, 3);
+    fill(&fixture, 2);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    Transfer late = next(&fixture);
+    complete(&fixture, late, TRANSFER_LATE);
+    assert_int_equal(pin(&fixture, late.block == fixture.ids[0] ? 0 : 1), STATUS_OK);
+    unpin(&fixture, late.block == fixture.ids[0] ? 0 : 1);
+    Transfer down = next(&fixture); /* the take still waits */
+    assert_int_not_equal(down.to_slot, late.to_slot);
+    complete(&fixture, down, TRANSFER_OK);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_OK);
+    tier_manager_seal(fixture.manager, fixture.ids[2]);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_NO_SPACE); /* nobody waits for what is late */
+    complete(&fixture, late, TRANSFER_OK);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_AGAIN);
+    Transfer again = next(&fixture);
+    assert_int_equal(again.to_slot, late.to_slot);
+    complete(&fixture, again, TRANSFER_OK);
+    assert_int_equal(take(&fixture, 3, 0), STATUS_OK);
+    close_fixture(&fixture);
+}
+
+/* Off and silent: what is only there is lost at once, until it answers again. */
+static void a_silent_tier_is_not_waited_for(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 6, 4, 0, 8);
+    fill(&fixture, 6); /* 0 … 3 are below */
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    assert_int_equal(pin(&fixture, 1), STATUS_AGAIN);
+    Transfer first = next(&fixture), second = next(&fixture);
+    complete(&fixture, first, TRANSFER_LATE);
+    complete(&fixture, second, TRANSFER_LATE);
+    assert_true(tier_manager_stats(fixture.manager).tiers[TIER_NVME].off);
+    assert_int_equal(pin(&fixture, 2), STATUS_IO);
+    complete(&fixture, first, TRANSFER_OK);
+    complete(&fixture, second, TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 3), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_OK);
+    assert_int_equal(pin(&fixture, 3), STATUS_OK);
+    unpin(&fixture, 3);
+    close_fixture(&fixture);
+}
+
+/* One late read holds all of staging: no tier can be read, not even a sound one. */
+static void late_reads_that_hold_staging_end_spilling(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 1, 4);
+    fill(&fixture, 4); /* one in the host, one on the disk */
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    complete(&fixture, next(&fixture), TRANSFER_LATE);
+    assert_true(tier_manager_stats(fixture.manager).tiers[TIER_HOST].off);
+    assert_true(tier_manager_stats(fixture.manager).tiers[TIER_NVME].off);
+    assert_int_equal(pin(&fixture, 1), STATUS_IO);
+    assert_int_equal(take(&fixture, 4, 0), STATUS_NO_SPACE);
+    close_fixture(&fixture);
+}
+
 static void blocks_move_down_ahead_of_need(void **state) {
     (void)state;
     Fixture fixture = open_fixture("scan", 5, 1, 4, 0);
@@ -429,6 +572,13 @@ int main(void) {
         cmocka_unit_test(a_filling_block_moves_while_nobody_holds_it),
         cmocka_unit_test(a_hold_brings_a_block_home_for_another_that_leaves),
         cmocka_unit_test(a_place_that_is_free_is_taken_evenly),
+        cmocka_unit_test(a_full_disk_is_tried_again_later),
+        cmocka_unit_test(failures_are_forgotten_in_time),
+        cmocka_unit_test(wrong_blocks_are_never_forgotten),
+        cmocka_unit_test(a_late_read_loses_the_block_and_keeps_its_slots),
+        cmocka_unit_test(a_late_write_leaves_the_block_where_it_was),
+        cmocka_unit_test(a_silent_tier_is_not_waited_for),
+        cmocka_unit_test(late_reads_that_hold_staging_end_spilling),
         cmocka_unit_test(blocks_move_down_ahead_of_need),
         cmocka_unit_test(lru_promotes_and_drops_clean_copies_without_a_write),
     };
