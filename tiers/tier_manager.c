@@ -460,7 +460,6 @@ TierManagerStats tier_manager_stats(const TierManager *manager) {
         stats.tiers[tier].slot_count = slots->slot_count;
         stats.tiers[tier].slots_used = slots->used;
         stats.tiers[tier].slots_peak = slots->used_peak;
-        stats.tiers[tier].slots_left = slots->off ? 0 : slots_left(slots);
         stats.tiers[tier].off = slots->off;
     }
     return stats;

@@ -86,7 +86,6 @@ typedef struct TierManagerOptions {
 
 typedef struct TierStats {
     uint64_t slot_count, slots_used, slots_peak;
-    uint64_t slots_left; /* that hold a block or may take one; of a tier that is off none */
     uint64_t
         moves[TIER_COUNT]
              [REASON_COUNT]; /* completed transfers out of this tier, by destination and reason */

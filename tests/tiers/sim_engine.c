@@ -1,10 +1,12 @@
 #include "tests/tiers/sim_engine.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/base/invariant.h"
 
 enum { BLOCKS_MAX = 40, LAYERS_MAX = 4, SEQUENCES_MAX = 8, PINS_MAX = 64, PLAN_MAX = 4096 };
+enum { RANKS_MAX = 3 };
 
 typedef enum SequenceState { SEQUENCE_WAITING, SEQUENCE_RUNNING, SEQUENCE_ENDED } SequenceState;
 
@@ -29,17 +31,27 @@ typedef struct Pin {
     uint32_t ordinal, device_slot;
 } Pin;
 
+/* What ranks tell each other after a step. */
+typedef struct StepReport {
+    uint32_t lost;   /* bit i: sequence i lost a block, or found no room */
+    uint64_t places; /* blocks that the tiers can hold */
+} StepReport;
+
+/* One rank. */
 typedef struct Simulation {
     SimOptions options;
-    Random random;
+    Random random, plan_random; /* of this rank; of the plan, the same on all */
     SimStore store;
     TierManager *manager;
     Sequence sequences[SEQUENCES_MAX]; /* oldest first */
     Pin pins[PINS_MAX];
     uint32_t pin_count, whole_count; /* the first whole_count are of groups that are whole */
     uint64_t folds[SEQUENCES_MAX];   /* of what was attended in this layer */
+    uint64_t digests[SEQUENCES_MAX]; /* of the folds of this step */
+    StepReport agreed;               /* of the last step */
     BlockId plan[PLAN_MAX];
     uint32_t plan_count, plan_next;
+    uint64_t steps_max; /* until everything has ended */
     SimReport report;
 } Simulation;
 
@@ -60,7 +72,7 @@ static uint32_t worst_blocks(const Simulation *sim, const Sequence *sequence) {
 /* Whether faults have taken slots away. */
 static bool room_was_lost(const Simulation *sim) {
     TierManagerStats stats = tier_manager_stats(sim->manager);
-    return stats.failed_transfers + stats.corrupt_blocks > 0;
+    return stats.failed_transfers + stats.corrupt_blocks + stats.late_reads + stats.late_writes > 0;
 }
 
 /* ---- transfers ---- */
@@ -84,7 +96,9 @@ static void start_transfers(Simulation *sim) {
 static bool end_next(Simulation *sim, uint64_t until) {
     uint32_t transfer_id;
     TransferResult result;
-    if (!sim_store_end_next(&sim->store, until, &transfer_id, &result)) return false;
+    bool ended = sim_store_end_next(&sim->store, until, &transfer_id, &result);
+    tier_manager_tick(sim->manager, sim->store.now);
+    if (!ended) return false;
     tier_manager_complete(sim->manager, transfer_id, result);
     check(sim);
     start_transfers(sim);
@@ -157,11 +171,14 @@ static bool may_enter(const Simulation *sim, const Sequence *sequence) {
     const SimOptions *options = &sim->options;
     if (running_count(sim) == 0) return true;
     if (!options->reserve) return tier_manager_has_room(sim->manager, options->layers);
-    uint64_t places = options->slot_count[TIER_HOST] + options->slot_count[TIER_NVME] +
-                      options->slot_count[TIER_DEVICE] - options->staging_slots;
-    places -=
-        places > options->slot_count[TIER_DEVICE] - options->staging_slots; /* to change places */
-    return worst_running(sim) + worst_blocks(sim, sequence) <= places;
+    return worst_running(sim) + worst_blocks(sim, sequence) <= sim->agreed.places;
+}
+
+/* With all tiers; one place below is kept to change places. */
+static uint64_t places(const Simulation *sim) {
+    const SimOptions *options = &sim->options;
+    uint64_t below = options->slot_count[TIER_HOST] + options->slot_count[TIER_NVME];
+    return options->slot_count[TIER_DEVICE] - options->staging_slots + below - (below > 0);
 }
 
 /* Age goes first: younger sequences make way for an older one that waits. */
@@ -172,7 +189,7 @@ static void admit(Simulation *sim) {
         while (running_count(sim) == sim->options.batch || !may_enter(sim, sequence)) {
             Sequence *youngest = youngest_running(sim);
             if (youngest < sequence) return;
-            CHECK(!sim->options.reserve);
+            CHECK(!sim->options.reserve || sim->agreed.places < places(sim));
             sim->report.preempted++;
             leave(sim, youngest, SEQUENCE_WAITING);
         }
@@ -180,7 +197,22 @@ static void admit(Simulation *sim) {
     }
 }
 
+static bool attends(const Sequence *sequence) {
+    return sequence->state == SEQUENCE_RUNNING && !sequence->lost && !sequence->parked;
+}
+
 /* ---- storing ---- */
+
+/* Of several ranks, all have to say who leaves, after the step. */
+static bool find_room(Simulation *sim, Sequence *sequence) {
+    if (sim->options.ranks == 1) {
+        make_way(sim);
+        return sequence->state == SEQUENCE_RUNNING;
+    }
+    CHECK(room_was_lost(sim));
+    sequence->lost = true;
+    return false;
+}
 
 static bool take_block(Simulation *sim, Sequence *sequence, uint32_t layer) {
     Stream *stream = &sequence->streams[layer];
@@ -197,8 +229,7 @@ static bool take_block(Simulation *sim, Sequence *sequence, uint32_t layer) {
             continue;
         }
         CHECK(status == STATUS_NO_SPACE);
-        make_way(sim);
-        if (sequence->state != SEQUENCE_RUNNING) return false;
+        if (!find_room(sim, sequence)) return false;
     }
     uint32_t slot = tier_manager_device_slot(sim->manager, stream->ids[ordinal]);
     sim_store_device(&sim->store, slot)->cell = (SimCell){0};
@@ -224,8 +255,7 @@ static bool hold_block(Simulation *sim, Sequence *sequence, uint32_t layer) {
             return false;
         }
         CHECK(status == STATUS_NO_SPACE);
-        make_way(sim);
-        if (sequence->state != SEQUENCE_RUNNING) return false;
+        if (!find_room(sim, sequence)) return false;
     }
 }
 
@@ -355,10 +385,6 @@ static void attend_sequence(Simulation *sim, Sequence *sequence, uint32_t layer)
     }
 }
 
-static bool attends(const Sequence *sequence) {
-    return sequence->state == SEQUENCE_RUNNING && !sequence->lost && !sequence->parked;
-}
-
 static void attend_layer(Simulation *sim, uint32_t layer) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         sim->folds[i] = 0;
@@ -372,6 +398,7 @@ static void attend_layer(Simulation *sim, uint32_t layer) {
         for (uint32_t ordinal = 0; ordinal < stream->block_count; ordinal++)
             truth = sim_mix(truth, stream->truth[ordinal]);
         CHECK(!attends(&sim->sequences[i]) || sim->folds[i] == truth);
+        sim->digests[i] = sim_mix(sim->digests[i], sim->folds[i]);
     }
 }
 
@@ -419,7 +446,14 @@ static void draw_faults(Simulation *sim) {
         sim->store.odds[fault] = faults || fault == SIM_FAULT_SLOW ? options->odds[fault] : 0;
     Tier tier = chance(sim, 0.5) ? TIER_HOST : TIER_NVME;
     sim->store.dead[tier] |= chance(sim, options->death_odds);
-    if (!faults) sim->store.dead[TIER_HOST] = sim->store.dead[TIER_NVME] = false;
+    if (chance(sim, options->full_odds))
+        sim->store.full_until[tier] = sim->store.now + random_below(&sim->random, 5000);
+    if (chance(sim, options->hang_odds))
+        sim->store.hung_until[tier] = sim->store.now + random_below(&sim->random, 2000);
+    if (faults) return;
+    sim->store.hung_until[TIER_HOST] = sim->store.hung_until[TIER_NVME] = 0;
+    sim->store.dead[TIER_HOST] = sim->store.dead[TIER_NVME] = false;
+    sim->store.full_until[TIER_HOST] = sim->store.full_until[TIER_NVME] = 0;
 }
 
 /* All but the oldest may pause for a step, their blocks with them. */
@@ -427,7 +461,7 @@ static void park_some(Simulation *sim, const Sequence *first) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         Sequence *sequence = &sim->sequences[i];
         sequence->parked = sequence->state == SEQUENCE_RUNNING && sequence != first &&
-                           chance(sim, sim->options.park_odds);
+                           random_unit(&sim->plan_random) < sim->options.park_odds;
         for (uint32_t layer = 0; sequence->parked && layer < sim->options.layers; layer++)
             for (uint32_t b = 0; b < sequence->streams[layer].block_count; b++) {
                 tier_manager_park(sim->manager, sequence->streams[layer].ids[b]);
@@ -447,19 +481,28 @@ static void choose_tokens(Simulation *sim) {
     }
 }
 
+/* A lost block after faults have stopped: what was stuck then, or written wrong, and is found late. */
+static void lose(Simulation *sim, Sequence *sequence) {
+    bool fits = running_count(sim) > 1 || worst_blocks(sim, sequence) <= sim->agreed.places;
+    sim->report.lost++;
+    sim->steps_max +=
+        sim->report.steps >= sim->options.fault_steps ? sequence->target_tokens + 1 : 0;
+    sim->report.refused += sim->options.ranks > 1 && !fits;
+    leave(sim, sequence, sim->options.ranks == 1 || fits ? SEQUENCE_WAITING : SEQUENCE_ENDED);
+}
+
 static void end_step(Simulation *sim) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         Sequence *sequence = &sim->sequences[i];
         if (sequence->state != SEQUENCE_RUNNING) continue;
         sequence->token_count += sequence->step_tokens;
         sequence->step_tokens = 0;
-        if (sequence->lost) {
-            sim->report.lost++;
-            leave(sim, sequence, SEQUENCE_WAITING);
+        if (sim->agreed.lost >> i & 1) {
+            lose(sim, sequence);
         } else if (sequence->token_count >= sequence->target_tokens) {
             sim->report.finished++;
             leave(sim, sequence, SEQUENCE_ENDED);
-        } else if (chance(sim, sim->options.cancel_odds)) {
+        } else if (random_unit(&sim->plan_random) < sim->options.cancel_odds) {
             sim->report.cancelled++;
             leave(sim, sequence, SEQUENCE_ENDED);
         }
@@ -472,14 +515,22 @@ static Sequence *oldest(Simulation *sim) {
     return NULL;
 }
 
-/* first: the oldest that has not ended. */
-static void step(Simulation *sim, Sequence *first) {
+static StepReport report_step(const Simulation *sim) {
+    StepReport report = {.places = tier_manager_places(sim->manager)};
+    if (report.places > places(sim)) report.places = places(sim); /* what staging lends, it takes */
+    for (uint32_t i = 0; i < sim->options.sequence_count; i++)
+        report.lost |= (uint32_t)sim->sequences[i].lost << i;
+    return report;
+}
+
+/* As far as the ranks need not agree. first: the oldest that has not ended. */
+static void run_step(Simulation *sim, const Sequence *first) {
+    memset(sim->digests, 0, sizeof sim->digests);
     draw_faults(sim);
     admit(sim);
     park_some(sim, first);
     choose_tokens(sim);
     make_plan(sim);
-    uint32_t tokens_before = first->token_count;
     CHECK(first->state == SEQUENCE_RUNNING);
     for (uint32_t layer = 0; layer < sim->options.layers; layer++) {
         store_layer(sim, layer);
@@ -487,11 +538,44 @@ static void step(Simulation *sim, Sequence *first) {
         attend_layer(sim, layer);
         seal_layer(sim, layer);
     }
-    CHECK(first->state == SEQUENCE_ENDED || first->lost || first->step_tokens > 0);
-    bool lost = first->lost;
-    end_step(sim);
-    CHECK(first->state == SEQUENCE_ENDED || lost || first->token_count > tokens_before);
-    sim->report.steps++;
+}
+
+static void check_agreement(const Simulation *ours, const Simulation *first) {
+    CHECK(ours->report.steps == first->report.steps);
+    for (uint32_t i = 0; i < first->options.sequence_count; i++) {
+        const Sequence *mine = &ours->sequences[i], *theirs = &first->sequences[i];
+        CHECK(mine->state == theirs->state && mine->token_count == theirs->token_count &&
+              mine->step_tokens == theirs->step_tokens);
+    }
+}
+
+static void check_digests(const Simulation *ours, const Simulation *first, uint32_t lost) {
+    for (uint32_t i = 0; i < first->options.sequence_count; i++)
+        CHECK(lost >> i & 1 || ours->digests[i] == first->digests[i]);
+}
+
+static void step(Simulation *ranks, uint32_t rank_count) {
+    StepReport agreed = {.places = UINT64_MAX};
+    uint32_t oldest_index = (uint32_t)(oldest(ranks) - ranks->sequences);
+    uint32_t tokens_before = ranks->sequences[oldest_index].token_count;
+    for (uint32_t r = 0; r < rank_count; r++) {
+        run_step(&ranks[r], &ranks[r].sequences[oldest_index]);
+        StepReport report = report_step(&ranks[r]);
+        agreed.lost |= report.lost;
+        if (report.places < agreed.places) agreed.places = report.places;
+    }
+    for (uint32_t r = 0; r < rank_count; r++) {
+        check_agreement(&ranks[r], ranks);
+        check_digests(&ranks[r], ranks, agreed.lost);
+    }
+    for (uint32_t r = 0; r < rank_count; r++) {
+        const Sequence *first = &ranks[r].sequences[oldest_index];
+        ranks[r].agreed = agreed;
+        end_step(&ranks[r]);
+        CHECK(first->state == SEQUENCE_ENDED || agreed.lost >> oldest_index & 1 ||
+              first->token_count > tokens_before);
+        ranks[r].report.steps++;
+    }
 }
 
 /* Steps that every sequence needs, one after the other: the oldest always advances. */
@@ -502,53 +586,76 @@ static uint64_t steps_max(const Simulation *sim) {
     return steps;
 }
 
-static void open(Simulation *sim) {
-    const SimOptions *options = &sim->options;
+static void open(Simulation *sim, const SimOptions *options, uint32_t rank) {
+    sim->options = *options;
+    sim->random = (Random){.key = options->seed, .stream = 2 + 2 * rank};
+    sim->plan_random = (Random){.key = options->seed, .stream = 3};
     TierManagerOptions manager = {.placement = options->placement,
                                   .staging_slots = options->staging_slots,
                                   .stream_groups = options->layers,
                                   .transfers_max = options->transfers_max,
                                   .writes_max = options->writes_max,
                                   .want_count_max = options->want_count_max,
-                                  .failures_to_off = options->failures_to_off};
+                                  .staging_min = options->group_blocks,
+                                  .failures_to_off = options->failures_to_off,
+                                  .failure_window_ns = options->failure_window,
+                                  .corrupt_to_off = options->corrupt_to_off,
+                                  .grow_pause_ns = options->grow_pause};
     for (int tier = 0; tier < TIER_COUNT; tier++)
         manager.slot_count[tier] = options->slot_count[tier];
     CHECK(tier_manager_create(&sim->manager, &manager) == STATUS_OK);
     tier_manager_set_free_target(sim->manager, options->free_target);
     sim_store_create(&sim->store, &sim->random, options->slot_count, options->transfers_max);
+    sim->store.io_timeout = options->io_timeout;
     for (uint32_t i = 0; i < options->sequence_count; i++) {
         Sequence *sequence = &sim->sequences[i];
         sequence->uid = i + 1;
-        sequence->prompt_tokens = 1 + (uint32_t)random_below(&sim->random, options->prompt_max);
-        sequence->target_tokens =
-            sequence->prompt_tokens + (uint32_t)random_below(&sim->random, options->answer_max);
+        sequence->prompt_tokens =
+            1 + (uint32_t)random_below(&sim->plan_random, options->prompt_max);
+        sequence->target_tokens = sequence->prompt_tokens +
+                                  (uint32_t)random_below(&sim->plan_random, options->answer_max);
     }
+    sim->agreed = report_step(sim);
+    sim->steps_max = steps_max(sim);
 }
 
-SimReport sim_run(const SimOptions *options) {
-    Simulation *sim = calloc(1, sizeof *sim);
-    CHECK(sim && options->sequence_count <= SEQUENCES_MAX && options->layers <= LAYERS_MAX &&
-          options->prompt_max + options->answer_max <= BLOCKS_MAX);
-    sim->options = *options;
-    sim->random = (Random){.key = options->seed, .stream = 2};
-    open(sim);
-    uint64_t limit = steps_max(sim);
-    for (Sequence *first; (first = oldest(sim));) {
-        CHECK(sim->report.steps < limit);
-        step(sim, first);
-    }
+static void close(Simulation *sim, SimReport *sum) {
     while (end_next(sim, UINT64_MAX))
         continue;
     TierManagerStats stats = tier_manager_stats(sim->manager);
     CHECK(stats.filling + stats.sealed + stats.lost == 0);
     for (int tier = 0; tier < TIER_COUNT; tier++)
-        CHECK(stats.tiers[tier].slots_used == 0);
-    SimReport report = sim->report;
-    report.moves = sim->store.completed;
+        CHECK(stats.tiers[tier].slots_used == sim_store_held(&sim->store, (Tier)tier));
+    SimReport *report = &sim->report;
+    report->moves = sim->store.completed;
+    report->late = sim->store.late;
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
-        report.injected[fault] = sim->store.injected[fault];
+        report->injected[fault] = sim->store.injected[fault];
+    sim_report_add(sum, report);
     sim_store_destroy(&sim->store);
     tier_manager_destroy(sim->manager);
-    free(sim);
-    return report;
+}
+
+void sim_report_add(SimReport *sum, const SimReport *report) {
+    const uint64_t *from = (const uint64_t *)report;
+    uint64_t *to = (uint64_t *)sum;
+    for (size_t i = 0; i < sizeof *sum / sizeof *to; i++)
+        to[i] += from[i];
+}
+
+SimReport sim_run(const SimOptions *options) {
+    Simulation *ranks = calloc(options->ranks, sizeof *ranks);
+    CHECK(ranks && options->ranks <= RANKS_MAX && options->sequence_count <= SEQUENCES_MAX &&
+          options->layers <= LAYERS_MAX && options->prompt_max + options->answer_max <= BLOCKS_MAX);
+    for (uint32_t r = 0; r < options->ranks; r++)
+        open(&ranks[r], options, r);
+    while (oldest(ranks)) {
+        CHECK(ranks->report.steps < ranks->steps_max);
+        step(ranks, options->ranks);
+    }
+    SimReport sum = {0};
+    for (uint32_t r = 0; r < options->ranks; r++)
+        close(&ranks[r], &sum);
+    free(ranks);
+    return sum;
 }

@@ -44,6 +44,8 @@ static void draw_faults(SimOptions *options, Random *random) {
     for (int fault = SIM_FAULT_STUCK; fault < SIM_FAULT_COUNT; fault++)
         if (between(random, 0, 2) == 0) options->odds[fault] = random_unit(random) * 0.05;
     if (between(random, 0, 3) == 0) options->death_odds = 0.02;
+    if (between(random, 0, 2) == 0) options->full_odds = 0.05;
+    if (between(random, 0, 3) == 0) options->hang_odds = 0.05;
 }
 
 SimOptions sim_options_draw(uint64_t seed, const char *placement) {
@@ -61,7 +63,12 @@ SimOptions sim_options_draw(uint64_t seed, const char *placement) {
                           .transfers_max = between(random, 1, 16),
                           .free_target = between(random, 0, 3),
                           .want_count_max = between(random, 1, 64),
+                          .ranks = between(random, 0, 3) ? 1 : between(random, 2, 3),
                           .failures_to_off = between(random, 1, 16),
+                          .corrupt_to_off = between(random, 1, 16),
+                          .failure_window = between(random, 0, 20000),
+                          .grow_pause = between(random, 1, 2000),
+                          .io_timeout = between(random, 600, 3000),
                           .reserve = between(random, 0, 1),
                           .plan = between(random, 0, 3),
                           .staging_varies = between(random, 0, 1),
@@ -69,25 +76,30 @@ SimOptions sim_options_draw(uint64_t seed, const char *placement) {
                           .park_odds = between(random, 0, 1) * 0.3};
     options.staging_slots = options.group_blocks + between(random, 0, 8);
     options.writes_max = between(random, 1, options.transfers_max);
+    options.reserve |= options.ranks > 1; /* who enters is said by the plan */
     draw_tiers(&options, random);
     draw_faults(&options, random);
     return options;
 }
 
 void sim_options_print(const SimOptions *options) {
-    printf("seed %" PRIu64 ": placement %s layers %u block_tokens %u chunk_tokens %u batch %u "
+    printf("seed %" PRIu64
+           ": ranks %u placement %s layers %u block_tokens %u chunk_tokens %u batch %u "
            "sequences %u prompt_max %u answer_max %u group_blocks %u staging %u slots %u/%u/%u "
            "transfers_max %u writes_max %u free_target %u want_count_max %u failures_to_off %u "
-           "reserve %d plan %u staging_varies %d cancel_odds %g park_odds %g fault_steps %u "
-           "death_odds %g",
-           options->seed, options->placement->name, options->layers, options->block_tokens,
-           options->chunk_tokens, options->batch, options->sequence_count, options->prompt_max,
-           options->answer_max, options->group_blocks, options->staging_slots,
+           "in %" PRIu64 " corrupt_to_off %u grow_pause %" PRIu64 " io_timeout %" PRIu64
+           " reserve %d plan %u staging_varies %d cancel_odds %g park_odds %g "
+           "fault_steps %u death_odds %g full_odds %g hang_odds %g",
+           options->seed, options->ranks, options->placement->name, options->layers,
+           options->block_tokens, options->chunk_tokens, options->batch, options->sequence_count,
+           options->prompt_max, options->answer_max, options->group_blocks, options->staging_slots,
            options->slot_count[TIER_DEVICE], options->slot_count[TIER_HOST],
            options->slot_count[TIER_NVME], options->transfers_max, options->writes_max,
            options->free_target, options->want_count_max, options->failures_to_off,
-           options->reserve, options->plan, options->staging_varies, options->cancel_odds,
-           options->park_odds, options->fault_steps, options->death_odds);
+           options->failure_window, options->corrupt_to_off, options->grow_pause,
+           options->io_timeout, options->reserve, options->plan, options->staging_varies,
+           options->cancel_odds, options->park_odds, options->fault_steps, options->death_odds,
+           options->full_odds, options->hang_odds);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
         if (options->odds[fault] > 0)
             printf(" %s %.4f", sim_fault_names[fault], options->odds[fault]);

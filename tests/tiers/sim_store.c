@@ -67,7 +67,7 @@ static uint64_t checksum(const SimCell *cell) {
 static uint64_t latency(SimStore *store, int fault) {
     uint64_t time = 1 + random_below(store->random, 20);
     if (fault == SIM_FAULT_SLOW) time += random_below(store->random, 500);
-    if (fault == SIM_FAULT_STUCK) time += 5000 + random_below(store->random, 50000);
+    if (fault == SIM_FAULT_STUCK) time += store->io_timeout + random_below(store->random, 50000);
     return time;
 }
 
@@ -87,6 +87,9 @@ static bool fits(const SimStore *store, const Transfer *transfer, int fault) {
 static int draw_fault(SimStore *store, const Transfer *transfer) {
     Tier lower = transfer->to == TIER_DEVICE ? transfer->from : transfer->to;
     if (store->dead[lower]) return SIM_FAULT_FAILED;
+    if (store->now < store->hung_until[lower]) return SIM_FAULT_STUCK;
+    if (store->now < store->full_until[lower] && fits(store, transfer, SIM_FAULT_FULL))
+        return SIM_FAULT_FULL;
     double draw = random_unit(store->random);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++) {
         if (draw < store->odds[fault]) return fits(store, transfer, fault) ? fault : -1;
@@ -122,6 +125,9 @@ void sim_store_start(SimStore *store, const Transfer *transfer, const Block *blo
                                 .tie = random_u64(store->random),
                                 .fault = draw_fault(store, transfer)};
     operation->time = store->now + latency(store, operation->fault);
+    operation->late_time = store->now + store->io_timeout;
+    if (operation->fault == SIM_FAULT_STUCK && random_below(store->random, 4) == 0)
+        operation->time = SIM_NEVER;
     if (operation->fault >= 0) store->injected[operation->fault]++;
     if (transfer->to == TIER_DEVICE) to->cell = junk(store); /* until the bytes have come */
 }
@@ -140,7 +146,9 @@ static TransferResult end_write(SimStore *store, const SimOperation *operation, 
     cell.ordinal = operation->ordinal;
     cell.generation = transfer->generation;
     cell.slot = transfer->to_slot;
-    cell.checksum = checksum(&cell);
+    SimCell sealed = cell; /* before anybody could change the source */
+    memcpy(sealed.halves, operation->source.halves, sizeof sealed.halves);
+    cell.checksum = checksum(&sealed);
     SimCell *target = &to->cell;
     switch (operation->fault) {
     case SIM_FAULT_FULL: return TRANSFER_NO_SPACE;
@@ -174,14 +182,29 @@ static TransferResult end(SimStore *store, const SimOperation *operation) {
     SimSlot *from = slot_at(store, transfer->from, transfer->from_slot);
     SimSlot *to = slot_at(store, transfer->to, transfer->to_slot);
     SimCell cell = operation->read_early ? operation->source : from->cell;
-    CHECK(from->readers == 1 && from->writers == 0 && to->writers == 1 && to->readers == 0 &&
-          to->pins == 0);
+    bool source_held = !operation->late || transfer->to == TIER_DEVICE;
+    CHECK(to->writers == 1 && to->readers == 0 && to->pins == 0);
+    CHECK(!source_held || (from->readers == 1 && from->writers == 0));
     TransferResult result = transfer->to == TIER_DEVICE ? end_read(store, operation, cell)
                                                         : end_write(store, operation, cell);
-    from->readers--;
+    from->readers -= source_held;
     to->writers--;
     store->completed++;
     return result;
+}
+
+/* From now on whoever has the source of a write may change it. */
+static TransferResult give_up(SimStore *store, SimOperation *operation) {
+    const Transfer *transfer = &operation->transfer;
+    operation->late = true;
+    if (transfer->to != TIER_DEVICE) slot_at(store, transfer->from, transfer->from_slot)->readers--;
+    store->late++;
+    return TRANSFER_LATE;
+}
+
+static uint64_t next_time(const SimOperation *operation) {
+    return !operation->late && operation->late_time < operation->time ? operation->late_time
+                                                                      : operation->time;
 }
 
 bool sim_store_end_next(SimStore *store, uint64_t until, uint32_t *out_transfer_id,
@@ -189,18 +212,31 @@ bool sim_store_end_next(SimStore *store, uint64_t until, uint32_t *out_transfer_
     SimOperation *next = NULL;
     for (uint32_t i = 0; i < store->operation_count; i++) {
         SimOperation *operation = &store->operations[i];
-        if (!next || operation->time < next->time ||
-            (operation->time == next->time && operation->tie < next->tie))
+        uint64_t time = next_time(operation);
+        if (time != SIM_NEVER && (!next || time < next_time(next) ||
+                                  (time == next_time(next) && operation->tie < next->tie)))
             next = operation;
     }
-    if (!next || next->time > until) {
+    if (!next || next_time(next) > until) {
         if (until != UINT64_MAX) store->now = until;
         return false;
     }
-    store->now = next->time;
+    store->now = next_time(next);
+    if (store->now != next->time) {
+        *out_transfer_id = next->transfer.id;
+        *out_result = give_up(store, next);
+        return true;
+    }
     SimOperation operation = *next;
     *next = store->operations[--store->operation_count];
     *out_transfer_id = operation.transfer.id;
     *out_result = end(store, &operation);
     return true;
+}
+
+uint32_t sim_store_held(const SimStore *store, Tier tier) {
+    uint32_t held = 0;
+    for (uint32_t slot = 0; slot < store->slot_count[tier]; slot++)
+        held += store->slots[tier][slot].readers + store->slots[tier][slot].writers;
+    return held;
 }

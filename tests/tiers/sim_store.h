@@ -11,7 +11,7 @@
 
 typedef enum SimFault {
     SIM_FAULT_SLOW,
-    SIM_FAULT_STUCK, /* very late */
+    SIM_FAULT_STUCK, /* ends long after it was given up, or never */
     SIM_FAULT_FAILED,
     SIM_FAULT_SHORT, /* a write that fails half way */
     SIM_FAULT_FULL,  /* a write to a slot never written finds no room */
@@ -45,9 +45,13 @@ typedef struct SimOperation {
     bool read_early; /* else the source is read when the operation ends */
     BlockIdentity identity;
     uint32_t ordinal;
-    uint64_t time, tie;
+    uint64_t time, tie; /* time: SIM_NEVER when it does not end */
+    uint64_t late_time; /* when it is given up */
+    bool late;
     int fault; /* SimFault, or -1 */
 } SimOperation;
+
+#define SIM_NEVER UINT64_MAX
 
 typedef struct SimStore {
     Random *random;
@@ -56,9 +60,12 @@ typedef struct SimStore {
     uint32_t slot_count[TIER_COUNT];
     SimOperation *operations; /* [operation_max] in flight */
     uint32_t operation_count, operation_max;
-    double odds[SIM_FAULT_COUNT]; /* a transfer */
-    bool dead[TIER_COUNT];        /* every operation fails */
-    uint64_t injected[SIM_FAULT_COUNT], completed;
+    double odds[SIM_FAULT_COUNT];    /* a transfer */
+    bool dead[TIER_COUNT];           /* every operation fails */
+    uint64_t full_until[TIER_COUNT]; /* no room for slots never written */
+    uint64_t hung_until[TIER_COUNT]; /* what is started gets stuck */
+    uint64_t io_timeout;             /* after which a transfer is late */
+    uint64_t injected[SIM_FAULT_COUNT], completed, late;
 } SimStore;
 
 void sim_store_create(SimStore *out, Random *random, const uint32_t slot_count[TIER_COUNT],
@@ -71,8 +78,10 @@ uint64_t sim_mix(uint64_t hash, uint64_t value);
 SimSlot *sim_store_device(SimStore *store, uint32_t slot);
 
 void sim_store_start(SimStore *store, const Transfer *transfer, const Block *block);
-/* Ends the operation that is next, if it is due by `until`; moves the clock there. */
+/* Ends the operation that is next, or gives it up for now (TRANSFER_LATE), if it is due by `until`; moves the clock there. */
 bool sim_store_end_next(SimStore *store, uint64_t until, uint32_t *out_transfer_id,
                         TransferResult *out_result);
+/* Slots of a tier that transfers which never end hold. */
+uint32_t sim_store_held(const SimStore *store, Tier tier);
 
 #endif

@@ -1,8 +1,8 @@
 /* Runs the simulator over many seeds:
  *
- *     sim_tiers [--seeds N] [--seed S] [--jobs J] [--placement NAME] [--verbose]
+ *     sim_tiers [--seeds N | --soak MINUTES] [--seed S] [--jobs J] [--placement NAME] [--verbose]
  *
- * Seeds S … S + N - 1 are shared out over J processes. A seed that fails prints its options and the command that replays it; the
+ * Seeds S … S + N - 1, or from S on until time is up, are shared out over J processes. A seed that fails prints its options and the command that replays it; the
  * others go on. */
 
 #include <getopt.h>
@@ -11,16 +11,18 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "runtime/base/invariant.h"
+#include "runtime/base/monotonic.h"
 #include "tests/tiers/sim_engine.h"
 
 enum { JOBS_MAX = 64 };
 
 typedef struct Run {
     uint64_t seed_first, seed_count;
+    double soak_seconds; /* 0: by count */
+    double begin;
     uint32_t jobs;
     const char *placement;
     bool verbose;
@@ -33,19 +35,17 @@ typedef struct Job {
     SimReport sum;
 } Job;
 
-static void add_up(SimReport *sum, const SimReport *report) {
-    const uint64_t *from = (const uint64_t *)report;
-    uint64_t *to = (uint64_t *)sum;
-    for (size_t i = 0; i < sizeof *sum / sizeof *to; i++)
-        to[i] += from[i];
+static bool goes_on(const Run *run, const Job *job) {
+    return run->soak_seconds > 0 ? monotonic_seconds() - run->begin < run->soak_seconds
+                                 : job->seed < run->seed_first + run->seed_count;
 }
 
 static void simulate(const Run *run, Job *job) {
-    for (; job->seed < run->seed_first + run->seed_count; job->seed += run->jobs) {
+    for (; goes_on(run, job); job->seed += run->jobs) {
         SimOptions options = sim_options_draw(job->seed, run->placement);
         if (run->verbose) sim_options_print(&options);
         SimReport report = sim_run(&options);
-        add_up(&job->sum, &report);
+        sim_report_add(&job->sum, &report);
         job->passed++;
     }
 }
@@ -91,20 +91,24 @@ static uint64_t simulate_all(const Run *run, Job *jobs) {
 static void print_sum(const SimReport *sum, double seconds) {
     printf("steps %" PRIu64 " checks %" PRIu64 " attended %" PRIu64 " moves %" PRIu64
            " finished %" PRIu64 " preempted %" PRIu64 " lost %" PRIu64 " cancelled %" PRIu64
-           " refused %" PRIu64 "\nfaults:",
+           " refused %" PRIu64 " late %" PRIu64 "\nfaults:",
            sum->steps, sum->checks, sum->attended, sum->moves, sum->finished, sum->preempted,
-           sum->lost, sum->cancelled, sum->refused);
+           sum->lost, sum->cancelled, sum->refused, sum->late);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
         printf(" %s %" PRIu64, sim_fault_names[fault], sum->injected[fault]);
     printf("\n%.1f s\n", seconds);
 }
 
 static Run parse(int argc, char **argv) {
-    Run run = {.seed_first = 1, .seed_count = 100, .jobs = 2};
+    Run run = {.seed_first = 1, .seed_count = 100, .begin = monotonic_seconds(), .jobs = 2};
     static const struct option options[] = {
-        {"seeds", required_argument, NULL, 'n'}, {"seed", required_argument, NULL, 's'},
-        {"jobs", required_argument, NULL, 'j'},  {"placement", required_argument, NULL, 'p'},
-        {"verbose", no_argument, NULL, 'v'},     {0},
+        {"seeds", required_argument, NULL, 'n'},
+        {"seed", required_argument, NULL, 's'},
+        {"jobs", required_argument, NULL, 'j'},
+        {"placement", required_argument, NULL, 'p'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"soak", required_argument, NULL, 'm'},
+        {0},
     };
     for (int flag; (flag = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (flag == 'n') run.seed_count = strtoull(optarg, NULL, 10);
@@ -112,6 +116,7 @@ static Run parse(int argc, char **argv) {
         if (flag == 'j') run.jobs = (uint32_t)strtoul(optarg, NULL, 10);
         if (flag == 'p') run.placement = optarg;
         if (flag == 'v') run.verbose = true;
+        if (flag == 'm') run.soak_seconds = 60 * strtod(optarg, NULL);
         if (flag == '?') exit(64);
     }
     bool known = !run.placement || placement_find(run.placement);
@@ -127,17 +132,13 @@ int main(int argc, char **argv) {
     Job *jobs = mmap(NULL, sizeof(Job[JOBS_MAX]), PROT_READ | PROT_WRITE,
                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(jobs != MAP_FAILED);
-    struct timespec begin, end;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
     uint64_t failed = simulate_all(&run, jobs), passed = 0;
-    clock_gettime(CLOCK_MONOTONIC, &end);
     SimReport sum = {0};
     for (uint32_t j = 0; j < run.jobs; j++) {
-        add_up(&sum, &jobs[j].sum);
+        sim_report_add(&sum, &jobs[j].sum);
         passed += jobs[j].passed;
     }
-    print_sum(&sum,
-              (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec));
+    print_sum(&sum, monotonic_seconds() - run.begin);
     printf("%" PRIu64 " passed, %" PRIu64 " failed, 0 skipped\n", passed, failed);
     return failed > 0;
 }
