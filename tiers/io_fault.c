@@ -34,6 +34,7 @@ static const KindRow kinds[] = {
     {"short", IO_FAULT_SHORT, 0, TRANSFERS},
     {"delay", IO_FAULT_DELAY, 0, TRANSFERS},
     {"swallow", IO_FAULT_SWALLOW, 0, TRANSFERS},
+    {"stuck", IO_FAULT_STUCK, 0, TRANSFERS},
     {"torn", IO_FAULT_TORN, 0, TRANSFERS},
     {"misdirected", IO_FAULT_MISDIRECTED, 0, TRANSFERS},
     {"stale", IO_FAULT_STALE, 0, TRANSFERS},

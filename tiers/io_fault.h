@@ -8,7 +8,8 @@
  *     io.read:eio:odds=0.01,seed=7    one read in a hundred, the same ones each time
  *     io.read:delay:ms=5000,count=1   the first read is 5 s late
  *
- * after: events that are spared first; count: faults at most; odds: of each event after that; seed; ms: of a delay.
+ * after: events that are spared first; count: faults at most; odds: of each event after that; seed; ms: of a delay, or until what is
+ * stuck ends (without: never).
  * Without a plan every point is inert. A plan belongs to one thread at a time. */
 
 #include <stdint.h>
@@ -35,6 +36,7 @@ typedef enum IoFaultKind {
     IO_FAULT_SHORT,       /* moves only a part and says so */
     IO_FAULT_DELAY,       /* starts delay_ns late */
     IO_FAULT_SWALLOW,     /* never happens and never completes */
+    IO_FAULT_STUCK,       /* happens delay_ns late, or never; cannot be cancelled */
     IO_FAULT_TORN,        /* moves the first half and says all */
     IO_FAULT_MISDIRECTED, /* goes to the neighbouring place */
     IO_FAULT_STALE,       /* moves nothing and says all */
@@ -44,7 +46,7 @@ typedef enum IoFaultKind {
 typedef struct IoFault {
     IoFaultKind kind;
     int os_error;      /* of IO_FAULT_ERROR: EIO, … */
-    uint64_t delay_ns; /* of IO_FAULT_DELAY */
+    uint64_t delay_ns; /* of IO_FAULT_DELAY and IO_FAULT_STUCK; 0: for ever */
     uint64_t draw;     /* random: where to split, which bit */
 } IoFault;
 

@@ -1,5 +1,6 @@
 #include "tiers/mover.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -9,14 +10,31 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
+#include "runtime/base/log.h"
 #include "runtime/base/monotonic.h"
 #include "tiers/spill_header.h"
 
-enum { RESULTS_AT_ONCE = 64 };
+enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16 };
 static const uint64_t busy_wait_ns =
     50000; /* how long new jobs may wait while the ring is watched */
+static const uint64_t late_wait_ns = 1000000; /* the same while all that it has is late */
 
-/* One producer, one consumer; capacity a power of two above transfers_max, so that it is never full. */
+typedef enum Trouble {
+    TROUBLE_SPACE,
+    TROUBLE_IO,
+    TROUBLE_WRONG,
+    TROUBLE_LATE,
+    TROUBLE_COUNT
+} Trouble;
+
+/* A job that the ring works on; RingOperation.user is its index. */
+typedef struct Flight {
+    MoverJob job;
+    uint64_t due_ns;
+    bool in_flight, late;
+} Flight;
+
+/* One producer, one consumer; capacity a power of two above 2 * transfers_max, so that it is never full. */
 typedef struct Queue {
     _Atomic uint32_t head, tail;
 } Queue;
@@ -29,10 +47,11 @@ struct Mover {
     MoverJob *jobs;    /* [capacity] */
     MoverDone *done;   /* [capacity] */
     Queue job_queue, done_queue;
-    MoverJob
-        *flying; /* [transfers_max] jobs that the ring works on; RingOperation.user is the index */
+    Flight *flights;        /* [transfers_max] */
     uint32_t *free_flights; /* stack, [free_flight_count] */
-    uint32_t free_flight_count;
+    uint32_t free_flight_count, late_count;
+    uint64_t watch_ns; /* when to look for late flights again */
+    bool told[TROUBLE_COUNT];
     uint32_t outstanding; /* submitted and not collected; of the submitting thread */
     pthread_t thread;
     pthread_mutex_t mutex; /* guards sleeping only */
@@ -41,7 +60,7 @@ struct Mover {
     Status open_status;
     ErrorCode open_error; /* raised again by the owner, who may capture it */
     char open_text[512];
-    bool opened;
+    bool opened, closed_quietly;
     MoverStats stats; /* written by the thread; read by others without a promise of one instant */
 };
 
@@ -68,12 +87,93 @@ static void seal(Mover *mover, const MoverJob *job, uint8_t *block, uint32_t to_
     mover->stats.seconds_checksum += monotonic_seconds() - start;
 }
 
+/* ---- trouble ---- */
+
+static uint32_t disk_slot(const Transfer *transfer) {
+    return transfer->to == TIER_NVME ? transfer->to_slot : transfer->from_slot;
+}
+
+/* Where on disk (or in host memory) the lower copy of a transfer lies. */
+static void describe_place(const Mover *mover, const Transfer *transfer, char *out,
+                           size_t out_bytes) {
+    uint32_t files = mover->options.ring.file_count, slot = disk_slot(transfer);
+    uint64_t bytes = mover->options.slot_bytes;
+    if (transfer->to != TIER_NVME && transfer->from != TIER_NVME) {
+        snprintf(out, out_bytes, "host memory, slot %u", slot);
+        return;
+    }
+    const char *directory =
+        mover->options.directories ? mover->options.directories[slot % files] : "unnamed";
+    snprintf(out, out_bytes, "spill file in \"%.200s\", %" PRIu64 " bytes at offset %" PRIu64,
+             directory, bytes, slot / files * bytes);
+}
+
+typedef struct TroubleRow {
+    const char *code;
+    const char *after_read, *after_write; /* what happens now, and what a person can change */
+} TroubleRow;
+
+static const TroubleRow troubles[TROUBLE_COUNT] = {
+    [TROUBLE_SPACE] = {"E-SPILL-NOSPC", NULL,
+                       "the tier goes on with the room that it has, and tries to grow again later "
+                       "(see --kv-nvme-dir, --kv-nvme-size)"},
+    [TROUBLE_IO] = {"E-SPILL-IO", "its sequence is computed again (see --kv-nvme-dir)",
+                    "the block stays where it was (see --kv-nvme-dir)"},
+    [TROUBLE_WRONG] = {"E-SPILL-CRC",
+                       "its sequence is computed again (see --on-corrupt, --max-corrupt)",
+                       "the block stays where it was (see --on-corrupt, --max-corrupt)"},
+    [TROUBLE_LATE] = {"E-SPILL-LATE",
+                      "given up, and its sequence computed again (see --io-timeout)",
+                      "given up, and the block stays where it was (see --io-timeout)"},
+};
+
+static void tell(Mover *mover, const Transfer *transfer, Trouble trouble, const char *why) {
+    char place[320];
+    if (mover->told[trouble]) return;
+    mover->told[trouble] = true;
+    describe_place(mover, transfer, place, sizeof place);
+    const TroubleRow *row = &troubles[trouble];
+    log_warning(row->code, "%s: %s; %s", place, why,
+                transfer->to == TIER_DEVICE ? row->after_read : row->after_write);
+}
+
+static void tell_wrong(Mover *mover, const Transfer *transfer) {
+    static const char why[] = "not the bytes that were written there";
+    char place[320];
+    mover->stats.corrupt++;
+    if (!mover->options.corrupt_is_fatal) {
+        tell(mover, transfer, TROUBLE_WRONG, why);
+        return;
+    }
+    describe_place(mover, transfer, place, sizeof place);
+    error_raise(ERROR_SPILL_CRC, "%s: %s (see --on-corrupt)", place, why);
+}
+
+static void tell_failed(Mover *mover, const Transfer *transfer, const RingResult *result) {
+    char why[160];
+    bool full = transfer->to == TIER_NVME && result->error == RING_ERROR_NO_SPACE;
+    mover->stats.io_errors++;
+    snprintf(why, sizeof why, "%s %u of them: %s", transfer->to == TIER_NVME ? "wrote" : "read",
+             result->bytes,
+             result->os_error ? strerror(result->os_error) : ring_error_name(result->error));
+    tell(mover, transfer, full ? TROUBLE_SPACE : TROUBLE_IO, why);
+}
+
+static void tell_late(Mover *mover, const Transfer *transfer) {
+    char why[96];
+    mover->stats.late++;
+    snprintf(why, sizeof why, "%s not ended after %.1f s",
+             transfer->to == TIER_NVME ? "a write" : "a read",
+             (double)mover->options.io_timeout_ns / 1e9);
+    tell(mover, transfer, TROUBLE_LATE, why);
+}
+
 static TransferResult verify(Mover *mover, const MoverJob *job, const uint8_t *block) {
     double start = monotonic_seconds();
     SpillExpectation expectation = expectation_of(mover, job, job->transfer.from_slot);
     bool right = spill_header_matches(block, &expectation);
     mover->stats.seconds_checksum += monotonic_seconds() - start;
-    mover->stats.corrupt += !right;
+    if (!right) tell_wrong(mover, &job->transfer);
     return right ? TRANSFER_OK : TRANSFER_CORRUPT;
 }
 
@@ -109,21 +209,24 @@ static TransferResult copy(Mover *mover, const MoverJob *job) {
 static void start_io(Mover *mover, const MoverJob *job) {
     const Transfer *transfer = &job->transfer;
     bool writes = transfer->to == TIER_NVME;
-    uint32_t disk_slot = writes ? transfer->to_slot : transfer->from_slot;
+    uint32_t slot = disk_slot(transfer);
     uint8_t *memory = writes ? slot_memory(mover, transfer->from, transfer->from_slot)
                              : slot_memory(mover, transfer->to, transfer->to_slot);
     if (writes && transfer->from == TIER_HOST && verify(mover, job, memory) != TRANSFER_OK) {
         report(mover, job, TRANSFER_CORRUPT);
         return;
     }
-    if (writes) seal(mover, job, memory, disk_slot);
+    if (writes) seal(mover, job, memory, slot);
     uint32_t flight = mover->free_flights[--mover->free_flight_count];
-    mover->flying[flight] = *job;
+    mover->flights[flight] =
+        (Flight){.job = *job,
+                 .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
+                 .in_flight = true};
     uint32_t files = mover->options.ring.file_count;
     RingOperation operation = {.kind = writes ? RING_WRITE : RING_READ,
-                               .file = disk_slot % files,
+                               .file = slot % files,
                                .memory = memory,
-                               .offset = (uint64_t)(disk_slot / files) * mover->options.slot_bytes,
+                               .offset = (uint64_t)(slot / files) * mover->options.slot_bytes,
                                .bytes = (uint32_t)mover->options.slot_bytes,
                                .user = flight};
     CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
@@ -143,26 +246,56 @@ static bool take_jobs(Mover *mover) {
     return head != first;
 }
 
-static TransferResult result_of(Mover *mover, const MoverJob *job, const RingResult *result) {
-    if (result->error == RING_ERROR_NONE)
-        return job->transfer.from == TIER_NVME
-                   ? verify(mover, job, slot_memory(mover, job->transfer.to, job->transfer.to_slot))
-                   : TRANSFER_OK;
-    mover->stats.io_errors++;
+static TransferResult outcome(const RingResult *result) {
+    if (result->error == RING_ERROR_NONE) return TRANSFER_OK;
     return result->error == RING_ERROR_NO_SPACE ? TRANSFER_NO_SPACE : TRANSFER_FAILED;
+}
+
+/* Nobody asks any more what a late read brought. */
+static TransferResult result_of(Mover *mover, const Flight *flight, const RingResult *result) {
+    const MoverJob *job = &flight->job;
+    if (flight->late) return outcome(result);
+    if (result->error != RING_ERROR_NONE) tell_failed(mover, &job->transfer, result);
+    if (result->error != RING_ERROR_NONE || job->transfer.from != TIER_NVME) return outcome(result);
+    return verify(mover, job, slot_memory(mover, job->transfer.to, job->transfer.to_slot));
+}
+
+/* The host's copy names its own slot again. */
+static void restore_source(Mover *mover, const MoverJob *job) {
+    const Transfer *transfer = &job->transfer;
+    if (transfer->from != TIER_HOST) return;
+    seal(mover, job, slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot);
 }
 
 static void take_results(Mover *mover, uint64_t wait_ns) {
     RingResult results[RESULTS_AT_ONCE];
     uint32_t count = ring_reap(mover->ring, results, RESULTS_AT_ONCE, wait_ns);
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t flight = (uint32_t)results[i].user;
-        const MoverJob job = mover->flying[flight];
-        if (job.transfer.from == TIER_HOST) /* the host's copy is the host's again */
-            seal(mover, &job, slot_memory(mover, TIER_HOST, job.transfer.from_slot),
-                 job.transfer.from_slot);
-        mover->free_flights[mover->free_flight_count++] = flight;
-        report(mover, &job, result_of(mover, &job, &results[i]));
+        Flight *flight = &mover->flights[results[i].user];
+        TransferResult result = result_of(mover, flight, &results[i]);
+        if (!flight->late) restore_source(mover, &flight->job);
+        mover->late_count -= flight->late;
+        flight->in_flight = false;
+        mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;
+        report(mover, &flight->job, result);
+    }
+}
+
+/* Gives up what has not ended in time. It stays in flight: the kernel may still write to its memory. */
+static void watch_flights(Mover *mover) {
+    uint64_t timeout_ns = mover->options.io_timeout_ns,
+             now = timeout_ns > 0 ? monotonic_now_ns(&monotonic_system) : 0;
+    if (now < mover->watch_ns || timeout_ns == 0) return;
+    mover->watch_ns = now + timeout_ns / WATCHES_A_TIMEOUT;
+    for (uint32_t i = 0; i < mover->options.transfers_max; i++) {
+        Flight *flight = &mover->flights[i];
+        if (!flight->in_flight || flight->late || now < flight->due_ns) continue;
+        flight->late = true;
+        mover->late_count++;
+        tell_late(mover, &flight->job.transfer);
+        restore_source(mover, &flight->job);
+        report(mover, &flight->job, TRANSFER_LATE);
+        ring_cancel(mover->ring, i);
     }
 }
 
@@ -205,17 +338,18 @@ static void open_ring(Mover *mover) {
 static void *run(void *argument) {
     Mover *mover = argument;
     open_ring(mover);
-    while (mover->open_status == STATUS_OK) {
+    while (mover->open_status == STATUS_OK && !atomic_load(&mover->stop)) {
         bool worked = take_jobs(mover);
-        bool in_flight = mover->free_flight_count < mover->options.transfers_max;
-        if (in_flight)
-            take_results(mover, worked ? 0 : busy_wait_ns);
-        else if (atomic_load(&mover->stop) && !jobs_wait(mover))
-            break;
-        else if (!worked)
+        uint32_t in_flight = mover->options.transfers_max - mover->free_flight_count;
+        if (in_flight > 0) {
+            uint64_t wait = in_flight > mover->late_count ? busy_wait_ns : late_wait_ns;
+            take_results(mover, worked ? 0 : wait);
+            watch_flights(mover);
+        } else if (!worked) {
             sleep_until_jobs(mover);
+        }
     }
-    ring_close(mover->ring);
+    mover->closed_quietly = ring_close(mover->ring);
     return NULL;
 }
 
@@ -224,11 +358,11 @@ static void *run(void *argument) {
 static Status take_memory(Mover *mover) {
     uint32_t count = mover->options.transfers_max;
     mover->capacity = 1;
-    while (mover->capacity <= count)
+    while (mover->capacity <= 2 * count)
         mover->capacity *= 2;
     TRY(memory_take((void **)&mover->jobs, mover->capacity, sizeof(MoverJob), "mover"));
     TRY(memory_take((void **)&mover->done, mover->capacity, sizeof(MoverDone), "mover"));
-    TRY(memory_take((void **)&mover->flying, count, sizeof(MoverJob), "mover"));
+    TRY(memory_take((void **)&mover->flights, count, sizeof(Flight), "mover"));
     TRY(memory_take((void **)&mover->free_flights, count, sizeof(uint32_t), "mover"));
     for (uint32_t i = 0; i < count; i++)
         mover->free_flights[i] = i;
@@ -239,7 +373,7 @@ static Status take_memory(Mover *mover) {
 static void give_memory(Mover *mover) {
     free(mover->jobs);
     free(mover->done);
-    free(mover->flying);
+    free(mover->flights);
     free(mover->free_flights);
     free(mover);
 }
@@ -282,17 +416,19 @@ static void wake_thread(Mover *mover) {
     pthread_mutex_unlock(&mover->mutex);
 }
 
-void mover_destroy(Mover *mover) {
-    if (!mover) return;
+bool mover_destroy(Mover *mover) {
+    if (!mover) return true;
     atomic_store(&mover->stop, true);
     pthread_mutex_lock(&mover->mutex);
     pthread_cond_signal(&mover->job_ready);
     pthread_mutex_unlock(&mover->mutex);
     pthread_join(mover->thread, NULL);
+    bool quiet = mover->closed_quietly;
     pthread_cond_destroy(&mover->job_ready);
     pthread_cond_destroy(&mover->done_ready);
     pthread_mutex_destroy(&mover->mutex);
     give_memory(mover);
+    return quiet;
 }
 
 Status mover_submit(Mover *mover, const MoverJob *job) {
@@ -327,10 +463,11 @@ uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_
     if (wait_ns > 0 && mover->outstanding > 0 && !done_wait(mover))
         sleep_until_done(mover, wait_ns);
     uint32_t head = atomic_load_explicit(&mover->done_queue.head, memory_order_relaxed), count = 0;
-    while (count < count_max && head != atomic_load(&mover->done_queue.tail))
-        out[count++] = mover->done[head++ & (mover->capacity - 1)];
+    while (count < count_max && head != atomic_load(&mover->done_queue.tail)) {
+        out[count] = mover->done[head++ & (mover->capacity - 1)];
+        mover->outstanding -= out[count++].result != TRANSFER_LATE;
+    }
     atomic_store(&mover->done_queue.head, head);
-    mover->outstanding -= count;
     return count;
 }
 

@@ -8,6 +8,9 @@
  * A slot is header and payload side by side: [SpillHeader][payload][zeros up to slot_bytes]. The mover owns no slot; it may read a
  * transfer's source and write its destination from mover_submit until the result is collected.
  *
+ * A read or write of a file that has not ended in time is cancelled and reported as TRANSFER_LATE; its second result comes when it has
+ * really ended. The first trouble of each kind is told in a line of its own, the others are counted.
+ *
  * One thread submits and collects; the mover's own thread owns the ring. Nothing is allocated after create. */
 
 #include "tiers/ring.h"
@@ -24,6 +27,10 @@ typedef struct MoverOptions {
     uint32_t payload_bytes;
     RingOptions
         ring; /* files: nvme slot s lies in file s % file_count at (s / file_count) * slot_bytes */
+    const char *const
+        *directories;       /* [ring.file_count] of the files, for messages; NULL: unnamed */
+    uint64_t io_timeout_ns; /* 0: none is ever late */
+    bool corrupt_is_fatal;  /* wrong bytes are an error, not a warning: the caller ends */
     uint32_t transfers_max; /* submitted and not collected */
 } MoverOptions;
 
@@ -40,18 +47,20 @@ typedef struct MoverDone {
 
 typedef struct MoverStats {
     uint64_t read_bytes[TIER_COUNT], written_bytes[TIER_COUNT]; /* out of and into each tier */
-    uint64_t io_errors, corrupt;
+    uint64_t io_errors, corrupt, late;
     double seconds_checksum, seconds_copy; /* of the mover's thread */
     double seconds_cpu;                    /* of the mover's thread, up to its last rest */
 } MoverStats;
 
 /* Starts the thread and opens the ring (none without files). */
 Status mover_create(Mover **out, const MoverOptions *options);
-void mover_destroy(Mover *mover); /* waits for what is in flight; takes NULL */
+/* What has not started never does; what the kernel has is waited for, but not for ever: false when transfers are stuck (ring_close).
+ * Takes NULL. */
+bool mover_destroy(Mover *mover);
 
 /* STATUS_AGAIN when transfers_max are out. */
 Status mover_submit(Mover *mover, const MoverJob *job);
-/* Results so far; waits up to wait_ns for a first one. */
+/* Results so far; waits up to wait_ns for a first one. A late transfer has two, and is out until the second. */
 uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_t wait_ns);
 
 MoverStats mover_stats(const Mover *mover);

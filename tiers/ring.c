@@ -17,6 +17,7 @@ enum {
     RETRIES_MAX = 16,    /* of one operation: about 1.5 s of EAGAIN */
     PAUSE_NS_MIN = 1000000,
     PAUSE_NS_MAX = 128000000,
+    CLOSE_NS = 1000000000, /* before what is in flight is cancelled, and once more after that */
 };
 
 typedef enum SlotState {
@@ -25,6 +26,7 @@ typedef enum SlotState {
     SLOT_PAUSED,    /* queued again at due_ns */
     SLOT_IN_FLIGHT, /* the engine has its memory */
     SLOT_SWALLOWED, /* an injected fault: never completes */
+    SLOT_STUCK,     /* an injected fault: paused, but like one that the kernel has */
     SLOT_DONE,      /* its result waits to be reaped */
 } SlotState;
 
@@ -59,6 +61,7 @@ struct Ring {
     uint32_t slot_count;
     SlotList free, queued[RING_KIND_COUNT], paused, done;
     uint32_t reads_in_row;
+    uint32_t stuck_count; /* of those paused */
 
     RingTransfer *batch; /* [depth] */
     uint32_t batch_count;
@@ -210,6 +213,14 @@ static void complete(Ring *ring, uint32_t index, int32_t result) {
     requeue(ring, index);
 }
 
+static void get_stuck(Ring *ring, uint32_t index) {
+    uint64_t delay_ns = ring->slots[index].fault.delay_ns;
+    pause_slot(ring, index, delay_ns);
+    ring->slots[index].state = SLOT_STUCK;
+    if (delay_ns == 0) ring->slots[index].due_ns = UINT64_MAX;
+    ring->stuck_count++;
+}
+
 static uint32_t aligned_part(const Ring *ring, const Slot *slot, uint32_t bytes) {
     return bytes & ~(ring->files[slot->operation.file].alignment_bytes - 1);
 }
@@ -225,6 +236,7 @@ static bool passes_faults(Ring *ring, uint32_t index) {
     case IO_FAULT_ERROR: fail_transfer(ring, index, slot->fault.os_error); return false;
     case IO_FAULT_DELAY: pause_slot(ring, index, slot->fault.delay_ns); return false;
     case IO_FAULT_SWALLOW: slot->state = SLOT_SWALLOWED; return false;
+    case IO_FAULT_STUCK: get_stuck(ring, index); return false;
     case IO_FAULT_STALE:
         slot->moved_bytes = slot->operation.bytes;
         finish(ring, index, RING_ERROR_NONE, 0);
@@ -274,6 +286,7 @@ static void wake_paused(Ring *ring) {
             push_back(ring, &ring->paused, index);
             continue;
         }
+        ring->stuck_count -= slot->state == SLOT_STUCK;
         slot->state = SLOT_QUEUED;
         push_front(ring, &ring->queued[slot->operation.kind], index);
     }
@@ -281,7 +294,7 @@ static void wake_paused(Ring *ring) {
 
 static void fill_batch(Ring *ring) {
     ring->batch_count = 0;
-    while (ring->stats.in_flight + ring->batch_count < ring->facts.depth) {
+    while (ring->stats.in_flight + ring->stuck_count + ring->batch_count < ring->facts.depth) {
         uint32_t index = pop_next(ring);
         if (index == NOWHERE) return;
         if (!passes_faults(ring, index)) continue;
@@ -405,7 +418,8 @@ static uint32_t cancel_in(Ring *ring, SlotList *list, uint64_t user) {
     uint32_t cancelled = 0;
     for (uint32_t left = list->count; left > 0; left--) {
         uint32_t index = pop_front(ring, list);
-        if (ring->slots[index].operation.user == user) {
+        const Slot *slot = &ring->slots[index];
+        if (slot->operation.user == user && slot->state != SLOT_STUCK) {
             finish(ring, index, RING_ERROR_CANCELLED, ECANCELED);
             cancelled++;
         } else {
@@ -420,8 +434,10 @@ uint32_t ring_cancel(Ring *ring, uint64_t user) {
     for (uint32_t kind = 0; kind < RING_KIND_COUNT; kind++)
         cancelled += cancel_in(ring, &ring->queued[kind], user);
     for (uint32_t i = 0; i < ring->slot_count; i++) {
-        Slot *slot = &ring->slots[i];
-        if (slot->state != SLOT_SWALLOWED || slot->operation.user != user) continue;
+        const Slot *slot = &ring->slots[i];
+        if (slot->operation.user != user) continue;
+        if (slot->state == SLOT_IN_FLIGHT) ring->engine->cancel(ring->state, i);
+        if (slot->state != SLOT_SWALLOWED) continue;
         finish(ring, i, RING_ERROR_CANCELLED, ECANCELED);
         cancelled++;
     }
@@ -523,19 +539,36 @@ Status ring_open(Ring **out, const RingOptions *options) {
     return STATUS_OK;
 }
 
-void ring_close(Ring *ring) {
-    if (!ring) return;
-    /* Nothing new is handed over, but what the engine holds back must still reach the kernel to come back. */
-    while (ring->stats.in_flight > 0) {
+static void cancel_in_flight(Ring *ring) {
+    for (uint32_t i = 0; i < ring->slot_count; i++)
+        if (ring->slots[i].state == SLOT_IN_FLIGHT) ring->engine->cancel(ring->state, i);
+}
+
+/* Nothing new is handed over, but what the engine holds back must still reach the kernel to come back. */
+static void wait_for_kernel(Ring *ring, uint64_t wait_ns) {
+    uint64_t deadline_ns = monotonic_now_ns(&monotonic_system) + wait_ns;
+    while (ring->stats.in_flight + ring->stuck_count > 0 &&
+           monotonic_now_ns(&monotonic_system) < deadline_ns) {
         uint32_t taken;
         if (ring->engine_holds_back)
             ring->engine_holds_back = ring->engine->submit(ring->state, NULL, 0, &taken) != 0;
         uint32_t count =
             ring->engine->reap(ring->state, ring->completions, ring->facts.depth, PAUSE_NS_MAX);
+        for (uint32_t i = 0; i < count; i++)
+            ring->slots[ring->completions[i].slot].state = SLOT_DONE;
         ring->stats.in_flight -= count;
     }
+}
+
+bool ring_close(Ring *ring) {
+    if (!ring) return true;
+    wait_for_kernel(ring, CLOSE_NS);
+    if (ring->stats.in_flight > 0) cancel_in_flight(ring);
+    wait_for_kernel(ring, CLOSE_NS);
+    if (ring->stats.in_flight + ring->stuck_count > 0) return false;
     ring->engine->close(ring->state);
     free_ring(ring);
+    return true;
 }
 
 bool ring_probe(uint32_t index, const char **out_name, char *out_text, uint32_t text_bytes) {

@@ -99,8 +99,10 @@ typedef struct RingStats {
  * or none, works here. */
 Status ring_open(Ring **out, const RingOptions *options);
 
-/* Waits until the kernel is done with all memory; results not reaped are dropped. NULL is allowed. */
-void ring_close(Ring *ring);
+/* Waits until the kernel is done with all memory; results not reaped are dropped, what was not handed over never happens.
+ * False when transfers have not ended after 2 s, though they were cancelled: the ring is left behind, and the memory of its operations
+ * may still be written to and must be left, too. NULL is allowed. */
+bool ring_close(Ring *ring);
 
 /* Queues the first operations, as many as there is room for, and says how many. No system call. */
 uint32_t ring_submit(Ring *ring, const RingOperation *operations, uint32_t count);
@@ -111,8 +113,8 @@ void ring_flush(Ring *ring);
 /* Flushes, then waits up to wait_ns for a first result and takes what is there. 0 when time is up or nothing is held. */
 uint32_t ring_reap(Ring *ring, RingResult *out_results, uint32_t result_max, uint64_t wait_ns);
 
-/* Operations with this user word that the kernel does not have end as cancelled; those that it has end by themselves, for
- * it may still write to their memory. Returns how many were cancelled. */
+/* Operations with this user word that the kernel does not have end as cancelled. For those that it has the kernel is asked; they
+ * end by themselves, for it may still write to their memory. Returns how many have been cancelled. */
 uint32_t ring_cancel(Ring *ring, uint64_t user);
 
 const RingFacts *ring_facts(const Ring *ring);

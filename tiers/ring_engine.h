@@ -46,6 +46,9 @@ typedef struct RingEngine {
     uint32_t (*reap)(RingEngineState *state, RingCompletion *out, uint32_t completion_max,
                      uint64_t wait_ns);
 
+    /* Asks the kernel to end the transfer of this slot early. It completes all the same, with -ECANCELED if that worked. */
+    void (*cancel)(RingEngineState *state, uint32_t slot);
+
     /* Nothing is in flight. */
     void (*close)(RingEngineState *state);
 } RingEngine;

@@ -154,6 +154,26 @@ static int threads_submit(RingEngineState *state, const RingTransfer *transfers,
     return 0;
 }
 
+/* One that no thread has begun; a system call that goes on cannot be stopped. */
+static void threads_cancel(RingEngineState *state, uint32_t slot) {
+    pthread_mutex_lock(&state->lock);
+    uint32_t left = state->waiting_count;
+    for (uint32_t i = 0; i < left; i++) {
+        RingTransfer transfer = state->waiting[state->waiting_first];
+        state->waiting_first = (state->waiting_first + 1) % state->depth;
+        uint32_t back = (state->waiting_first + left - 1) % state->depth;
+        if (transfer.slot != slot) {
+            state->waiting[back] = transfer;
+            continue;
+        }
+        state->waiting_count--;
+        state->finished[(state->finished_first + state->finished_count++) % state->depth] =
+            (RingCompletion){.slot = slot, .result = -ECANCELED};
+        break;
+    }
+    pthread_mutex_unlock(&state->lock);
+}
+
 static struct timespec time_in(uint64_t wait_ns) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -187,5 +207,6 @@ const RingEngine ring_threads = {
     .open = threads_open,
     .submit = threads_submit,
     .reap = threads_reap,
+    .cancel = threads_cancel,
     .close = threads_close,
 };

@@ -28,6 +28,8 @@ enum {
 
 enum { PIECES_MAX = 1024 };
 
+#define CANCELLING UINT64_MAX /* user data of requests to cancel; others have a slot there */
+
 struct RingEngineState {
     struct io_uring ring;
     RingFile files[RING_FILES_MAX];
@@ -220,11 +222,21 @@ static uint32_t uring_reap(RingEngineState *state, RingCompletion *out, uint32_t
         io_uring_wait_cqe_timeout(&state->ring, entries, &time);
         count = io_uring_peek_batch_cqe(&state->ring, entries, most);
     }
+    uint32_t taken = 0;
     for (uint32_t i = 0; i < count; i++)
-        out[i] = (RingCompletion){.slot = (uint32_t)io_uring_cqe_get_data64(entries[i]),
-                                  .result = entries[i]->res};
+        if (io_uring_cqe_get_data64(entries[i]) != CANCELLING)
+            out[taken++] = (RingCompletion){.slot = (uint32_t)io_uring_cqe_get_data64(entries[i]),
+                                            .result = entries[i]->res};
     io_uring_cq_advance(&state->ring, count);
-    return count;
+    return taken;
+}
+
+static void uring_cancel(RingEngineState *state, uint32_t slot) {
+    struct io_uring_sqe *entry = io_uring_get_sqe(&state->ring);
+    if (!entry) return; /* the kernel takes nothing now: the transfer just goes on */
+    io_uring_prep_cancel64(entry, slot, 0);
+    io_uring_sqe_set_data64(entry, CANCELLING);
+    io_uring_submit(&state->ring);
 }
 
 const RingEngine ring_uring = {
@@ -233,5 +245,6 @@ const RingEngine ring_uring = {
     .open = uring_open,
     .submit = uring_submit,
     .reap = uring_reap,
+    .cancel = uring_cancel,
     .close = uring_close,
 };

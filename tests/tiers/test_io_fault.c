@@ -46,6 +46,15 @@ static void odds_come_from_the_seed(void **state) {
     assert_in_range(struck, 850, 1150); /* 1000 and more than five deviations */
 }
 
+static void stuck_is_for_ever_or_for_a_time(void **state) {
+    (void)state;
+    IoFaultPlan ever = plan_of("io.read:stuck"), time = plan_of("io.write:stuck:ms=2");
+    IoFault fault = io_fault_next(&ever, IO_FAULT_READ);
+    assert_int_equal(fault.kind, IO_FAULT_STUCK);
+    assert_int_equal(fault.delay_ns, 0);
+    assert_int_equal(io_fault_next(&time, IO_FAULT_WRITE).delay_ns, 2000000);
+}
+
 static void several_at_one_point(void **state) {
     (void)state;
     IoFaultPlan plan = plan_of("io.read:eio:count=1");
@@ -97,9 +106,13 @@ static void holds_a_limited_number(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(nothing_without_a_plan),  cmocka_unit_test(spares_then_strikes_then_stops),
-        cmocka_unit_test(odds_come_from_the_seed), cmocka_unit_test(several_at_one_point),
-        cmocka_unit_test(refuses_other_texts),     cmocka_unit_test(holds_a_limited_number),
+        cmocka_unit_test(nothing_without_a_plan),
+        cmocka_unit_test(spares_then_strikes_then_stops),
+        cmocka_unit_test(odds_come_from_the_seed),
+        cmocka_unit_test(stuck_is_for_ever_or_for_a_time),
+        cmocka_unit_test(several_at_one_point),
+        cmocka_unit_test(refuses_other_texts),
+        cmocka_unit_test(holds_a_limited_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,17 +17,20 @@
 #include "tiers/spill_header.h"
 
 enum { SLOTS = 12, SLOT_BYTES = 8192, PAYLOAD = 5000, TRANSFERS = 8, EVENTS = 3000 };
+enum { IO_TIMEOUT_NS = 200000000 };
 
 typedef struct Fixture {
     SpillFile file;
     RingFile ring_file;
     uint8_t *memory[2]; /* device and host slots */
     Mover *mover;
+    IoFaultPlan faults;
     uint32_t next_id;
 } Fixture;
 
 static void open_fixture(Fixture *fixture, const char *engine) {
-    *fixture = (Fixture){0};
+    IoFaultPlan faults = fixture->faults;
+    *fixture = (Fixture){.faults = faults};
     SpillFileOptions file = {.directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp",
                              .bytes = SLOTS * SLOT_BYTES};
     assert_int_equal(spill_file_open(&fixture->file, &file), STATUS_OK);
@@ -45,13 +48,15 @@ static void open_fixture(Fixture *fixture, const char *engine) {
                                      .file_count = 1,
                                      .depth = 4,
                                      .queue_count = TRANSFERS,
-                                     .local_ranks = 1},
+                                     .local_ranks = 1,
+                                     .faults = &fixture->faults},
+                            .io_timeout_ns = IO_TIMEOUT_NS,
                             .transfers_max = TRANSFERS};
     assert_int_equal(mover_create(&fixture->mover, &options), STATUS_OK);
 }
 
 static void close_fixture(Fixture *fixture) {
-    mover_destroy(fixture->mover);
+    assert_true(mover_destroy(fixture->mover));
     spill_file_close(&fixture->file);
     free(fixture->memory[0]);
     free(fixture->memory[1]);
@@ -103,7 +108,7 @@ static bool holds(const Fixture *fixture, uint32_t slot, uint64_t block) {
 
 static void moves_blocks_down_and_up(void **state) {
     const char *engine = *state;
-    Fixture fixture;
+    Fixture fixture = {0};
     open_fixture(&fixture, engine);
     Random random = {.key = 9};
     Copy copies[TIER_COUNT][SLOTS] = {0};
@@ -143,7 +148,7 @@ static void moves_blocks_down_and_up(void **state) {
 /* Spoils one thing of a block on disk or of what is asked for; each must be a miss. */
 static void doubt_is_a_miss(void **state) {
     const char *engine = *state;
-    Fixture fixture;
+    Fixture fixture = {0};
     open_fixture(&fixture, engine);
     fill(&fixture, 0, 5);
     assert_int_equal(move(&fixture, job_of(5, 1, TIER_DEVICE, 0, TIER_NVME, 3)), TRANSFER_OK);
@@ -172,12 +177,70 @@ static void doubt_is_a_miss(void **state) {
     close_fixture(&fixture);
 }
 
+/* Collects until a result comes. */
+static MoverDone next_done(Fixture *fixture) {
+    MoverDone done;
+    while (mover_collect(fixture->mover, &done, 1, 1000000000) == 0)
+        ;
+    return done;
+}
+
+/* A stuck read is reported late, and once more when it has ended; until then its memory may change. */
+static void late_transfers_have_two_results(void **state) {
+    const char *engine = *state;
+    Fixture fixture = {0};
+    assert_int_equal(io_fault_add(&fixture.faults, "io.read:stuck:count=1,ms=500"), STATUS_OK);
+    open_fixture(&fixture, engine);
+    fill(&fixture, 0, 5);
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_DEVICE, 0, TIER_NVME, 3)), TRANSFER_OK);
+    MoverJob stuck = job_of(5, 1, TIER_NVME, 3, TIER_DEVICE, 1);
+    stuck.transfer.id = 70;
+    assert_int_equal(mover_submit(fixture.mover, &stuck), STATUS_OK);
+    MoverDone done = next_done(&fixture);
+    assert_int_equal(done.transfer_id, 70);
+    assert_int_equal(done.result, TRANSFER_LATE);
+    assert_false(holds(&fixture, 1, 5));
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_NVME, 3, TIER_DEVICE, 2)), TRANSFER_OK);
+    done = next_done(&fixture);
+    assert_int_equal(done.transfer_id, 70);
+    assert_int_equal(done.result, TRANSFER_OK);
+    assert_true(holds(&fixture, 1, 5));
+    assert_int_equal(mover_stats(fixture.mover).late, 1);
+    for (int i = 0; i < TRANSFERS; i++) /* none is out any more */
+        assert_int_equal(mover_submit(fixture.mover, &stuck), STATUS_OK);
+    assert_int_equal(mover_submit(fixture.mover, &stuck), STATUS_AGAIN);
+    close_fixture(&fixture);
+}
+
+/* What only waits in the ring is cancelled, and the host's copy is whole again. */
+static void late_transfers_that_have_not_begun_are_cancelled(void **state) {
+    const char *engine = *state;
+    Fixture fixture = {0};
+    assert_int_equal(io_fault_add(&fixture.faults, "io.write:swallow:count=1"), STATUS_OK);
+    open_fixture(&fixture, engine);
+    fill(&fixture, 0, 5);
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_DEVICE, 0, TIER_HOST, 2)), TRANSFER_OK);
+    MoverJob swallowed = job_of(5, 1, TIER_HOST, 2, TIER_NVME, 4);
+    swallowed.transfer.id = 70;
+    assert_int_equal(mover_submit(fixture.mover, &swallowed), STATUS_OK);
+    assert_int_equal(next_done(&fixture).result, TRANSFER_LATE);
+    assert_int_equal(next_done(&fixture).result, TRANSFER_FAILED);
+    assert_int_equal(mover_stats(fixture.mover).io_errors, 0);
+    assert_int_equal(move(&fixture, job_of(5, 1, TIER_HOST, 2, TIER_DEVICE, 3)), TRANSFER_OK);
+    assert_true(holds(&fixture, 3, 5));
+    close_fixture(&fixture);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(moves_blocks_down_and_up, "threads"),
         cmocka_unit_test_prestate(moves_blocks_down_and_up, "auto"),
         cmocka_unit_test_prestate(doubt_is_a_miss, "threads"),
         cmocka_unit_test_prestate(doubt_is_a_miss, "auto"),
+        cmocka_unit_test_prestate(late_transfers_have_two_results, "threads"),
+        cmocka_unit_test_prestate(late_transfers_have_two_results, "auto"),
+        cmocka_unit_test_prestate(late_transfers_that_have_not_begun_are_cancelled, "threads"),
+        cmocka_unit_test_prestate(late_transfers_that_have_not_begun_are_cancelled, "auto"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,8 +2,10 @@
  * A row that does not work here is skipped and says why. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <malloc.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -12,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -448,6 +452,22 @@ static void a_storm_of_signals_changes_nothing(void **state) {
     bed_close(&bed);
 }
 
+/* ---- in a child ---- */
+
+enum { CHILD_SKIPPED = 77 };
+
+/* Runs work in a child, whose exit status is 0 when it agreed. */
+static void in_child(int (*work)(const char *engine), const char *engine) {
+    int how;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) _exit(work(engine));
+    assert_int_equal(waitpid(child, &how, 0), child);
+    if (WIFEXITED(how) && WEXITSTATUS(how) == CHILD_SKIPPED) skip();
+    assert_true(WIFEXITED(how));
+    assert_int_equal(WEXITSTATUS(how), 0);
+}
+
 /* ---- faults that lie ---- */
 
 static void what_never_completes_can_be_cancelled(void **state) {
@@ -467,6 +487,122 @@ static void what_never_completes_can_be_cancelled(void **state) {
     assert_int_equal(ring_reap(bed.ring, &result, 1, 0), 1);
     assert_int_equal(result.error, RING_ERROR_CANCELLED);
     bed_close(&bed);
+}
+
+static void what_is_stuck_ends_when_it_does(void **state) {
+    Bed bed;
+    RingResult result;
+    bed_open(&bed, *state, NULL);
+    RingOperation operation = unit_operation(&bed, RING_WRITE, 9);
+    memset(operation.memory, 0, UNIT);
+    assert_int_equal(one(&bed, &operation).error, RING_ERROR_NONE);
+    assert_int_equal(io_fault_add(&bed.faults, "io.read:stuck:count=1,ms=100"), STATUS_OK);
+    operation.kind = RING_READ;
+    memset(operation.memory, 0x5a, UNIT);
+    assert_int_equal(ring_submit(bed.ring, &operation, 1), 1);
+    assert_int_equal(ring_reap(bed.ring, &result, 1, 20000000), 0);
+    assert_int_equal(ring_cancel(bed.ring, 9), 0);
+    assert_int_equal(*(uint8_t *)operation.memory, 0x5a);
+    assert_int_equal(ring_reap(bed.ring, &result, 1, 20ull * SECOND), 1);
+    assert_int_equal(result.error, RING_ERROR_NONE);
+    assert_int_equal(*(uint8_t *)operation.memory, 0);
+    bed_close(&bed);
+}
+
+/* A read that the kernel has and that would wait for ever: of a pipe, which the pool cannot read. */
+static void the_kernel_is_asked_to_cancel(void **state) {
+    Bed bed;
+    RingResult result;
+    int ends[2];
+    if (strcmp(*state, "uring") != 0) return;
+    assert_int_equal(pipe(ends), 0);
+    for (int closing = 0; closing < 2; closing++) {
+        bed_make(&bed, *state);
+        bed.ring_file = (RingFile){ends[0], 1};
+        assert_int_equal(ring_open(&bed.ring, &bed.options), STATUS_OK);
+        RingOperation operation = unit_operation(&bed, RING_READ, 0);
+        assert_int_equal(ring_submit(bed.ring, &operation, 1), 1);
+        assert_int_equal(ring_reap(bed.ring, &result, 1, 20000000), 0);
+        assert_int_equal(ring_stats(bed.ring).in_flight, 1);
+        if (!closing) {
+            assert_int_equal(ring_cancel(bed.ring, 0), 0);
+            assert_int_equal(ring_reap(bed.ring, &result, 1, 20ull * SECOND), 1);
+            assert_int_equal(result.error, RING_ERROR_CANCELLED);
+        }
+        assert_true(ring_close(bed.ring));
+        bed.ring = NULL;
+        bed_close(&bed);
+    }
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static uint64_t seconds_now(void) {
+    return monotonic_now_ns(&monotonic_system) / SECOND;
+}
+
+static int closing_over_what_is_stuck(const char *engine) {
+    Bed bed;
+    bed_open(&bed, engine, "io.read:stuck:count=1");
+    RingOperation operation = unit_operation(&bed, RING_READ, 0);
+    RingResult result;
+    ring_submit(bed.ring, &operation, 1);
+    if (ring_reap(bed.ring, &result, 1, 1000000) != 0) return 1;
+    uint64_t begin = seconds_now();
+    if (ring_close(bed.ring)) return 2;
+    return seconds_now() - begin <= 3 ? 0 : 3;
+}
+
+static void closing_waits_for_nothing_for_ever(void **state) {
+    in_child(closing_over_what_is_stuck, *state);
+}
+
+/* Memory whose first touch waits until `release`: system calls into it are really stuck. NULL where that is not allowed. */
+static uint8_t *stuck_memory(int *out_fault) {
+    *out_fault = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    struct uffdio_api api = {.api = UFFD_API};
+    if (*out_fault < 0 || ioctl(*out_fault, UFFDIO_API, &api) != 0) return NULL;
+    uint8_t *memory =
+        mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register range = {.range = {(uintptr_t)memory, FILE_BYTES},
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING};
+    return ioctl(*out_fault, UFFDIO_REGISTER, &range) == 0 ? memory : NULL;
+}
+
+/* 64 threads are stuck in system calls; what waits for them is cancelled, and they end when they can. */
+static int the_pool_is_stuck(const char *engine) {
+    enum { MANY = 80, POOL = 64 };
+    Bed bed;
+    int fault;
+    RingResult results[MANY];
+    if (strcmp(engine, "threads") != 0) return 0;
+    uint8_t *memory = stuck_memory(&fault);
+    if (!memory) return CHILD_SKIPPED;
+    bed_make(&bed, engine);
+    bed.options.depth = MANY;
+    if (ring_open(&bed.ring, &bed.options) != STATUS_OK) return 1;
+    for (uint32_t i = 0; i < MANY; i++) {
+        RingOperation operation = unit_operation(&bed, RING_READ, i);
+        operation.memory = memory + (size_t)i * UNIT;
+        if (ring_submit(bed.ring, &operation, 1) != 1) return 2;
+    }
+    if (ring_reap(bed.ring, results, MANY, SECOND / 5) != 0) return 3;
+    for (uint32_t i = 0; i < MANY; i++)
+        ring_cancel(bed.ring, i);
+    uint32_t cancelled = ring_reap(bed.ring, results, MANY, SECOND);
+    for (uint32_t i = 0; i < cancelled; i++)
+        if (results[i].error != RING_ERROR_CANCELLED) return 4;
+    if (cancelled != MANY - POOL || ring_stats(bed.ring).in_flight != POOL) return 5;
+    struct uffdio_range all = {(uintptr_t)memory, FILE_BYTES};
+    if (ioctl(fault, UFFDIO_UNREGISTER, &all) != 0) return 6;
+    uint32_t ended = 0;
+    for (uint32_t count; (count = ring_reap(bed.ring, results, MANY, 5ull * SECOND)) > 0;)
+        ended += count;
+    return ended == POOL && ring_close(bed.ring) ? 0 : 7;
+}
+
+static void what_waits_in_the_pool_is_cancelled(void **state) {
+    in_child(the_pool_is_stuck, *state);
 }
 
 /* Writes zeros to units 0 to 3, then runs `kind` with the fault on units 1 and 2 with 0xff in memory, and leaves in
@@ -591,21 +727,7 @@ static void follows_a_model_with_faults(void **state) {
     }
 }
 
-/* ---- in a child: limits of the process ---- */
-
-enum { CHILD_SKIPPED = 77 };
-
-/* Runs work in a child, whose exit status is 0 when it agreed. */
-static void in_child(int (*work)(const char *engine), const char *engine) {
-    int how;
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) _exit(work(engine));
-    assert_int_equal(waitpid(child, &how, 0), child);
-    if (WIFEXITED(how) && WEXITSTATUS(how) == CHILD_SKIPPED) skip();
-    assert_true(WIFEXITED(how));
-    assert_int_equal(WEXITSTATUS(how), 0);
-}
+/* ---- limits of the process, in a child ---- */
 
 static int at_the_file_size_limit(const char *engine) {
     Bed bed;
@@ -783,7 +905,10 @@ static bool row_works(uint32_t index) {
         ON_ROW(endless_refusal_ends_without_a_busy_loop, row),                                    \
         ON_ROW(a_kernel_that_takes_no_batch_is_asked_again, row),                                 \
         ON_ROW(a_storm_of_signals_changes_nothing, row),                                          \
-        ON_ROW(what_never_completes_can_be_cancelled, row), ON_ROW(lies_are_told_as_asked, row),  \
+        ON_ROW(what_never_completes_can_be_cancelled, row),                                       \
+        ON_ROW(what_is_stuck_ends_when_it_does, row), ON_ROW(the_kernel_is_asked_to_cancel, row), \
+        ON_ROW(closing_waits_for_nothing_for_ever, row),                                          \
+        ON_ROW(what_waits_in_the_pool_is_cancelled, row), ON_ROW(lies_are_told_as_asked, row),    \
         ON_ROW(follows_a_model_with_faults, row), ON_ROW(the_file_size_limit_is_no_space, row),   \
         ON_ROW(memlock_decides_what_is_registered, row)
 
