@@ -121,6 +121,12 @@ static uint32_t sequence_count_max(const Session *session) {
     return (uint32_t)(most > 0 && most < asked ? most : asked);
 }
 
+/* So that waits for two of them in a row do not look like a rank that hangs. */
+static double io_timeout_seconds(const Settings *settings) {
+    double most = settings->comm_timeout_s / 3;
+    return settings->io_timeout_s < most ? settings->io_timeout_s : most;
+}
+
 /* An engine that keeps keys and values as they are, in the device's memory. */
 static EngineOptions plain_options(Session *session) {
     const Settings *settings = session->settings;
@@ -137,6 +143,9 @@ static EngineOptions plain_options(Session *session) {
         .kv_trace_count = session->kv_trace.count,
         .io_engine = settings->io,
         .io_depth = (uint32_t)settings->io_depth,
+        .io_timeout_seconds = io_timeout_seconds(settings),
+        .corrupt_max = (uint32_t)settings->max_corrupt,
+        .corrupt_is_fatal = strcmp(settings->on_corrupt, "fail") == 0,
         .hooks = {session, stop_with_deadline, unit_begin, unit_end},
     };
 }

@@ -39,6 +39,9 @@ typedef struct Settings {
     const char *kv_placement, *kv_trace, *kv_trace_out;
     const char *io;
     int64_t io_depth;
+    double io_timeout_s;
+    const char *on_corrupt;
+    int64_t max_corrupt;
     OptionList fault;
     const char *tiers_socket;
 

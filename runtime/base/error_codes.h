@@ -67,7 +67,7 @@ ERROR_ROW(SPILL_CREATE, "E-SPILL-CREATE", STATUS_BAD_INPUT, 73,
           "a spill file cannot be made in this directory")
 ERROR_ROW(SPILL_SPACE, "E-SPILL-SPACE", STATUS_NO_SPACE, 74,
           "the disk has no room for the spill file")
-ERROR_ROW(SPILL_CRC, "E-SPILL-CRC", STATUS_IO, 74,
+ERROR_ROW(SPILL_CRC, "E-SPILL-CRC", STATUS_DEVICE, 74,
           "a block that was read back is not the one that was written")
 ERROR_ROW(SPILL_IO, "E-SPILL-IO", STATUS_IO, 74, "reading or writing a spill file failed")
 ERROR_ROW(INVARIANT, "E-INVARIANT", STATUS_DEVICE, 70,

@@ -54,8 +54,11 @@ typedef struct EngineOptions {
     void *kv_record_user;
     const char *io_engine; /* "auto", "uring", "threads" */
     uint32_t io_depth;
-    IoFaultPlan *io_faults; /* tests; NULL: none */
-    bool synthetic_weights; /* later: random weights of the config */
+    double io_timeout_seconds; /* I/O of spill files that takes longer is given up; 0: never */
+    uint32_t corrupt_max;      /* wrong blocks that turn a tier off; 0: 16 */
+    bool corrupt_is_fatal;     /* E-SPILL-CRC instead of computing again */
+    IoFaultPlan *io_faults;    /* tests; NULL: none */
+    bool synthetic_weights;    /* later: random weights of the config */
     EngineHooks hooks;
 } EngineOptions;
 
@@ -87,7 +90,7 @@ typedef struct EngineStats {
     double seconds_matmul, seconds_attention, seconds_collective, seconds_sampling, seconds_other;
     EngineTierStats
         tiers[TIER_COUNT]; /* this rank; summed over ranks once engine_stop is through */
-    uint64_t corrupt_blocks, io_errors;
+    uint64_t corrupt_blocks, io_errors, late_transfers;
     uint64_t prefetch_useful, prefetch_late, prefetch_wasted;
     uint64_t blocks_filling, blocks_sealed, blocks_lost; /* now */
     double seconds_tier_thread;                          /* CPU time of it, up to its last rest */

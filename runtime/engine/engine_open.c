@@ -164,6 +164,10 @@ static Status open_cache(Engine *engine) {
                  .depth = options->io_depth ? options->io_depth : IO_DEPTH,
                  .local_ranks = (uint32_t)engine->comm->local_size,
                  .faults = options->io_faults},
+        .directories = options->kv_nvme_dirs,
+        .io_timeout_ns = (uint64_t)(options->io_timeout_seconds * 1e9),
+        .corrupt_max = options->corrupt_max,
+        .corrupt_is_fatal = options->corrupt_is_fatal,
         .model_fingerprint = weights_fingerprint(engine->weights)};
     memcpy(cache.slots, engine->budget.slots, sizeof cache.slots);
     if (!cache.placement) FAIL(USAGE, "--kv-placement %s: no such policy", options->kv_placement);

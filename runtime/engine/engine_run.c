@@ -74,10 +74,11 @@ static void tell_tiers_off(Engine *engine, const TierManagerStats *stats) {
         if (!stats->tiers[tier].off || engine->off_told[tier]) continue;
         engine->off_told[tier] = true;
         log_warning("E-SPILL-OFF",
-                    "the %s tier failed or gave wrong bytes %llu times and takes no more blocks; "
-                    "going on with the tiers left",
-                    tier_name((Tier)tier),
-                    (unsigned long long)(stats->failed_transfers + stats->corrupt_blocks));
+                    "the %s tier takes no more blocks after %llu failed and %llu late transfers "
+                    "and %llu wrong blocks; going on with the tiers left",
+                    tier_name((Tier)tier), (unsigned long long)stats->failed_transfers,
+                    (unsigned long long)(stats->late_reads + stats->late_writes),
+                    (unsigned long long)stats->corrupt_blocks);
     }
 }
 

@@ -57,6 +57,7 @@ void engine_note_kv(Engine *engine) {
     stats->seconds_tier_thread = cache.mover.seconds_cpu;
     stats->corrupt_blocks = cache.manager.corrupt_blocks;
     stats->io_errors = cache.mover.io_errors;
+    stats->late_transfers = cache.mover.late;
     stats->prefetch_useful = cache.manager.prefetch_useful;
     stats->prefetch_late = cache.manager.prefetch_late;
     stats->prefetch_wasted = cache.manager.prefetch_wasted;
@@ -91,6 +92,7 @@ static void add_stats(EngineStats *sum, const EngineStats *stats) {
     sum->blocks_lost += stats->blocks_lost;
     sum->corrupt_blocks += stats->corrupt_blocks;
     sum->io_errors += stats->io_errors;
+    sum->late_transfers += stats->late_transfers;
     sum->prefetch_useful += stats->prefetch_useful;
     sum->prefetch_late += stats->prefetch_late;
     sum->prefetch_wasted += stats->prefetch_wasted;

@@ -11,7 +11,7 @@
 #include "tiers/spill_header.h"
 
 enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, DISK_ALIGNMENT = 4096, PINNED_MAX = 4096 };
-enum { FAILURES_TO_OFF = 3 }; /* a minute */
+enum { FAILURES_TO_OFF = 3, CORRUPT_TO_OFF = 16 }; /* failures: a minute */
 
 #define SECOND_NS 1000000000ull
 
@@ -44,6 +44,7 @@ struct KvCache {
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
     KvStaging staging;
     double seconds_stalled[TIER_COUNT];
+    bool corrupt_seen;
 };
 
 uint64_t kv_slot_bytes(const KvShape *shape, bool spills) {
@@ -88,7 +89,8 @@ static Status create_manager(KvCache *cache) {
                                   .staging_min = ATTEND_GROUP_BLOCKS,
                                   .failures_to_off = FAILURES_TO_OFF,
                                   .failure_window_ns = 60 * SECOND_NS,
-                                  .corrupt_to_off = 16,
+                                  .corrupt_to_off =
+                                      options->corrupt_max ? options->corrupt_max : CORRUPT_TO_OFF,
                                   .grow_pause_ns = 30 * SECOND_NS};
     for (int tier = 0; tier < TIER_COUNT; tier++)
         manager.slot_count[tier] = options->slots[tier];
@@ -101,6 +103,9 @@ static Status create_mover(KvCache *cache) {
     MoverOptions mover = {.slot_bytes = cache->slot_bytes,
                           .payload_bytes = (uint32_t)kv_block_bytes(&options->shape),
                           .ring = options->ring,
+                          .directories = options->directories,
+                          .io_timeout_ns = options->io_timeout_ns,
+                          .corrupt_is_fatal = options->corrupt_is_fatal,
                           .transfers_max = TRANSFERS_MAX};
     mover.ring.staging = cache->memory[TIER_DEVICE];
     mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->slot_bytes;
@@ -162,14 +167,15 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
 
 void kv_cache_destroy(KvCache *cache) {
     if (!cache) return;
-    mover_destroy(cache->mover); /* first: it may still write to slots */
+    /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
+    bool quiet = mover_destroy(cache->mover);
     for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++) {
         free(cache->slots[i].ids);
         free(cache->slots[i].block_counts);
     }
     tier_manager_destroy(cache->manager);
     for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
-        if (cache->memory[tier])
+        if (cache->memory[tier] && quiet)
             cache->options.device->memory_give(
                 cache->options.device, tier == TIER_DEVICE ? MEMORY_DEVICE : MEMORY_HOST,
                 cache->memory[tier], cache->options.slots[tier] * cache->slot_bytes);
@@ -273,8 +279,11 @@ static void pump(KvCache *cache, uint64_t wait) {
     uint32_t count;
     do {
         count = mover_collect(cache->mover, done, RESULTS_AT_ONCE, wait);
-        for (uint32_t i = 0; i < count; i++)
+        tier_manager_tick(cache->manager, monotonic_now_ns(&monotonic_system));
+        for (uint32_t i = 0; i < count; i++) {
             tier_manager_complete(cache->manager, done[i].transfer_id, done[i].result);
+            cache->corrupt_seen |= done[i].result == TRANSFER_CORRUPT;
+        }
         if (count > 0) start_transfers(cache);
         wait = 0;
     } while (count == RESULTS_AT_ONCE);
@@ -534,7 +543,7 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
     }
     *out_runs = cache->runs;
     *out_count = run_count;
-    return STATUS_OK;
+    return cache->corrupt_seen && cache->options.corrupt_is_fatal ? STATUS_DEVICE : STATUS_OK;
 }
 
 void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {

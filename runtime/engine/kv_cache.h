@@ -34,7 +34,12 @@ typedef struct KvCacheOptions {
     uint64_t trace_count;
     void (*record)(void *user, uint64_t access); /* optional: makes such a trace */
     void *record_user;
-    RingOptions ring;           /* the spill files of the nvme tier; file_count 0 without */
+    RingOptions ring; /* the spill files of the nvme tier; file_count 0 without */
+    const char *const
+        *directories;           /* [ring.file_count] where they are, for messages; NULL: not said */
+    uint64_t io_timeout_ns;     /* I/O that takes longer is given up; 0: never */
+    uint32_t corrupt_max;       /* wrong blocks in all that turn a tier off; 0: 16 */
+    bool corrupt_is_fatal;      /* a wrong block ends the step with STATUS_DEVICE */
     uint64_t model_fingerprint; /* part of every identity */
 } KvCacheOptions;
 
