@@ -17,7 +17,7 @@ enum {
     RETRIES_MAX = 16,    /* of one operation: about 1.5 s of EAGAIN */
     PAUSE_NS_MIN = 1000000,
     PAUSE_NS_MAX = 128000000,
-    CLOSE_NS = 1000000000, /* before what is in flight is cancelled, and once more after that */
+    CLOSE_NS = 500000000, /* before what is in flight is cancelled, and once more after that */
 };
 
 typedef enum SlotState {

@@ -100,7 +100,7 @@ typedef struct RingStats {
 Status ring_open(Ring **out, const RingOptions *options);
 
 /* Waits until the kernel is done with all memory; results not reaped are dropped, what was not handed over never happens.
- * False when transfers have not ended after 2 s, though they were cancelled: the ring is left behind, and the memory of its operations
+ * False when transfers have not ended after 1 s, though they were cancelled: the ring is left behind, and the memory of its operations
  * may still be written to and must be left, too. NULL is allowed. */
 bool ring_close(Ring *ring);
 
