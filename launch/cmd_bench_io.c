@@ -123,12 +123,13 @@ static Status open_bench(Bench *bench) {
 }
 
 static void close_bench(Bench *bench) {
+    bool quiet = true; /* else the kernel may still write to staging */
     for (uint32_t i = 0; i < bench->entrant_count; i++)
-        ring_close(bench->entrants[i].ring);
+        quiet &= ring_close(bench->entrants[i].ring);
     spill_file_close(&bench->file);
     free(bench->area.latencies);
     free(bench->area.started);
-    if (bench->area.staging)
+    if (bench->area.staging && quiet)
         bench->device->memory_give(bench->device, MEMORY_HOST, bench->area.staging,
                                    (uint64_t)bench->load.depth * bench->load.transfer_bytes);
     if (bench->device) bench->device->close(bench->device);

@@ -145,6 +145,8 @@ static void tell_wrong(Mover *mover, const Transfer *transfer) {
         tell(mover, transfer, TROUBLE_WRONG, why);
         return;
     }
+    if (mover->told[TROUBLE_WRONG]) return;
+    mover->told[TROUBLE_WRONG] = true;
     describe_place(mover, transfer, place, sizeof place);
     error_raise(ERROR_SPILL_CRC, "%s: %s (see --on-corrupt)", place, why);
 }
