@@ -544,6 +544,16 @@ static void cancel_in_flight(Ring *ring) {
         if (ring->slots[i].state == SLOT_IN_FLIGHT) ring->engine->cancel(ring->state, i);
 }
 
+/* What an injected fault holds ends as if the kernel had let it go. */
+static void end_stuck(Ring *ring) {
+    uint64_t now = monotonic_now_ns(&monotonic_system);
+    for (uint32_t i = ring->paused.first; i != NOWHERE; i = ring->slots[i].next) {
+        if (ring->slots[i].state != SLOT_STUCK || ring->slots[i].due_ns > now) continue;
+        ring->slots[i].state = SLOT_DONE;
+        ring->stuck_count--;
+    }
+}
+
 /* Nothing new is handed over, but what the engine holds back must still reach the kernel to come back. */
 static void wait_for_kernel(Ring *ring, uint64_t wait_ns) {
     uint64_t deadline_ns = monotonic_now_ns(&monotonic_system) + wait_ns;
@@ -557,6 +567,7 @@ static void wait_for_kernel(Ring *ring, uint64_t wait_ns) {
         for (uint32_t i = 0; i < count; i++)
             ring->slots[ring->completions[i].slot].state = SLOT_DONE;
         ring->stats.in_flight -= count;
+        end_stuck(ring);
     }
 }
 
