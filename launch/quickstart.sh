@@ -21,13 +21,16 @@ mkdir -p "$results"
 answer() { # name of the results, options …
   local name=$1
   shift
-  "$build/launch/spillway" batch "$(model_path)" --ranks 2 --block-size 16 -i "$root/launch/quickstart.jsonl" \
+  "$build/launch/spillway" batch "$(model_path)" --ranks 2 --block-size 16 --max-num-batched-tokens 128 \
+    -i "$root/launch/quickstart.jsonl" \
     -o "$results/$name.jsonl" -e "$results/$name-errors.jsonl" --summary-json "$results/$name.json" "$@"
 }
 say "answering launch/quickstart.jsonl on two ranks, keys and values in memory"
 answer resident --quiet
-say "again, with the least memory for keys and values and the rest on disk"
-answer answers --kv-device-size min --kv-nvme-dir "$results" --kv-nvme-size 256MiB
+tenth=$(python3 -c 'import json, sys
+print(json.load(open(sys.argv[1], encoding="utf-8"))["tiers"]["device"]["peak_bytes"] // 20)' "$results/resident.json")
+say "again, with a tenth of that memory ($tenth bytes a rank) and the rest on disk"
+answer answers --kv-device-size "${tenth}B" --kv-nvme-dir "$results" --kv-nvme-size 256MiB
 
 python3 - "$root/launch/quickstart.jsonl" "$results" <<'PRINT'
 import json, sys
