@@ -1,30 +1,56 @@
 #include "launch/bench_io.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "launch/bench_measure.h"
+#include "runtime/base/arena.h"
 #include "runtime/base/monotonic.h"
+#include "runtime/base/random.h"
 
-enum { RESULTS_MAX = 64 };
+enum { RESULTS_MAX = 64, LATENCY_MAX = 1 << 20 };
 
 #define WAIT_NS 10000000000ull
 
-static double cpu_seconds(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+Status bench_io_open_area(BenchIoArea *area, const BenchIoLoad *load, uint32_t file_count,
+                          uint64_t file_bytes) {
+    Random random = {.key = 1};
+    *area = (BenchIoArea){.staging_bytes = (uint64_t)load->depth * load->transfer_bytes,
+                          .latency_max = LATENCY_MAX,
+                          .file_count = file_count,
+                          .file_bytes = file_bytes / load->transfer_bytes * load->transfer_bytes};
+    TRY(device_host_open(&area->device));
+    TRY(area->device->memory_take(area->device, MEMORY_HOST, area->staging_bytes, "staging",
+                                  (void **)&area->staging));
+    TRY(memory_take((void **)&area->started, load->depth, sizeof *area->started, "start times"));
+    TRY(memory_take((void **)&area->latencies, LATENCY_MAX, sizeof *area->latencies,
+                    "benchmark times"));
+    for (uint64_t at = 0; at < area->staging_bytes; at += sizeof(uint64_t)) {
+        uint64_t word = random_u64(&random);
+        memcpy(area->staging + at, &word, sizeof word);
+    }
+    return STATUS_OK;
+}
+
+void bench_io_close_area(BenchIoArea *area, bool quiet) {
+    free(area->latencies);
+    free(area->started);
+    if (area->staging && quiet)
+        area->device->memory_give(area->device, MEMORY_HOST, area->staging, area->staging_bytes);
+    if (area->device) area->device->close(area->device);
+    *area = (BenchIoArea){0};
 }
 
 static void start(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, uint64_t place) {
+    uint64_t transfer = area->next_transfer++;
     const RingOperation operation = {.kind = load->kind,
+                                     .file = (uint32_t)(transfer % area->file_count),
                                      .memory = area->staging + place * load->transfer_bytes,
-                                     .offset = area->next_offset,
+                                     .offset = transfer / area->file_count * load->transfer_bytes %
+                                               area->file_bytes,
                                      .bytes = load->transfer_bytes,
                                      .user = place};
-    area->next_offset = (area->next_offset + load->transfer_bytes) % area->file_bytes;
     area->started[place] = monotonic_now_ns(&monotonic_system);
     ring_submit(ring, &operation, 1);
 }
@@ -55,12 +81,12 @@ static Status settle(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, boo
 
 Status bench_io_turn(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, BenchIoTimes *times) {
     uint64_t moved_count = 0;
-    double cpu_before = cpu_seconds(), before = monotonic_seconds();
+    double cpu_before = bench_cpu_seconds(), before = monotonic_seconds();
     for (uint32_t place = 0; place < load->depth; place++)
         start(ring, load, area, place);
     while (ring_stats(ring).held > 0)
         TRY(settle(ring, load, area, monotonic_seconds() - before < load->seconds, &moved_count));
-    double seconds = monotonic_seconds() - before, cpu = cpu_seconds() - cpu_before;
+    double seconds = monotonic_seconds() - before, cpu = bench_cpu_seconds() - cpu_before;
     double bytes = (double)moved_count * load->transfer_bytes;
     size_t kept = moved_count < area->latency_max ? moved_count : area->latency_max;
     BenchStatistics latency = bench_statistics(area->latencies, kept);
@@ -73,10 +99,10 @@ Status bench_io_turn(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, Ben
 }
 
 Status bench_io_fill(Ring *ring, const BenchIoLoad *load, BenchIoArea *area) {
-    uint64_t left = area->file_bytes / load->transfer_bytes, moved_count = 0;
+    uint64_t left = area->file_count * (area->file_bytes / load->transfer_bytes), moved_count = 0;
     const BenchIoLoad writes = {
         .kind = RING_WRITE, .transfer_bytes = load->transfer_bytes, .depth = load->depth};
-    area->next_offset = 0;
+    area->next_transfer = 0;
     while (left > 0) {
         uint32_t places = left < load->depth ? (uint32_t)left : load->depth;
         for (uint32_t place = 0; place < places; place++)

@@ -4,6 +4,7 @@
 /* Times of the I/O ring on a spill file, and of fio on the very same file. Whatever is compared is measured in short turns
  * that follow each other, so that a machine whose speed wanders does so for all. One thread. */
 
+#include "kernels/device.h"
 #include "tiers/ring.h"
 #include "tiers/spill_file.h"
 
@@ -28,18 +29,26 @@ typedef struct BenchIoTimes {
 
 /* Where a turn works: memory for `depth` transfers, page aligned, and what is counted. */
 typedef struct BenchIoArea {
-    uint8_t *staging;  /* [depth][transfer_bytes] */
+    Device *device;
+    uint8_t *staging; /* [depth][transfer_bytes], random bytes */
+    uint64_t staging_bytes;
     uint64_t *started; /* [depth] ns */
     double *latencies; /* [latency_max] of one turn; later ones are not kept */
     uint32_t latency_max;
-    uint64_t file_bytes; /* a multiple of transfer_bytes: offsets go round in it */
-    uint64_t next_offset;
+    uint32_t file_count; /* transfers go from file to file */
+    uint64_t file_bytes; /* of each, a multiple of transfer_bytes: offsets go round in it */
+    uint64_t next_transfer;
 } BenchIoArea;
+
+/* Takes the memory. Close it after a failure, too; quiet: every ring_close was, else the kernel may still write to staging. */
+Status bench_io_open_area(BenchIoArea *area, const BenchIoLoad *load, uint32_t file_count,
+                          uint64_t file_bytes);
+void bench_io_close_area(BenchIoArea *area, bool quiet);
 
 /* Writes or reads round and round with `depth` transfers under way. E-SPILL-IO at the first one that fails. */
 Status bench_io_turn(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, BenchIoTimes *times);
 
-/* Writes the file once: blocks that were set aside but never written read as zeros without a disk. */
+/* Writes the files once: blocks that were set aside but never written read as zeros without a disk. */
 Status bench_io_fill(Ring *ring, const BenchIoLoad *load, BenchIoArea *area);
 
 /* The same load by the fio of this machine, over io_uring with registered files and buffers. Returns false, with the

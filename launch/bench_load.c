@@ -5,7 +5,6 @@
 
 #include "runtime/base/arena.h"
 #include "runtime/base/monotonic.h"
-#include "runtime/base/random.h"
 
 typedef struct LoadRun LoadRun;
 
@@ -55,20 +54,19 @@ static void on_finish(void *user, const FinishEvent *event) {
     times->output_tokens += event->token_count;
 }
 
-/* Any token but the special ones, which a model may answer in ways of its own. */
-static void make_prompt(LoadRun *run) {
-    const Tokenizer *tokenizer = run->session->tokenizer;
-    uint32_t vocab_count = engine_model(run->session->engine)->vocab_count;
-    for (uint32_t i = 0; i < run->load->input_tokens; i++)
+void bench_random_prompt(const Session *session, Random *random, uint32_t count, int32_t *out) {
+    const Tokenizer *tokenizer = session->tokenizer;
+    uint32_t vocab_count = engine_model(session->engine)->vocab_count;
+    for (uint32_t i = 0; i < count; i++)
         do
-            run->prompt[i] = (int32_t)random_below(&run->random, vocab_count);
-        while (tokenizer && (uint32_t)run->prompt[i] < tokenizer_vocab_count(tokenizer) &&
-               tokenizer_is_special(tokenizer, run->prompt[i]));
+            out[i] = (int32_t)random_below(random, vocab_count);
+        while (tokenizer && (uint32_t)out[i] < tokenizer_vocab_count(tokenizer) &&
+               tokenizer_is_special(tokenizer, out[i]));
 }
 
 static Status submit_next(LoadRun *run) {
     LoadRequest *own = &run->requests[run->submitted];
-    make_prompt(run);
+    bench_random_prompt(run->session, &run->random, run->load->input_tokens, run->prompt);
     *own = (LoadRequest){.run = run, .submitted = monotonic_seconds()};
     const Request request = {
         .id = run->submitted,
@@ -84,7 +82,7 @@ static Status submit_next(LoadRun *run) {
     return STATUS_OK;
 }
 
-static BenchSplit split_now(const Session *session) {
+BenchSplit bench_split_now(const Session *session) {
     const EngineStats *stats = engine_stats(session->engine);
     return (BenchSplit){stats->seconds_prefill,    stats->seconds_decode,
                         stats->seconds_matmul,     stats->seconds_attention,
@@ -92,8 +90,8 @@ static BenchSplit split_now(const Session *session) {
                         stats->seconds_other};
 }
 
-static BenchSplit split_since(const BenchSplit *before, const Session *session) {
-    BenchSplit now = split_now(session);
+BenchSplit bench_split_since(const BenchSplit *before, const Session *session) {
+    BenchSplit now = bench_split_now(session);
     return (BenchSplit){now.prefill - before->prefill,
                         now.decode - before->decode,
                         now.matmul - before->matmul,
@@ -106,7 +104,7 @@ static BenchSplit split_since(const BenchSplit *before, const Session *session) 
 static Status run_requests(LoadRun *run) {
     const BenchLoad *load = run->load;
     Session *session = run->session;
-    BenchSplit before = split_now(session);
+    BenchSplit before = bench_split_now(session);
     uint64_t steps_before = session->decode_steps, tokens_before = session->decode_tokens;
     double start = monotonic_seconds();
     while (run->finished < load->request_count) {
@@ -120,7 +118,7 @@ static Status run_requests(LoadRun *run) {
                  load->request_count);
     }
     run->times->seconds = monotonic_seconds() - start;
-    run->times->split = split_since(&before, session);
+    run->times->split = bench_split_since(&before, session);
     run->times->decode_steps = session->decode_steps - steps_before;
     run->times->decode_tokens = session->decode_tokens - tokens_before;
     return STATUS_OK;

@@ -4,8 +4,12 @@
 /* Synthetic requests through the engine, with the time of every token. Rank 0. */
 
 #include "launch/session.h"
+#include "runtime/base/random.h"
 
 SPILLWAY_EXTERN_C_BEGIN
+
+/* Any token but the special ones, which a model may answer in ways of its own. out [count] */
+void bench_random_prompt(const Session *session, Random *random, uint32_t count, int32_t *out);
 
 typedef struct BenchLoad {
     uint32_t request_count, concurrency;
@@ -18,6 +22,9 @@ typedef struct BenchSplit {
     double prefill, decode; /* steps with prompt rows; pure decode steps */
     double matmul, attention, collective, sampling, other;
 } BenchSplit;
+
+BenchSplit bench_split_now(const Session *session);
+BenchSplit bench_split_since(const BenchSplit *before, const Session *session);
 
 typedef struct BenchTimes {
     uint32_t completed, failed;

@@ -18,6 +18,8 @@ typedef struct BenchStatistics {
 BenchStatistics bench_statistics(double *values, size_t count);
 double bench_percentile(const double *sorted, size_t count, double percent);
 
+double bench_cpu_seconds(void); /* of the process and its threads so far, user and system */
+
 typedef struct BenchLimits {
     double read_bytes_per_second; /* best of several passes over memory larger than the caches */
     double copy_bytes_per_second; /* bytes read and written, each counted once */

@@ -1,7 +1,6 @@
 /* Speed of the engine on synthetic requests, beside the memory speed measured in the same run. Names of fields are those
  * of vLLM's benchmarks. */
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 
 #include "launch/bench_load.h"
 #include "launch/bench_measure.h"
+#include "launch/bench_report.h"
 #include "launch/command.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/monotonic.h"
@@ -31,34 +31,11 @@ static Status warm_up(Session *session) {
     return status;
 }
 
-static double share(double part, double whole) {
-    return whole > 0 ? 100 * part / whole : 0;
-}
-
-static double rate(double count, double seconds) {
-    return seconds > 0 ? count / seconds : 0;
-}
-
 /* Bytes of this rank's weights that pure decode steps read a second. */
 static double weight_rate(const Session *session, const BenchTimes *times) {
-    return rate((double)engine_stats(session->engine)->weight_bytes * (double)times->decode_steps,
-                times->split.decode);
-}
-
-static void print_split(const BenchSplit *split) {
-    double all = split->prefill + split->decode;
-    const struct {
-        const char *name;
-        double seconds;
-    } parts[] = {{"matmul", split->matmul},
-                 {"attention", split->attention},
-                 {"collective", split->collective},
-                 {"sampling", split->sampling},
-                 {"other", split->other}};
-    printf("time of steps               %.3f s:", all);
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        printf(" %s %.1f %%%s", parts[i].name, share(parts[i].seconds, all),
-               i + 1 < sizeof parts / sizeof *parts ? "," : "\n");
+    return bench_rate((double)engine_stats(session->engine)->weight_bytes *
+                          (double)times->decode_steps,
+                      times->split.decode);
 }
 
 static void print_limits(const Session *session, const BenchTimes *times,
@@ -68,7 +45,7 @@ static void print_limits(const Session *session, const BenchTimes *times,
            limits->read_bytes_per_second / 1e9, limits->copy_bytes_per_second / 1e9,
            session->ranks.threads);
     printf("weights read in decode      %.2f GB/s, %.0f %% of the memory read\n", weights / 1e9,
-           share(weights, limits->read_bytes_per_second));
+           bench_share(weights, limits->read_bytes_per_second));
 }
 
 static json_t *common_result(const Session *session, const BenchTimes *times,
@@ -83,17 +60,6 @@ static json_t *common_result(const Session *session, const BenchTimes *times,
                      "other", split->other, "limits_bytes_per_second", "memory_read",
                      limits->read_bytes_per_second, "memory_copy", limits->copy_bytes_per_second,
                      "weights_read", weight_rate(session, times));
-}
-
-/* Takes the reference. */
-static Status save_result(const Session *session, json_t *result) {
-    const char *path = session->settings->result_filename;
-    int failed = result ? json_dump_file(result, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : 0;
-    bool made = result != NULL;
-    json_decref(result);
-    if (!made) FAIL(MEMORY, "no memory for the result");
-    if (failed) FAIL(OUTPUT_CREATE, "\"%s\": %s; see --result-filename", path, strerror(errno));
-    return STATUS_OK;
 }
 
 /* ---- bench throughput ---- */
@@ -120,18 +86,19 @@ static void print_throughput(const Session *session, const BenchTimes *times,
     printf("duration                    %.3f s\n", times->seconds);
     printf("total_input                 %llu\ntotal_output                %llu\n",
            (unsigned long long)times->input_tokens, (unsigned long long)times->output_tokens);
-    printf("request_throughput          %.3f requests/s\n", rate(times->completed, times->seconds));
+    printf("request_throughput          %.3f requests/s\n",
+           bench_rate(times->completed, times->seconds));
     printf("output_throughput           %.2f tok/s\n",
-           rate((double)times->output_tokens, times->seconds));
-    printf("total_token_throughput      %.2f tok/s\n", rate(all, times->seconds));
+           bench_rate((double)times->output_tokens, times->seconds));
+    printf("total_token_throughput      %.2f tok/s\n", bench_rate(all, times->seconds));
     printf("prefill, decode             %.2f, %.2f tok/s of their own steps\n",
-           rate((double)times->input_tokens, times->split.prefill),
-           rate((double)times->decode_tokens, times->split.decode));
+           bench_rate((double)times->input_tokens, times->split.prefill),
+           bench_rate((double)times->decode_tokens, times->split.decode));
     for (int i = 0; i < ROW_COUNT; i++)
         printf("%-4s mean median std p99    %.3f %.3f %.3f %.3f ms\n", rows[i].name,
                rows[i].statistics.mean * 1e3, rows[i].statistics.median * 1e3,
                rows[i].statistics.std * 1e3, rows[i].statistics.p99 * 1e3);
-    print_split(&times->split);
+    bench_print_split(&times->split);
     print_limits(session, times, limits);
 }
 
@@ -140,15 +107,15 @@ static json_t *throughput_result(const Session *session, const BenchTimes *times
     json_t *result = common_result(session, times, limits);
     if (!result) return NULL;
     double all = (double)(times->input_tokens + times->output_tokens);
-    json_t *fields =
-        json_pack("{si si sf sI sI sf sf sf sf sf}", "completed", (int)times->completed, "failed",
-                  (int)times->failed, "duration", times->seconds, "total_input",
-                  (json_int_t)times->input_tokens, "total_output", (json_int_t)times->output_tokens,
-                  "request_throughput", rate(times->completed, times->seconds), "output_throughput",
-                  rate((double)times->output_tokens, times->seconds), "total_token_throughput",
-                  rate(all, times->seconds), "prefill_throughput",
-                  rate((double)times->input_tokens, times->split.prefill), "decode_throughput",
-                  rate((double)times->decode_tokens, times->split.decode));
+    json_t *fields = json_pack(
+        "{si si sf sI sI sf sf sf sf sf}", "completed", (int)times->completed, "failed",
+        (int)times->failed, "duration", times->seconds, "total_input",
+        (json_int_t)times->input_tokens, "total_output", (json_int_t)times->output_tokens,
+        "request_throughput", bench_rate(times->completed, times->seconds), "output_throughput",
+        bench_rate((double)times->output_tokens, times->seconds), "total_token_throughput",
+        bench_rate(all, times->seconds), "prefill_throughput",
+        bench_rate((double)times->input_tokens, times->split.prefill), "decode_throughput",
+        bench_rate((double)times->decode_tokens, times->split.decode));
     json_object_update_new(result, fields);
     for (int i = 0; i < ROW_COUNT; i++) {
         const BenchStatistics *statistics = &rows[i].statistics;
@@ -189,7 +156,7 @@ static Status measure_throughput(Session *session, void *user) {
     session->lines_ok = times->completed;
     session->lines_failed = times->failed;
     return settings->save_result
-               ? save_result(session, throughput_result(session, times, &limits, rows))
+               ? bench_save_result(session, throughput_result(session, times, &limits, rows))
                : STATUS_OK;
 }
 
@@ -253,13 +220,13 @@ static Status report_latency(const Session *session, const BenchTimes *times,
         printf("%2.0f %% latency                %.4f s\n", percents[i],
                bench_percentile(latencies, count, percents[i]));
     printf("prefill, decode             %.2f, %.2f tok/s of their own steps\n",
-           rate((double)times->input_tokens, times->split.prefill),
-           rate((double)times->decode_tokens, times->split.decode));
-    print_split(&times->split);
+           bench_rate((double)times->input_tokens, times->split.prefill),
+           bench_rate((double)times->decode_tokens, times->split.decode));
+    bench_print_split(&times->split);
     print_limits(session, times, limits);
     if (!session->settings->save_result) return STATUS_OK;
-    return save_result(session,
-                       latency_result(session, times, limits, latencies, count, statistics.mean));
+    return bench_save_result(
+        session, latency_result(session, times, limits, latencies, count, statistics.mean));
 }
 
 static Status measure_latency(Session *session, void *user) {

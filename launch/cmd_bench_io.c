@@ -3,18 +3,13 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "kernels/device.h"
 #include "launch/bench_io.h"
 #include "launch/bench_measure.h"
 #include "launch/command.h"
-#include "runtime/base/arena.h"
-#include "runtime/base/random.h"
 
-enum { ENGINES_MAX = 4, LATENCY_MAX = 1 << 20 };
+enum { ENGINES_MAX = 4 };
 
 /* One way to do it: a row of the ring, or fio where ring is NULL. */
 typedef struct Entrant {
@@ -25,7 +20,6 @@ typedef struct Entrant {
 
 typedef struct Bench {
     const Settings *settings;
-    Device *device;
     BenchIoLoad load;
     BenchIoArea area;
     SpillFile file;
@@ -46,31 +40,6 @@ static Status check_sizes(const Settings *settings) {
     return STATUS_OK;
 }
 
-static Status open_area(Bench *bench) {
-    const Settings *settings = bench->settings;
-    BenchIoArea *area = &bench->area;
-    Random random = {.key = 1};
-    uint64_t transfer_bytes = settings->io_size.bytes,
-             staging_bytes = transfer_bytes * (uint64_t)settings->io_depth;
-    TRY(device_host_open(&bench->device));
-    TRY(bench->device->memory_take(bench->device, MEMORY_HOST, staging_bytes, "staging",
-                                   (void **)&area->staging));
-    TRY(memory_take((void **)&area->started, (uint64_t)settings->io_depth, sizeof *area->started,
-                    "start times"));
-    TRY(memory_take((void **)&area->latencies, LATENCY_MAX, sizeof *area->latencies,
-                    "benchmark times"));
-    area->latency_max = LATENCY_MAX;
-    area->file_bytes = settings->size.bytes / transfer_bytes * transfer_bytes;
-    for (uint64_t at = 0; at < staging_bytes; at += sizeof(uint64_t)) {
-        uint64_t word = random_u64(&random);
-        memcpy(area->staging + at, &word, sizeof word);
-    }
-    bench->load = (BenchIoLoad){.transfer_bytes = (uint32_t)transfer_bytes,
-                                .depth = (uint32_t)settings->io_depth,
-                                .seconds = settings->seconds / BENCH_IO_TURNS};
-    return STATUS_OK;
-}
-
 static Status open_ring(Bench *bench, const char *engine) {
     Entrant *entrant = &bench->entrants[bench->entrant_count];
     const RingFile file = {bench->file.descriptor, bench->file.alignment_bytes};
@@ -78,8 +47,7 @@ static Status open_ring(Bench *bench, const char *engine) {
                                  .files = &file,
                                  .file_count = 1,
                                  .staging = bench->area.staging,
-                                 .staging_bytes =
-                                     (uint64_t)bench->load.depth * bench->load.transfer_bytes,
+                                 .staging_bytes = bench->area.staging_bytes,
                                  .depth = bench->load.depth,
                                  .queue_count = bench->load.depth,
                                  .local_ranks = 1,
@@ -113,7 +81,10 @@ static Status open_bench(Bench *bench) {
     TRY(check_sizes(settings));
     for (size_t i = 0; i < settings->fault.count; i++)
         TRY(io_fault_add(&bench->faults, settings->fault.items[i]));
-    TRY(open_area(bench));
+    bench->load = (BenchIoLoad){.transfer_bytes = (uint32_t)settings->io_size.bytes,
+                                .depth = (uint32_t)settings->io_depth,
+                                .seconds = settings->seconds / BENCH_IO_TURNS};
+    TRY(bench_io_open_area(&bench->area, &bench->load, 1, settings->size.bytes));
     const SpillFileOptions options = {
         .directory = settings->dir, .bytes = bench->area.file_bytes, .faults = &bench->faults};
     TRY(spill_file_open(&bench->file, &options));
@@ -127,12 +98,7 @@ static void close_bench(Bench *bench) {
     for (uint32_t i = 0; i < bench->entrant_count; i++)
         quiet &= ring_close(bench->entrants[i].ring);
     spill_file_close(&bench->file);
-    free(bench->area.latencies);
-    free(bench->area.started);
-    if (bench->area.staging && quiet)
-        bench->device->memory_give(bench->device, MEMORY_HOST, bench->area.staging,
-                                   (uint64_t)bench->load.depth * bench->load.transfer_bytes);
-    if (bench->device) bench->device->close(bench->device);
+    bench_io_close_area(&bench->area, quiet);
 }
 
 /* ---- measuring ---- */

@@ -1,0 +1,39 @@
+#include "launch/bench_report.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+double bench_share(double part, double whole) {
+    return whole > 0 ? 100 * part / whole : 0;
+}
+
+double bench_rate(double count, double seconds) {
+    return seconds > 0 ? count / seconds : 0;
+}
+
+void bench_print_split(const BenchSplit *split) {
+    double all = split->prefill + split->decode;
+    const struct {
+        const char *name;
+        double seconds;
+    } parts[] = {{"matmul", split->matmul},
+                 {"attention", split->attention},
+                 {"collective", split->collective},
+                 {"sampling", split->sampling},
+                 {"other", split->other}};
+    printf("time of steps               %.3f s:", all);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        printf(" %s %.1f %%%s", parts[i].name, bench_share(parts[i].seconds, all),
+               i + 1 < sizeof parts / sizeof *parts ? "," : "\n");
+}
+
+Status bench_save_result(const Session *session, json_t *result) {
+    const char *path = session->settings->result_filename;
+    int failed = result ? json_dump_file(result, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : 0;
+    bool made = result != NULL;
+    json_decref(result);
+    if (!made) FAIL(MEMORY, "no memory for the result");
+    if (failed) FAIL(OUTPUT_CREATE, "\"%s\": %s; see --result-filename", path, strerror(errno));
+    return STATUS_OK;
+}
