@@ -69,12 +69,18 @@ static Status check_request(const Engine *engine, const Request *request) {
     return sampling_options_check(&request->sampling, engine->config.vocab_count);
 }
 
+static uint32_t synthetic_count(const Request *request) {
+    return request->synthetic_context ? request->prompt_count - 1 : 0;
+}
+
 Status engine_submit(Engine *engine, const Request *request) {
     CHECK(engine->comm->rank == 0 && request->sink.on_finish);
+    CHECK(!request->synthetic_context || !request_reports_prompt(request));
     TRY(check_request(engine, request));
     uint32_t task;
     TRY(scheduler_add(engine->scheduler, request->id, request->prompt_count,
                       request->prompt_count + request->max_tokens, &task));
+    scheduler_task(engine->scheduler, task)->computed_count = synthetic_count(request);
     Status status = sequence_begin(&engine->sequences[task], request, engine->tokenizer);
     if (status != STATUS_OK) scheduler_remove(engine->scheduler, task);
     return status;
@@ -158,9 +164,11 @@ void plan_open(Engine *engine, uint32_t task, StepPlan *plan) {
     Sequence *sequence = &engine->sequences[task];
     const ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
     if (sequence->opened) return;
-    plan->opens[plan->open_count++] = (PlanOpen){.slot = scheduled->slot,
-                                                 .token_capacity = scheduled->token_capacity,
-                                                 .sequence_id = scheduled->id};
+    plan->opens[plan->open_count++] =
+        (PlanOpen){.slot = scheduled->slot,
+                   .token_capacity = scheduled->token_capacity,
+                   .sequence_id = scheduled->id,
+                   .synthetic_count = synthetic_count(&sequence->request)};
     sequence->opened = true;
     if (sequence->started_at == 0) sequence->started_at = monotonic_seconds();
 }
@@ -336,12 +344,13 @@ static bool settle_runs(Engine *engine, const StepPlan *plan, uint32_t run_count
 
 /* The task gives its KV back and waits ahead of the others, to be computed anew: prompt and answer so far. */
 static void requeue(Engine *engine, uint32_t task) {
-    const ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
+    ScheduledTask *scheduled = scheduler_task(engine->scheduler, task);
     Sequence *sequence = &engine->sequences[task];
     if (sequence->opened) engine->closes[engine->close_count++] = scheduled->slot;
     sequence->opened = sequence->parked = false;
     engine->stats.recomputed_tokens += scheduled->computed_count;
     scheduler_requeue(engine->scheduler, task);
+    scheduled->computed_count = synthetic_count(&sequence->request);
 }
 
 /* Sequences that lost a block are computed again. What tiers still hold limits who runs and what is admitted from now on. */

@@ -34,9 +34,11 @@ static void build_batch(Engine *engine, const StepPlan *plan, Batch *out) {
 static Status apply_plan(Engine *engine, const StepPlan *plan) {
     for (uint32_t i = 0; i < plan->close_count; i++)
         kv_cache_close(engine->cache, plan->closes[i]);
-    for (uint32_t i = 0; i < plan->open_count; i++)
-        TRY(kv_cache_open(engine->cache, plan->opens[i].slot, plan->opens[i].sequence_id,
-                          plan->opens[i].token_capacity));
+    for (uint32_t i = 0; i < plan->open_count; i++) {
+        const PlanOpen *open = &plan->opens[i];
+        TRY(kv_cache_open(engine->cache, open->slot, open->sequence_id, open->token_capacity));
+        TRY(kv_cache_fill(engine->cache, open->slot, (uint32_t)open->synthetic_count));
+    }
     for (uint32_t i = 0; i < plan->park_count; i++)
         kv_cache_park(engine->cache, plan->parks[i]);
     for (uint32_t i = 0; i < plan->sequence_count; i++) {

@@ -1,12 +1,14 @@
 #include "runtime/engine/kv_cache.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
+#include "runtime/base/random.h"
 #include "runtime/engine/kv_staging.h"
 #include "tiers/spill_header.h"
 
@@ -561,6 +563,37 @@ void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
                 tier_manager_let_go(cache->manager, ids[ordinal]);
     }
     pump(cache, 0);
+}
+
+/* Values of magnitude 1/4 to 1/2 and either sign. */
+static void fill_block(const KvCache *cache, const Slot *slot, uint32_t layer, uint32_t ordinal) {
+    uint64_t words = kv_block_bytes(&cache->options.shape) / sizeof(uint64_t);
+    Random random = {.key = slot->sequence_id, .stream = (uint64_t)layer << 32 | ordinal};
+    uint8_t *bytes = row_block(cache, slot, layer, ordinal);
+    for (uint64_t i = 0; i < words; i++) {
+        uint64_t word = (random_u64(&random) & 0x83ff83ff83ff83ff) | 0x3400340034003400;
+        memcpy(bytes + i * sizeof word, &word, sizeof word);
+    }
+}
+
+Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
+    const Slot *slot = slot_at(cache, slot_index);
+    uint32_t block_tokens = cache->options.shape.block_tokens;
+    CHECK(slot->token_count == 0);
+    for (uint32_t first = 0; first < token_count; first += block_tokens) {
+        uint32_t left = token_count - first;
+        const BatchSequence sequence = {.slot = slot_index,
+                                        .row_count = left < block_tokens ? left : block_tokens,
+                                        .position_first = first};
+        const Batch batch = {.sequences = &sequence, .sequence_count = 1};
+        kv_cache_extend(cache, slot_index, sequence.row_count);
+        for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
+            TRY(grow(cache, &sequence, layer));
+            if (!slot->lost) fill_block(cache, slot, layer, first / block_tokens);
+            kv_cache_seal(cache, &batch, layer);
+        }
+    }
+    return STATUS_OK;
 }
 
 void kv_cache_park(KvCache *cache, uint32_t slot_index) {

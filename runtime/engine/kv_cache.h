@@ -57,6 +57,10 @@ bool kv_cache_is_lost(const KvCache *cache, uint32_t slot);
 /* The sequence pauses: its blocks, the filling ones as they are, leave the device first. It goes on with its next batch. */
 void kv_cache_park(KvCache *cache, uint32_t slot);
 
+/* Caches `token_count` tokens that nobody computed: pseudo-random K and V, a function of sequence id, layer and place. For
+ * benchmarks of long contexts; of a slot that holds none yet. */
+Status kv_cache_fill(KvCache *cache, uint32_t slot, uint32_t token_count);
+
 /* Counts `token_count` more tokens as cached. */
 void kv_cache_extend(KvCache *cache, uint32_t slot, uint32_t token_count);
 

@@ -114,6 +114,9 @@ typedef struct Request {
     bool generated_logits; /* of which positions on_logits hears */
     bool ignore_eos;
     bool keep_special; /* text shows special tokens */
+    /* Benchmarks: all of the prompt but its last token counts as cached, with pseudo-random K and V that depend on `id` and
+     * place alone. Nothing is learnt from what it generates. Its prompt reports no logits. */
+    bool synthetic_context;
     const int32_t *stop_tokens;
     uint32_t stop_token_count;
     const char *const

@@ -17,6 +17,7 @@ typedef enum StepKind { STEP_RUN, STEP_STOP } StepKind;
 typedef struct PlanOpen {
     uint32_t slot, token_capacity;
     uint64_t sequence_id;
+    uint64_t synthetic_count; /* tokens that are cached at once, without being computed */
 } PlanOpen;
 
 typedef struct PlanSequence {
