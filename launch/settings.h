@@ -79,7 +79,9 @@ typedef struct Settings {
     /* bench */
     const char *dataset_name;
     int64_t num_prompts, random_input_len, random_output_len, max_concurrency;
-    int64_t batch_size, num_iters, num_iters_warmup;
+    int64_t batch_size, num_iters, num_iters_warmup, num_steps, num_steps_warmup;
+    bool synthetic_kv;
+    double resident_speed;
     bool save_result;
     const char *result_filename;
     const char *dir;
