@@ -204,11 +204,15 @@ static void plan_parks(Engine *engine, StepPlan *plan) {
     }
 }
 
-static void build_plan(Engine *engine, uint32_t run_count, StepPlan *plan) {
-    plan_begin(&engine->channel, STEP_RUN, plan);
+static void add_closes(Engine *engine, StepPlan *plan) {
     memcpy(plan->closes, engine->closes, engine->close_count * sizeof(uint32_t));
     plan->close_count = engine->close_count;
     engine->close_count = 0;
+}
+
+static void build_plan(Engine *engine, uint32_t run_count, StepPlan *plan) {
+    plan_begin(&engine->channel, STEP_RUN, plan);
+    add_closes(engine, plan);
     plan_parks(engine, plan);
     uint32_t logit_row_count = 0;
     for (uint32_t i = 0; i < run_count; i++)
@@ -450,9 +454,10 @@ StopRequest engine_stop_seen(const Engine *engine) {
 Status engine_stop(Engine *engine) {
     StepPlan plan;
     plan_begin(&engine->channel, STEP_STOP, &plan);
+    add_closes(engine, &plan);
     engine_unit_begin(engine, "stop");
     TRY(plan_send(&engine->channel, &plan));
-    TRY(engine_gather_memory(engine));
+    TRY(engine_wind_up(engine, &plan));
     engine_unit_end(engine);
     return STATUS_OK;
 }

@@ -130,4 +130,7 @@ void engine_note_kv(Engine *engine);
 /* Every rank's KV and memory figures, summed into rank 0's stats. Collective. */
 Status engine_gather_memory(Engine *engine);
 
+/* The last plan: what ended is closed, transfers come to their end, figures are gathered. Collective. */
+Status engine_wind_up(Engine *engine, const StepPlan *plan);
+
 #endif

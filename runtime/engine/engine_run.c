@@ -193,11 +193,18 @@ Status engine_follow(Engine *engine) {
         TRY(plan_receive(&engine->channel, &plan));
         engine_unit_begin(engine, plan.kind == STEP_STOP ? "stop" : "step");
         if (plan.kind == STEP_STOP) {
-            TRY(engine_gather_memory(engine));
+            TRY(engine_wind_up(engine, &plan));
             engine_unit_end(engine);
             return STATUS_OK;
         }
         TRY(engine_run_step(engine, &plan, NULL));
         engine_unit_end(engine);
     }
+}
+
+Status engine_wind_up(Engine *engine, const StepPlan *plan) {
+    TRY(apply_plan(engine, plan));
+    kv_cache_settle(engine->cache);
+    engine->blocks_due_seconds = 0; /* the last count is exact */
+    return engine_gather_memory(engine);
 }

@@ -14,6 +14,7 @@
 
 enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, DISK_ALIGNMENT = 4096, PINNED_MAX = 4096 };
 enum { FAILURES_TO_OFF = 3, CORRUPT_TO_OFF = 16 }; /* failures: a minute */
+enum { SETTLE_WAITS = 50 };
 
 #define SECOND_NS 1000000000ull
 
@@ -603,6 +604,11 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
             tier_manager_park(cache->manager, layer_ids(slot, layer)[i]);
     pump(cache, 0);
+}
+
+void kv_cache_settle(KvCache *cache) {
+    for (int i = 0; i < SETTLE_WAITS && tier_manager_in_flight(cache->manager) > 0; i++)
+        pump(cache, wait_ns);
 }
 
 KvCacheStats kv_cache_stats(const KvCache *cache) {

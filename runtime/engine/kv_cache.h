@@ -104,6 +104,9 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
 /* The layer's exact attention has run: blocks that are full now are sealed, the others may move until they are held again. */
 void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index);
 
+/* Waits for the transfers that are under way, a few seconds at most. */
+void kv_cache_settle(KvCache *cache);
+
 typedef struct KvCacheStats {
     TierManagerStats manager;
     MoverStats mover;
