@@ -1,17 +1,15 @@
 #include "kernels/team.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/base/futex.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
 
@@ -23,7 +21,7 @@ enum { LINE_BYTES = 64, PAUSES_A_LOOK = 32 };
 enum { WORKER_AWAKE, WORKER_ASLEEP };
 
 typedef struct Worker {
-    _Alignas(LINE_BYTES) _Atomic uint32_t state; /* the futex that it sleeps on */
+    _Alignas(LINE_BYTES) FutexWord state; /* that it sleeps on */
     uint32_t thread_index;
     pthread_t thread;
     Team *team;
@@ -52,14 +50,6 @@ static inline void relax(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
-}
-
-static void futex_wait(_Atomic uint32_t *word, uint32_t while_value) {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_value, NULL, NULL, 0);
-}
-
-static void futex_wake(_Atomic uint32_t *word) {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 static bool claims_left(uint64_t claims) {
@@ -110,7 +100,7 @@ static void fall_asleep(Worker *worker) {
     atomic_store(&worker->state, WORKER_ASLEEP);
     if (claims_left(atomic_load(&team->claims)) || atomic_load(&team->stop)) wake(worker);
     while (atomic_load(&worker->state) == WORKER_ASLEEP)
-        futex_wait(&worker->state, WORKER_ASLEEP);
+        futex_wait(&worker->state, WORKER_ASLEEP, UINT64_MAX);
 }
 
 static void *worker_main(void *argument) {

@@ -9,12 +9,14 @@
 
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
+#include "runtime/base/futex.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/log.h"
 #include "runtime/base/monotonic.h"
 #include "tiers/spill_header.h"
 
 enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16 };
+static const double cpu_interval_s = 0.1;
 static const uint64_t busy_wait_ns =
     50000; /* how long new jobs may wait while the ring is watched */
 static const uint64_t late_wait_ns = 1000000; /* the same while all that it has is late */
@@ -54,13 +56,13 @@ struct Mover {
     bool told[TROUBLE_COUNT];
     uint32_t outstanding; /* submitted and not collected; of the submitting thread */
     pthread_t thread;
-    pthread_mutex_t mutex; /* guards sleeping only */
-    pthread_cond_t job_ready, done_ready;
-    _Atomic bool thread_sleeps, owner_sleeps, stop;
-    Status open_status;
+    FutexWord thread_sleeps, owner_sleeps; /* 1 while they do; whoever wakes them makes it 0 */
+    _Atomic bool stop, opened;
+    Status open_status;   /* once it is opened */
     ErrorCode open_error; /* raised again by the owner, who may capture it */
     char open_text[512];
-    bool opened, closed_quietly;
+    bool closed_quietly;
+    double cpu_due;   /* seconds; when the thread looks at its CPU clock again */
     MoverStats stats; /* written by the thread; read by others without a promise of one instant */
 };
 
@@ -179,6 +181,21 @@ static TransferResult verify(Mover *mover, const MoverJob *job, const uint8_t *b
     return right ? TRANSFER_OK : TRANSFER_CORRUPT;
 }
 
+/* ---- sleeping ---- */
+
+/* Whoever sleeps says so first, then looks once more; whoever publishes does it the other way round. */
+static void wake(FutexWord *sleeps) {
+    if (atomic_load(sleeps) && atomic_exchange(sleeps, 0)) futex_wake(sleeps);
+}
+
+static bool jobs_wait(const Mover *mover) {
+    return atomic_load(&mover->job_queue.head) != atomic_load(&mover->job_queue.tail);
+}
+
+static bool done_wait(const Mover *mover) {
+    return atomic_load(&mover->done_queue.head) != atomic_load(&mover->done_queue.tail);
+}
+
 /* ---- the mover's thread ---- */
 
 static void report(Mover *mover, const MoverJob *job, TransferResult result) {
@@ -190,10 +207,7 @@ static void report(Mover *mover, const MoverJob *job, TransferResult result) {
     uint32_t tail = atomic_load_explicit(&mover->done_queue.tail, memory_order_relaxed);
     mover->done[tail & (mover->capacity - 1)] = (MoverDone){transfer->id, result};
     atomic_store(&mover->done_queue.tail, tail + 1);
-    if (!atomic_load(&mover->owner_sleeps)) return;
-    pthread_mutex_lock(&mover->mutex);
-    pthread_cond_signal(&mover->done_ready);
-    pthread_mutex_unlock(&mover->mutex);
+    wake(&mover->owner_sleeps);
 }
 
 static TransferResult copy(Mover *mover, const MoverJob *job) {
@@ -301,40 +315,34 @@ static void watch_flights(Mover *mover) {
     }
 }
 
-static bool jobs_wait(const Mover *mover) {
-    return atomic_load(&mover->job_queue.head) != atomic_load(&mover->job_queue.tail);
-}
-
+/* The CPU clock of a thread is a system call: now and then. */
 static void note_cpu(Mover *mover) {
+    double now = monotonic_seconds();
     struct timespec used;
-    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) == 0)
-        mover->stats.seconds_cpu = (double)used.tv_sec + (double)used.tv_nsec * 1e-9;
+    if (now < mover->cpu_due || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) != 0) return;
+    mover->cpu_due = now + cpu_interval_s;
+    mover->stats.seconds_cpu = (double)used.tv_sec + (double)used.tv_nsec * 1e-9;
 }
 
 static void sleep_until_jobs(Mover *mover) {
     note_cpu(mover);
-    pthread_mutex_lock(&mover->mutex);
-    atomic_store(&mover->thread_sleeps, true);
-    while (!jobs_wait(mover) && !atomic_load(&mover->stop))
-        pthread_cond_wait(&mover->job_ready, &mover->mutex);
-    atomic_store(&mover->thread_sleeps, false);
-    pthread_mutex_unlock(&mover->mutex);
+    atomic_store(&mover->thread_sleeps, 1);
+    while (!jobs_wait(mover) && !atomic_load(&mover->stop) && atomic_load(&mover->thread_sleeps))
+        futex_wait(&mover->thread_sleeps, 1, UINT64_MAX);
+    atomic_store(&mover->thread_sleeps, 0);
 }
 
 static void open_ring(Mover *mover) {
-    Status status = STATUS_OK;
     const char *text;
     error_capture_begin();
-    if (mover->options.ring.file_count > 0) status = ring_open(&mover->ring, &mover->options.ring);
+    if (mover->options.ring.file_count > 0)
+        mover->open_status = ring_open(&mover->ring, &mover->options.ring);
     error_capture_end();
     mover->open_error = error_last(&text);
     snprintf(mover->open_text, sizeof mover->open_text, "%s", text);
     if (mover->ring) mover->facts = *ring_facts(mover->ring);
-    pthread_mutex_lock(&mover->mutex);
-    mover->open_status = status;
-    mover->opened = true;
-    pthread_cond_signal(&mover->done_ready);
-    pthread_mutex_unlock(&mover->mutex);
+    atomic_store(&mover->opened, true);
+    wake(&mover->owner_sleeps);
 }
 
 static void *run(void *argument) {
@@ -381,15 +389,12 @@ static void give_memory(Mover *mover) {
 }
 
 static Status start(Mover *mover) {
-    pthread_mutex_init(&mover->mutex, NULL);
-    pthread_cond_init(&mover->job_ready, NULL);
-    pthread_cond_init(&mover->done_ready, NULL);
     if (pthread_create(&mover->thread, NULL, run, mover) != 0)
         FAIL(MEMORY, "the tier thread cannot be started");
-    pthread_mutex_lock(&mover->mutex);
-    while (!mover->opened)
-        pthread_cond_wait(&mover->done_ready, &mover->mutex);
-    pthread_mutex_unlock(&mover->mutex);
+    atomic_store(&mover->owner_sleeps, 1);
+    while (!atomic_load(&mover->opened))
+        futex_wait(&mover->owner_sleeps, 1, UINT64_MAX);
+    atomic_store(&mover->owner_sleeps, 0);
     if (mover->open_status == STATUS_OK) return STATUS_OK;
     pthread_join(mover->thread, NULL);
     return error_raise(mover->open_error, "%s", mover->open_text);
@@ -411,24 +416,12 @@ Status mover_create(Mover **out, const MoverOptions *options) {
     return STATUS_OK;
 }
 
-static void wake_thread(Mover *mover) {
-    if (!atomic_load(&mover->thread_sleeps)) return;
-    pthread_mutex_lock(&mover->mutex);
-    pthread_cond_signal(&mover->job_ready);
-    pthread_mutex_unlock(&mover->mutex);
-}
-
 bool mover_destroy(Mover *mover) {
     if (!mover) return true;
     atomic_store(&mover->stop, true);
-    pthread_mutex_lock(&mover->mutex);
-    pthread_cond_signal(&mover->job_ready);
-    pthread_mutex_unlock(&mover->mutex);
+    wake(&mover->thread_sleeps);
     pthread_join(mover->thread, NULL);
     bool quiet = mover->closed_quietly;
-    pthread_cond_destroy(&mover->job_ready);
-    pthread_cond_destroy(&mover->done_ready);
-    pthread_mutex_destroy(&mover->mutex);
     give_memory(mover);
     return quiet;
 }
@@ -439,26 +432,14 @@ Status mover_submit(Mover *mover, const MoverJob *job) {
     mover->jobs[tail & (mover->capacity - 1)] = *job;
     atomic_store(&mover->job_queue.tail, tail + 1);
     mover->outstanding++;
-    wake_thread(mover);
+    wake(&mover->thread_sleeps);
     return STATUS_OK;
 }
 
-static bool done_wait(const Mover *mover) {
-    return atomic_load(&mover->done_queue.head) != atomic_load(&mover->done_queue.tail);
-}
-
 static void sleep_until_done(Mover *mover, uint64_t wait_ns) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + wait_ns;
-    until.tv_sec += (time_t)(ns / 1000000000u);
-    until.tv_nsec = (long)(ns % 1000000000u);
-    pthread_mutex_lock(&mover->mutex);
-    atomic_store(&mover->owner_sleeps, true);
-    while (!done_wait(mover))
-        if (pthread_cond_timedwait(&mover->done_ready, &mover->mutex, &until) != 0) break;
-    atomic_store(&mover->owner_sleeps, false);
-    pthread_mutex_unlock(&mover->mutex);
+    atomic_store(&mover->owner_sleeps, 1);
+    if (!done_wait(mover)) futex_wait(&mover->owner_sleeps, 1, wait_ns);
+    atomic_store(&mover->owner_sleeps, 0);
 }
 
 uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_t wait_ns) {

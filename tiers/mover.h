@@ -49,7 +49,7 @@ typedef struct MoverStats {
     uint64_t read_bytes[TIER_COUNT], written_bytes[TIER_COUNT]; /* out of and into each tier */
     uint64_t io_errors, corrupt, late;
     double seconds_checksum, seconds_copy; /* of the mover's thread */
-    double seconds_cpu;                    /* of the mover's thread, up to its last rest */
+    double seconds_cpu; /* of the mover's thread, noted now and then as it rests */
 } MoverStats;
 
 /* Starts the thread and opens the ring (none without files). */
