@@ -12,6 +12,8 @@ void kernels_fill_reference(Kernels *kernels) {
     embed_fill_reference(kernels);
     attention_fill_reference(kernels);
     elementwise_fill_reference(kernels);
+    kernels->kv_encode = codec_encode_block;
+    kernels->kv_decode = codec_decode_block;
 }
 
 typedef struct SlotRow {
@@ -23,10 +25,10 @@ typedef struct SlotRow {
     { #name, offsetof(Kernels, name) }
 
 static const SlotRow slot_rows[] = {
-    SLOT(scratch_bytes), SLOT(matrix_bytes),  SLOT(matrix_pack), SLOT(matmul),
-    SLOT(rms_norm),      SLOT(layer_norm),    SLOT(rope),        SLOT(embed),
-    SLOT(kv_store),      SLOT(attend_begin),  SLOT(attend),      SLOT(attend_end),
-    SLOT(add),           SLOT(silu_multiply), SLOT(relu),
+    SLOT(scratch_bytes), SLOT(matrix_bytes), SLOT(matrix_pack), SLOT(matmul),    SLOT(rms_norm),
+    SLOT(layer_norm),    SLOT(rope),         SLOT(embed),       SLOT(kv_store),  SLOT(attend_begin),
+    SLOT(attend),        SLOT(attend_end),   SLOT(kv_encode),   SLOT(kv_decode), SLOT(add),
+    SLOT(silu_multiply), SLOT(relu),
 };
 
 enum { SLOT_COUNT = sizeof slot_rows / sizeof slot_rows[0] };

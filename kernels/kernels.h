@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/codec.h"
 #include "kernels/device.h"
 #include "kernels/team.h"
 #include "kernels/tensor.h"
@@ -108,17 +109,6 @@ typedef struct RopeArgs {
     const float *sines;
 } RopeArgs;
 
-/* A KV block on the device: f16 [K or V][kv_head_count][block_tokens][head_dim]. */
-typedef struct KvShape {
-    uint32_t kv_head_count;
-    uint32_t head_dim;
-    uint32_t block_tokens; /* capacity: the stride between heads, however many tokens are filled */
-} KvShape;
-
-static inline uint64_t kv_block_bytes(const KvShape *shape) {
-    return 2u * 2u * (uint64_t)shape->kv_head_count * shape->block_tokens * shape->head_dim;
-}
-
 /* Rounds K and V rows to f16 (nearest even; beyond f16's range becomes infinity) into block slots. */
 typedef struct KvStoreArgs {
     KvShape shape;
@@ -142,12 +132,19 @@ typedef struct AttendRun {
         block_ordinal_first; /* a multiple of ATTEND_GROUP_BLOCKS; block b holds positions from b * block_tokens */
     uint32_t block_count;
     const void *const *blocks; /* [block_count] */
+    const Codec *const
+        *codecs; /* [block_count] how each is stored, NULL: as it is; NULL: all of them */
 } AttendRun;
+
+static inline const Codec *attend_codec(const AttendRun *run, uint32_t block) {
+    const Codec *codec = run->codecs ? run->codecs[block] : NULL;
+    return codec_is_raw(codec) ? NULL : codec;
+}
 
 /* Partial attention, the one primitive: for every row and query head folds the run's blocks into the row's
  * running (max, sum, out), where
  *     out = sum of exp(s - max) * v,  sum = sum of exp(s - max),  s = scale * (q . k)
- * over the tokens seen. A block's partial depends on the query row, the block's bytes and the range of tokens
+ * over the tokens seen; of an encoded block k and v are the numbers of Codec.expand. A block's partial depends on the query row, the block's bytes and the range of tokens
  * seen in it, nothing else. Partials fold in block order inside groups of ATTEND_GROUP_BLOCKS ordinals
  * (starting at the empty partial), and group results fold in order into the running state: the caller hands
  * the runs of a sequence in rising order, over any number of calls cut at group boundaries, and gets the same bits.
@@ -214,6 +211,13 @@ typedef struct Kernels {
     void (*attend)(const KernelContext *context, const AttendArgs *args);
     void (*attend_end)(const KernelContext *context,
                        const AttendEdgeArgs *args); /* out /= sum; 0 where sum is 0 */
+
+    /* A full block to codec_block_bytes() bytes and back; the shape is one that codec_refusal() accepts. The bytes, and the
+     * halves that they decode to, are those of codec_encode_block() and codec_decode_block(). No context: any thread, any
+     * number at a time. STATUS_BAD_INPUT, raised by nobody yet, when a number is not finite: out is then unspecified. */
+    Status (*kv_encode)(const Codec *codec, const KvShape *shape, const void *block,
+                        void *out_bytes);
+    void (*kv_decode)(const Codec *codec, const KvShape *shape, const void *bytes, void *out_block);
 
     void (*add)(const KernelContext *context, const ElementwiseArgs *args); /* a + b */
     void (*silu_multiply)(const KernelContext *context,

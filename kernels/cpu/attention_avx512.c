@@ -1,4 +1,4 @@
-#include "kernels/cpu/attention_vector.h"
+#include "kernels/cpu/attention_coded.h"
 #include "kernels/cpu/cpu_kernels.h"
 
 void attention_fill_avx512(Kernels *kernels) {

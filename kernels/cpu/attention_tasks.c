@@ -83,6 +83,7 @@ static void take_thread(uint8_t *base, size_t *io_used, uint32_t padded_dim, uin
     scratch.values = take(base, io_used, padded_tokens, row_bytes);
     scratch.scores = take(base, io_used, ATTEND_TILE_MAX, padded_tokens * sizeof(float));
     scratch.partial_out = take(base, io_used, ATTEND_TILE_MAX, row_bytes);
+    scratch.coded_q = take(base, io_used, ATTEND_TILE_MAX, row_bytes);
     take_state(base, io_used, padded_dim, &scratch.group);
     if (base) *out = scratch;
 }

@@ -32,11 +32,12 @@ typedef struct AttendState {
 typedef struct AttendScratch {
     uint32_t padded_dim;
     uint32_t padded_tokens;
-    float *q;           /* [item] */
-    float *keys;        /* [block_tokens]: a block of one KV head as f32 */
+    float *q;    /* [item] */
+    float *keys; /* [block_tokens]: a block of one KV head as f32; of an encoded block the scales */
     float *values;      /* [block_tokens] */
     float *scores;      /* [ATTEND_TILE_MAX][padded_tokens] */
     float *partial_out; /* [ATTEND_TILE_MAX] */
+    float *coded_q;     /* [ATTEND_TILE_MAX]: queries as the codec of a block meets them */
     AttendState group;
 } AttendScratch;
 

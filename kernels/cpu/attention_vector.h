@@ -183,8 +183,13 @@ static void tile_scores(uint32_t items, const float *q, const TokenRows *keys, u
     }
 }
 
+/* out[item][d] += weights[item][t] * values[t][d] over t of the range */
+typedef void TileValues(uint32_t items, const float *weights, uint32_t weights_stride,
+                        const void *source, TokenRange range, float *out);
+
 static void tile_values(uint32_t items, const float *weights, uint32_t weights_stride,
-                        const TokenRows *values, TokenRange range, float *out) {
+                        const void *source, TokenRange range, float *out) {
+    const TokenRows *values = source;
     switch (items) {
 #define TILE_ROW(n)                                                            \
     case n:                                                                    \
@@ -211,7 +216,7 @@ static void tile_softmax(Tile *tile, TokenRange seen, float *scores, uint32_t sc
 
 /* Each item takes the tokens that it sees, in rising order: those that all see are taken together. */
 static void tile_partial_out(const Tile *tile, TokenRange seen, const AttendScratch *scratch,
-                             const TokenRows *values) {
+                             TileValues *add_values, const void *values) {
     const float *weights = scratch->scores;
     float *out = scratch->partial_out;
     uint32_t weights_stride = scratch->padded_tokens, out_stride = scratch->padded_dim;
@@ -226,14 +231,14 @@ static void tile_partial_out(const Tile *tile, TokenRange seen, const AttendScra
     for (uint32_t i = 0; i < tile->item_count && common.begin > seen.begin; i++) {
         uint32_t end = tile->ranges[i].end < common.begin ? tile->ranges[i].end : common.begin;
         TokenRange before = {tile->ranges[i].begin, end};
-        tile_values(1, weights + (size_t)i * weights_stride, weights_stride, values, before,
-                    out + (size_t)i * out_stride);
+        add_values(1, weights + (size_t)i * weights_stride, weights_stride, values, before,
+                   out + (size_t)i * out_stride);
     }
-    tile_values(tile->item_count, weights, weights_stride, values, common, out);
+    add_values(tile->item_count, weights, weights_stride, values, common, out);
     for (uint32_t i = 0; i < tile->item_count && common.end < seen.end; i++) {
         TokenRange after = {common.end, tile->ranges[i].end};
-        tile_values(1, weights + (size_t)i * weights_stride, weights_stride, values, after,
-                    out + (size_t)i * out_stride);
+        add_values(1, weights + (size_t)i * weights_stride, weights_stride, values, after,
+                   out + (size_t)i * out_stride);
     }
 }
 
@@ -323,15 +328,40 @@ static TokenRange block_range(const AttendArgs *args, const AttendTask *task, co
     return (TokenRange){first.begin - first.begin % TILE_TOKENS, end < capacity ? end : capacity};
 }
 
-static void fold_block(const AttendArgs *args, const AttendTask *task, const AttendRun *run,
-                       uint32_t block, const AttendScratch *scratch, const AttendState *group) {
+/* Tiles of at most TILE_ITEMS, as equal as can be. */
+static uint32_t tile_items_of(const AttendTask *task) {
+    uint32_t tile_count = (task->item_count + TILE_ITEMS - 1) / TILE_ITEMS;
+    return (task->item_count + tile_count - 1) / tile_count;
+}
+
+static void fold_tiles(const AttendArgs *args, const AttendTask *task, const AttendRun *run,
+                       uint32_t block, const TokenRows *keys, const TokenRows *values,
+                       const AttendScratch *scratch, const AttendState *group) {
+    uint32_t tile_items = tile_items_of(task);
+    for (uint32_t first = 0; first < task->item_count; first += tile_items) {
+        uint32_t left = task->item_count - first;
+        Tile tile = {.item_count = left < tile_items ? left : tile_items};
+        TokenRange seen;
+        if (!tile_ranges(args, task, run, block, first, &tile, &seen)) continue;
+        tile_scores(tile.item_count, scratch->q + (size_t)first * scratch->padded_dim, keys,
+                    args->shape.block_tokens - 1, seen, args->scale, scratch->scores,
+                    scratch->padded_tokens);
+        tile_softmax(&tile, seen, scratch->scores, scratch->padded_tokens);
+        tile_partial_out(&tile, seen, scratch, tile_values, values);
+        tile_fold(&tile, scratch, group, first);
+    }
+}
+
+static void fold_raw_block(const AttendArgs *args, const AttendTask *task, const AttendRun *run,
+                           uint32_t block, const AttendScratch *scratch, const AttendState *group) {
     const KvShape *shape = &args->shape;
     uint64_t head_elements = (uint64_t)shape->block_tokens * shape->head_dim;
     uint64_t keys_first = task->kv_head * head_elements;
     uint64_t values_first = (shape->kv_head_count + task->kv_head) * head_elements;
     const uint16_t *halves = (const uint16_t *)run->blocks[block];
-    const uint16_t *next =
-        block + 1 < run->block_count ? (const uint16_t *)run->blocks[block + 1] : NULL;
+    const uint16_t *next = block + 1 < run->block_count && !attend_codec(run, block + 1)
+                               ? (const uint16_t *)run->blocks[block + 1]
+                               : NULL;
     TokenRows keys = {halves + keys_first, NULL, next ? next + keys_first : NULL, shape->head_dim,
                       scratch->padded_dim};
     TokenRows values = keys;
@@ -344,20 +374,7 @@ static void fold_block(const AttendArgs *args, const AttendTask *task, const Att
         keys.panel = scratch->keys;
         values.panel = scratch->values;
     }
-    uint32_t tile_count = (task->item_count + TILE_ITEMS - 1) / TILE_ITEMS;
-    uint32_t tile_items = (task->item_count + tile_count - 1) / tile_count;
-    for (uint32_t first = 0; first < task->item_count; first += tile_items) {
-        uint32_t left = task->item_count - first;
-        Tile tile = {.item_count = left < tile_items ? left : tile_items};
-        TokenRange seen;
-        if (!tile_ranges(args, task, run, block, first, &tile, &seen)) continue;
-        tile_scores(tile.item_count, scratch->q + (size_t)first * scratch->padded_dim, &keys,
-                    shape->block_tokens - 1, seen, args->scale, scratch->scores,
-                    scratch->padded_tokens);
-        tile_softmax(&tile, seen, scratch->scores, scratch->padded_tokens);
-        tile_partial_out(&tile, seen, scratch, &values);
-        tile_fold(&tile, scratch, group, first);
-    }
+    fold_tiles(args, task, run, block, &keys, &values, scratch, group);
 }
 
 static void fold_group(float group_max, float group_sum, const float *group_out, float *max,
@@ -367,11 +384,6 @@ static void fold_group(float group_max, float group_sum, const float *group_out,
     *max = common;
     *sum = fmaf(*sum, kept, group_sum * added);
     fold_rows(kept, added, out, group_out, head_dim);
-}
-
-static void attend_vector(const KernelContext *context, const AttendArgs *args) {
-    static const AttendIsa isa = {fold_block, fold_group};
-    attend_with(&isa, context, args);
 }
 
 #endif

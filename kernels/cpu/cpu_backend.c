@@ -9,7 +9,7 @@
 
 extern const Backend backend_cpu;
 
-enum { ISA_FILLS_MAX = 3 };
+enum { ISA_FILLS_MAX = 4 };
 
 typedef struct IsaRow {
     const char *name;
@@ -21,10 +21,12 @@ typedef struct IsaRow {
 static const IsaRow isa_rows[] = {
     {"reference", 0, {kernels_fill_reference}},
 #if defined(__x86_64__)
-    {"avx2", CPU_AVX2, {matmul_fill_avx2, attention_fill_avx2, elementwise_fill_avx2}},
+    {"avx2",
+     CPU_AVX2,
+     {matmul_fill_avx2, attention_fill_avx2, codec_fill_avx2, elementwise_fill_avx2}},
     {"avx512",
      CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI,
-     {matmul_fill_avx512, attention_fill_avx512, elementwise_fill_avx512}},
+     {matmul_fill_avx512, attention_fill_avx512, codec_fill_avx512, elementwise_fill_avx512}},
 #endif
 };
 

@@ -16,6 +16,8 @@ void matmul_fill_avx2(Kernels *kernels);
 void matmul_fill_avx512(Kernels *kernels); /* needs VNNI */
 void attention_fill_avx2(Kernels *kernels);
 void attention_fill_avx512(Kernels *kernels);
+void codec_fill_avx2(Kernels *kernels);
+void codec_fill_avx512(Kernels *kernels);
 void elementwise_fill_avx2(Kernels *kernels);
 void elementwise_fill_avx512(Kernels *kernels);
 

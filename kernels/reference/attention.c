@@ -13,9 +13,14 @@ typedef struct Partial {
     double *out;
 } Partial;
 
+/* Two partials and a row of decoded numbers. */
+static size_t scratch_need(uint32_t head_dim) {
+    return head_dim * (2 * sizeof(double) + sizeof(float));
+}
+
 size_t scratch_bytes_reference(const KernelLimits *limits, uint32_t thread_count) {
     (void)thread_count;
-    return 2u * limits->head_dim * sizeof(double);
+    return scratch_need(limits->head_dim);
 }
 
 static void kv_store_reference(const KernelContext *context, const KvStoreArgs *args) {
@@ -57,26 +62,44 @@ static void partial_fold(Partial *into, const Partial *from, uint32_t head_dim) 
         into->out[i] = into->out[i] * kept + from->out[i] * added;
 }
 
-static double score_of(const float *q, const uint16_t *key, uint32_t head_dim, double scale) {
+/* The keys or the values of one KV head in a block. */
+typedef struct HeadBytes {
+    CodecHead head;
+    const uint8_t *bytes;
+} HeadBytes;
+
+static HeadBytes head_bytes_of(const AttendArgs *args, const AttendRun *run, uint32_t block,
+                               CodecPart part, uint32_t kv_head) {
+    const Codec *codec = attend_codec(run, block);
+    if (!codec) codec = codec_find("f16");
+    const uint8_t *bytes = run->blocks[block];
+    return (HeadBytes){codec_head(codec, &args->shape, part),
+                       bytes + codec_head_offset(codec, &args->shape, part, kv_head)};
+}
+
+static double score_of(const float *q, const HeadBytes *keys, uint32_t token, double scale,
+                       float *row) {
     double sum = 0.0;
-    for (uint32_t i = 0; i < head_dim; i++)
-        sum += (double)q[i] * (double)f16_to_f32(key[i]);
+    keys->head.codec->expand(&keys->head, keys->bytes, token, row);
+    for (uint32_t i = 0; i < keys->head.head_dim; i++)
+        sum += (double)q[i] * (double)row[i];
     return scale * sum;
 }
 
-/* keys and values of one head: [block_tokens][head_dim] */
-static void block_partial(const AttendArgs *args, const float *q, const uint16_t *keys,
-                          const uint16_t *values, TokenRange range, Partial *out) {
+/* row: scratch for one token's numbers */
+static void block_partial(const AttendArgs *args, const float *q, const HeadBytes *keys,
+                          const HeadBytes *values, TokenRange range, float *row, Partial *out) {
     uint32_t head_dim = args->shape.head_dim;
     double scale = (double)args->scale;
     partial_clear(out, head_dim);
     for (uint32_t token = range.begin; token < range.end; token++)
-        out->max = fmax(out->max, score_of(q, keys + token * head_dim, head_dim, scale));
+        out->max = fmax(out->max, score_of(q, keys, token, scale, row));
     for (uint32_t token = range.begin; token < range.end; token++) {
-        double weight = weight_of(score_of(q, keys + token * head_dim, head_dim, scale), out->max);
+        double weight = weight_of(score_of(q, keys, token, scale, row), out->max);
+        values->head.codec->expand(&values->head, values->bytes, token, row);
         out->sum += weight;
         for (uint32_t i = 0; i < head_dim; i++)
-            out->out[i] += weight * (double)f16_to_f32(values[token * head_dim + i]);
+            out->out[i] += weight * (double)row[i];
     }
 }
 
@@ -96,8 +119,7 @@ static void state_fold(const AttendArgs *args, uint64_t state, const Partial *gr
 static void attend_group(const AttendArgs *args, const AttendRun *run, uint32_t row, uint32_t head,
                          uint32_t first, uint32_t end, double *scratch) {
     const KvShape *shape = &args->shape;
-    uint64_t head_elements = (uint64_t)shape->block_tokens * shape->head_dim;
-    uint64_t head_first = args->kv_head_index[head] * head_elements;
+    uint32_t kv_head = args->kv_head_index[head];
     const float *q =
         args->q + (run->row_first + row) * args->q_stride + (uint64_t)head * shape->head_dim;
     Partial group = {.out = scratch}, partial = {.out = scratch + shape->head_dim};
@@ -106,9 +128,10 @@ static void attend_group(const AttendArgs *args, const AttendRun *run, uint32_t 
     for (uint32_t block = first; block < end; block++) {
         TokenRange range = attend_range(args, run, row, block);
         if (range.begin == range.end) continue;
-        const uint16_t *keys = (const uint16_t *)run->blocks[block] + head_first;
-        const uint16_t *values = keys + shape->kv_head_count * head_elements;
-        block_partial(args, q, keys, values, range, &partial);
+        HeadBytes keys = head_bytes_of(args, run, block, CODEC_KEYS, kv_head);
+        HeadBytes values = head_bytes_of(args, run, block, CODEC_VALUES, kv_head);
+        block_partial(args, q, &keys, &values, range, (float *)(scratch + 2 * shape->head_dim),
+                      &partial);
         partial_fold(&group, &partial, shape->head_dim);
         seen = true;
     }
@@ -116,7 +139,7 @@ static void attend_group(const AttendArgs *args, const AttendRun *run, uint32_t 
 }
 
 static void attend_reference(const KernelContext *context, const AttendArgs *args) {
-    CHECK(context->scratch_bytes >= 2u * args->shape.head_dim * sizeof(double));
+    CHECK(context->scratch_bytes >= scratch_need(args->shape.head_dim));
     for (uint32_t i = 0; i < args->run_count; i++) {
         const AttendRun *run = &args->runs[i];
         CHECK(run->block_ordinal_first % ATTEND_GROUP_BLOCKS == 0);

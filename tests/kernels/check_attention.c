@@ -10,6 +10,7 @@
 enum {
     SEQUENCES_MAX = 4,
     HEADS_MAX = 12,
+    HEAD_DIM_MAX = 256,
     CONTEXT_MAX = 700,
     BLOCKS_MAX = 40, /* of a sequence: five groups */
     ROWS_MAX = 40,   /* of a sequence */
@@ -18,6 +19,7 @@ enum {
 typedef struct Sequence {
     uint32_t row_first, row_count, position_first, block_count;
     void *blocks[BLOCKS_MAX];
+    const Codec *codecs[BLOCKS_MAX]; /* NULL: raw */
 } Sequence;
 
 typedef struct AttendCase {
@@ -49,6 +51,12 @@ static uint32_t draw_head_dim(Check *check) {
                                     : check_size(check, 140);
 }
 
+/* one that codecs take */
+static uint32_t draw_coded_dim(Check *check) {
+    static const uint32_t dims[] = {16, 32, 48, 64, 64, 64, 80, 96, 128, 128, 256};
+    return dims[check_below(check, sizeof dims / sizeof *dims)];
+}
+
 static uint16_t *draw_head_map(Check *check, uint32_t head_count, uint32_t kv_head_count) {
     uint16_t *map = check_memory(check, head_count, sizeof *map);
     bool grouped = check_chance(check, 0.7);
@@ -67,7 +75,26 @@ static void fill_block(Check *check, const KvShape *shape, void *block, uint32_t
                 f32_to_f16(random_normal(&check->random));
 }
 
-static void draw_sequence(Check *check, const KvShape *shape, uint32_t row_first, Sequence *out) {
+/* A codec that takes such blocks; NULL for a raw one, and where none does. */
+static const Codec *draw_codec(Check *check, const KvShape *shape) {
+    uint32_t count = 0;
+    while (codec_at(count))
+        count++;
+    const Codec *codec = codec_at(check_below(check, count));
+    return codec_is_raw(codec) || codec_refusal(codec, shape) ? NULL : codec;
+}
+
+/* The block as the codec stores it. */
+static void *encoded_block(Check *check, const Codec *codec, const KvShape *shape,
+                           const void *block) {
+    void *bytes = check_memory(check, codec_block_bytes(codec, shape), 1);
+    if (codec_encode_block(codec, shape, block, bytes) != STATUS_OK)
+        check_fail(check, "%s refuses a block", codec->name);
+    return bytes;
+}
+
+static void draw_sequence(Check *check, const KvShape *shape, bool coded, uint32_t row_first,
+                          Sequence *out) {
     uint32_t context_max = shape->block_tokens * BLOCKS_MAX;
     uint32_t context = check_size(check, context_max < CONTEXT_MAX ? context_max : CONTEXT_MAX);
     uint32_t rows = check_chance(check, 0.5) ? 1 : check_size(check, ROWS_MAX);
@@ -81,21 +108,28 @@ static void draw_sequence(Check *check, const KvShape *shape, uint32_t row_first
         out->blocks[block] = check_memory(check, kv_block_bytes(shape), 1);
         fill_block(check, shape, out->blocks[block],
                    left < shape->block_tokens ? left : shape->block_tokens);
+        if (coded && left >= shape->block_tokens) out->codecs[block] = draw_codec(check, shape);
+        if (out->codecs[block])
+            out->blocks[block] =
+                encoded_block(check, out->codecs[block], shape, out->blocks[block]);
     }
 }
 
 static AttendCase draw_case(Check *check) {
     AttendCase drawn = {.sequence_count = 1 + check_below(check, SEQUENCES_MAX)};
     AttendArgs *args = &drawn.args;
+    bool coded = check_chance(check, 0.6);
     args->shape = (KvShape){.kv_head_count = 1 + check_below(check, 4),
-                            .head_dim = draw_head_dim(check),
-                            .block_tokens = check_size(check, 80)};
+                            .head_dim = coded ? draw_coded_dim(check) : draw_head_dim(check),
+                            .block_tokens = coded && check_chance(check, 0.7)
+                                                ? 32 * (1 + check_below(check, 3))
+                                                : check_size(check, 80)};
     args->head_count = 1 + check_below(check, HEADS_MAX);
     args->kv_head_index = draw_head_map(check, args->head_count, args->shape.kv_head_count);
     args->scale = 1.0f / sqrtf((float)args->shape.head_dim);
     args->window = check_chance(check, 0.4) ? check_size(check, CONTEXT_MAX) : 0;
     for (uint32_t i = 0; i < drawn.sequence_count; i++) {
-        draw_sequence(check, &args->shape, drawn.row_count, &drawn.sequences[i]);
+        draw_sequence(check, &args->shape, coded, drawn.row_count, &drawn.sequences[i]);
         drawn.row_count += drawn.sequences[i].row_count;
     }
     uint32_t columns = args->head_count * args->shape.head_dim;
@@ -151,7 +185,8 @@ static AttendRun next_run(Check *check, const Sequence *sequence, Cut cut, uint3
                        .position_first = sequence->position_first,
                        .block_ordinal_first = first,
                        .block_count = end - first,
-                       .blocks = (const void *const *)sequence->blocks + first};
+                       .blocks = (const void *const *)sequence->blocks + first,
+                       .codecs = sequence->codecs + first};
 }
 
 static void attend_runs(const Kernels *kernels, const KernelContext *context,
@@ -220,19 +255,38 @@ static const uint16_t *token_halves(const KvShape *shape, const Sequence *sequen
     return block + (part * shape->block_tokens + position % shape->block_tokens) * shape->head_dim;
 }
 
+/* out[head_dim] */
+static void token_numbers(const KvShape *shape, const Sequence *sequence, uint32_t kv_head,
+                          uint64_t position, CodecPart part, float *out) {
+    uint64_t block = position / shape->block_tokens;
+    const Codec *codec = sequence->codecs[block];
+    if (codec) {
+        CodecHead head = codec_head(codec, shape, part);
+        codec->expand(&head,
+                      (const uint8_t *)sequence->blocks[block] +
+                          codec_head_offset(codec, shape, part, kv_head),
+                      (uint32_t)(position % shape->block_tokens), out);
+        return;
+    }
+    const uint16_t *halves = token_halves(shape, sequence, kv_head, position, part == CODEC_VALUES);
+    for (uint32_t i = 0; i < shape->head_dim; i++)
+        out[i] = f16_to_f32(halves[i]);
+}
+
 static double oracle_score(const AttendArgs *args, const Sequence *sequence, const float *q,
                            uint32_t kv_head, uint64_t position) {
-    const uint16_t *key = token_halves(&args->shape, sequence, kv_head, position, false);
+    float key[HEAD_DIM_MAX];
     double sum = 0.0;
+    token_numbers(&args->shape, sequence, kv_head, position, CODEC_KEYS, key);
     for (uint32_t i = 0; i < args->shape.head_dim; i++)
-        sum += (double)q[i] * (double)f16_to_f32(key[i]);
+        sum += (double)q[i] * (double)key[i];
     return sum * (double)args->scale;
 }
 
 /* The attention of one row and head; returns log(sum of exp(score)). */
 static double oracle_row(const AttendArgs *args, const Sequence *sequence, uint32_t row,
                          uint32_t head, float *out) {
-    double weights[CONTEXT_MAX], sums[512] = {0.0};
+    double weights[CONTEXT_MAX], sums[HEAD_DIM_MAX] = {0.0};
     uint32_t head_dim = args->shape.head_dim, kv_head = args->kv_head_index[head];
     const float *q = args->q + (sequence->row_first + row) * args->q_stride + head * head_dim;
     int64_t own = (int64_t)sequence->position_first + row;
@@ -244,11 +298,11 @@ static double oracle_row(const AttendArgs *args, const Sequence *sequence, uint3
     }
     for (int64_t position = first; position <= own; position++) {
         double weight = exp(weights[position] - max);
-        const uint16_t *value =
-            token_halves(&args->shape, sequence, kv_head, (uint64_t)position, true);
+        float value[HEAD_DIM_MAX];
+        token_numbers(&args->shape, sequence, kv_head, (uint64_t)position, CODEC_VALUES, value);
         total += weight;
         for (uint32_t i = 0; i < head_dim; i++)
-            sums[i] += weight * (double)f16_to_f32(value[i]);
+            sums[i] += weight * (double)value[i];
     }
     for (uint32_t i = 0; i < head_dim; i++)
         out[i] = (float)(sums[i] / total);
@@ -350,6 +404,7 @@ static void expect_damage_contained(Check *check, const AttendCase *drawn, const
     uint32_t position = check_chance(check, 0.5)
                             ? sequence->position_first + check_below(check, sequence->row_count)
                             : check_below(check, sequence->position_first + sequence->row_count);
+    if (sequence->codecs[position / args->shape.block_tokens]) return;
     bool value = check_chance(check, 0.5);
     uint16_t damage = value ? damages[check_below(check, 3)] : damages[0];
     uint32_t kv_head = args->kv_head_index[0], head_dim = args->shape.head_dim;
@@ -521,28 +576,38 @@ static void call_attend(void *argument) {
     bench->kernels->attend(&bench->context, &bench->args);
 }
 
-static const void **bench_blocks(Check *check, const KvShape *shape, size_t count) {
-    size_t bytes = kv_block_bytes(shape);
+static const void **bench_blocks(Check *check, const KvShape *shape, const Codec *codec,
+                                 size_t count) {
+    size_t bytes = codec_block_bytes(codec, shape);
     uint8_t *memory = check_memory_aligned(check, count * bytes);
     const void **blocks = check_memory(check, count, sizeof *blocks);
-    fill_block(check, shape, memory, shape->block_tokens);
+    void *raw = check_memory(check, kv_block_bytes(shape), 1);
+    fill_block(check, shape, raw, shape->block_tokens);
+    Status status = codec_encode_block(codec, shape, raw, memory);
+    CHECK(status == STATUS_OK);
     for (size_t i = 0; i < count; i++)
         blocks[i] = i ? memcpy(memory + i * bytes, memory, bytes) : memory;
     return blocks;
 }
 
-static void bench_shape(Check *check, const AttendShape *shape) {
+/* GB/s are of f16 numbers, however they are stored. */
+static void bench_shape(Check *check, const AttendShape *shape, const Codec *codec) {
     uint32_t per_sequence = (shape->context + shape->block_tokens - 1) / shape->block_tokens;
     uint32_t rows = shape->sequences * shape->rows, columns = shape->heads * shape->head_dim;
     KvShape kv = {shape->kv_heads, shape->head_dim, shape->block_tokens};
-    const void **blocks = bench_blocks(check, &kv, (size_t)shape->sequences * per_sequence);
+    size_t block_count = (size_t)shape->sequences * per_sequence;
+    const void **blocks = bench_blocks(check, &kv, codec, block_count);
+    const Codec **block_codecs = check_memory(check, block_count, sizeof *block_codecs);
+    for (size_t i = 0; i < block_count; i++)
+        block_codecs[i] = codec;
     AttendRun *runs = check_memory(check, shape->sequences, sizeof *runs);
     for (uint32_t i = 0; i < shape->sequences; i++)
         runs[i] = (AttendRun){.row_first = i * shape->rows,
                               .row_count = shape->rows,
                               .position_first = shape->context - shape->rows,
                               .block_count = per_sequence,
-                              .blocks = blocks + (size_t)i * per_sequence};
+                              .blocks = blocks + (size_t)i * per_sequence,
+                              .codecs = block_codecs + (size_t)i * per_sequence};
     float *q = check_memory(check, (size_t)rows * columns, sizeof *q);
     check_fill_normal(check, q, (size_t)rows * columns, 1.0);
     AttendCase drawn = {.args = {.shape = kv,
@@ -571,7 +636,10 @@ static void bench_shape(Check *check, const AttendShape *shape) {
                       .bytes =
                           (double)shape->sequences * per_sequence * (double)kv_block_bytes(&kv),
                       .peak = PEAK_F32};
-    check_bench(check, shape->label, &work, call_attend, &bench);
+    char label[80];
+    snprintf(label, sizeof label, "%s%s%s", shape->label, codec_is_raw(codec) ? "" : ", ",
+             codec_is_raw(codec) ? "" : codec->name);
+    check_bench(check, label, &work, call_attend, &bench);
 }
 
 static void bench_attend(Check *check) {
@@ -590,7 +658,19 @@ static void bench_attend(Check *check) {
         {"prefill 256, 32/32 heads of 64", 1, 256, 256, 32, 32, 64, 32},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        bench_shape(check, &shapes[i]);
+        bench_shape(check, &shapes[i], codec_find("f16"));
+}
+
+/* Encoded blocks from memory, beside f16 ones. */
+static void bench_attend_coded(Check *check) {
+    static const AttendShape shapes[] = {
+        {"decode 64 x 2048", 64, 1, 2048, 9, 3, 64, 64},
+        {"decode 16 x 512, 32/32 heads of 128", 16, 1, 512, 32, 32, 128, 32},
+    };
+    const Codec *codec;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (uint32_t c = 0; (codec = codec_at(c)); c++)
+            bench_shape(check, &shapes[i], codec);
 }
 
 const CheckGroup check_attention = {{
@@ -598,5 +678,6 @@ const CheckGroup check_attention = {{
     {"attend_begin", CHECK_SLOT(attend_begin), run_attend_edges, NULL},
     {"attend_end", CHECK_SLOT(attend_end), run_attend_edges, NULL},
     {"attend", CHECK_SLOT(attend), run_attend, bench_attend},
+    {"attend_coded", CHECK_SLOT(attend), run_attend, bench_attend_coded},
     {0},
 }};

@@ -179,6 +179,7 @@ def check_tables_of_pages(tree):
     """Rows that a list in meson.build makes stand in the page of their folder."""
     for meson, variable, page in (
         ("kernels/quant/meson.build", "quant_formats", "kernels/README.md"),
+        ("kernels/codec/meson.build", "codec_families", "kernels/README.md"),
         ("runtime/models/meson.build", "model_families", "runtime/models/README.md"),
         ("launch/meson.build", "commands", "launch/README.md"),
     ):

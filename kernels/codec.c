@@ -1,0 +1,79 @@
+#include "kernels/codec.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "runtime/base/invariant.h"
+
+#define CODEC(name) extern const Codec codec_##name[];
+#include "kernels/codec/codec_rows.h"
+#undef CODEC
+
+static const Codec *const families[] = {
+#define CODEC(name) codec_##name,
+#include "kernels/codec/codec_rows.h"
+#undef CODEC
+};
+
+enum { FAMILY_COUNT = sizeof families / sizeof *families };
+
+const Codec *codec_at(uint32_t index) {
+    for (uint32_t family = 0; family < FAMILY_COUNT; family++)
+        for (const Codec *row = families[family]; row->name; row++)
+            if (index-- == 0) return row;
+    return NULL;
+}
+
+const Codec *codec_find(const char *name) {
+    const Codec *row;
+    for (uint32_t i = 0; (row = codec_at(i)); i++)
+        if (!strcmp(row->name, name)) return row;
+    return NULL;
+}
+
+const char *codec_refusal(const Codec *codec, const KvShape *shape) {
+    if (shape->head_dim > CODEC_HEAD_DIM_MAX && !codec_is_raw(codec))
+        return "heads of more than 256 numbers";
+    if (shape->block_tokens % codec->group_tokens != 0)
+        return "its keys share scales over 32 tokens: the token count must be a multiple of 32";
+    return codec->check(shape);
+}
+
+uint64_t codec_block_bytes(const Codec *codec, const KvShape *shape) {
+    return codec_head_offset(codec, shape, CODEC_PART_COUNT, 0);
+}
+
+static bool all_finite(const uint16_t *halves, uint64_t count) {
+    bool finite = true;
+    for (uint64_t i = 0; i < count; i++)
+        finite = finite && (halves[i] & 0x7c00) != 0x7c00;
+    return finite;
+}
+
+Status codec_encode_block(const Codec *codec, const KvShape *shape, const void *block,
+                          void *out_bytes) {
+    const uint16_t *halves = block;
+    uint64_t head_count = shape->kv_head_count;
+    uint64_t head_elements = (uint64_t)shape->block_tokens * shape->head_dim;
+    if (!all_finite(halves, 2 * head_count * head_elements)) return STATUS_BAD_INPUT;
+    for (CodecPart part = CODEC_KEYS; part < CODEC_PART_COUNT; part++)
+        for (uint32_t kv_head = 0; kv_head < head_count; kv_head++) {
+            CodecHead head = codec_head(codec, shape, part);
+            codec->encode(&head, halves + (part * head_count + kv_head) * head_elements,
+                          (uint8_t *)out_bytes + codec_head_offset(codec, shape, part, kv_head));
+        }
+    return STATUS_OK;
+}
+
+void codec_decode_block(const Codec *codec, const KvShape *shape, const void *bytes,
+                        void *out_block) {
+    uint16_t *halves = out_block;
+    uint64_t head_elements = (uint64_t)shape->block_tokens * shape->head_dim;
+    for (CodecPart part = CODEC_KEYS; part < CODEC_PART_COUNT; part++)
+        for (uint32_t kv_head = 0; kv_head < shape->kv_head_count; kv_head++) {
+            CodecHead head = codec_head(codec, shape, part);
+            codec->decode(&head,
+                          (const uint8_t *)bytes + codec_head_offset(codec, shape, part, kv_head),
+                          halves + (part * shape->kv_head_count + kv_head) * head_elements);
+        }
+}

@@ -1,0 +1,543 @@
+#ifndef KERNELS_CPU_CODEC_VECTOR_H
+#define KERNELS_CPU_CODEC_VECTOR_H
+
+/* Encoding and decoding of KV blocks for the vectors of the instruction set that the file is compiled for; included by
+ * one file an ISA. Bytes and halves are those of kernels/codec: each number goes through the same rounding steps.
+ * Heads of a codec without a row here go through its own functions. */
+
+#include "kernels/cpu/codec_turbo.h"
+#include "kernels/kernels.h"
+
+#ifdef VECTOR_LANES
+
+#include <math.h>
+
+typedef struct CodecVectorRow {
+    const char *name;
+    void (*encode)(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes);
+    void (*decode)(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves);
+} CodecVectorRow;
+
+INLINE float vector_min_lane(Vector x) {
+    return -vector_max_lane(vector_subtract(vector_zero(), x));
+}
+
+INLINE void store_half(uint8_t *halves, uint64_t index, uint16_t half) {
+    memcpy(halves + 2 * index, &half, sizeof half);
+}
+
+INLINE uint16_t load_half(const uint8_t *halves, uint64_t index) {
+    uint16_t half;
+    memcpy(&half, halves + 2 * index, sizeof half);
+    return half;
+}
+
+/* ---- int8 and fp8: one scale for `count` numbers of a token */
+
+INLINE float largest_of(const uint16_t *halves, uint32_t count) {
+    Vector largest = vector_zero();
+    for (uint32_t i = 0; i < count; i += VECTOR_LANES)
+        largest = vector_max(largest, vector_absolute(vector_load_half(halves + i)));
+    return vector_max_lane(largest);
+}
+
+INLINE uint16_t encode_bytes(bool fp8, const uint16_t *halves, uint32_t count, uint8_t *codes) {
+    const float limit = fp8 ? 448.0f : 127.0f;
+    uint16_t scale = half_of(largest_of(halves, count) / limit);
+    Vector divisor = vector_set(float_of(scale));
+    if (scale == 0) {
+        memset(codes, 0, count);
+        return scale;
+    }
+    for (uint32_t i = 0; i < count; i += VECTOR_LANES) {
+        Vector number = vector_divide(vector_load_half(halves + i), divisor);
+        number = vector_clamp(number, -limit, limit);
+        lanes_store_bytes(codes + i, fp8 ? lanes_fp8(number) : lanes_from_vector(number));
+    }
+    return scale;
+}
+
+INLINE void encode_byte_head(bool fp8, uint32_t group, const CodecHead *head,
+                             const uint16_t *halves, uint8_t *out_bytes) {
+    uint64_t rows = head->token_count, place = 0;
+    uint8_t *scales = out_bytes + rows * head->head_dim;
+    for (uint64_t token = 0; token < rows; token++)
+        for (uint32_t d = 0; d < head->head_dim; d += group) {
+            uint64_t first = token * head->head_dim + d;
+            uint32_t left = head->head_dim - d, count = left < group ? left : group;
+            store_half(scales, place++,
+                       encode_bytes(fp8, halves + first, count, out_bytes + first));
+        }
+}
+
+INLINE void decode_byte_head(CodeForm form, uint32_t group, const CodecHead *head,
+                             const uint8_t *bytes, uint16_t *out_halves) {
+    uint64_t rows = head->token_count;
+    uint32_t groups = (head->head_dim + group - 1) / group;
+    const uint8_t *scales = bytes + rows * head->head_dim;
+    for (uint64_t token = 0; token < rows; token++)
+        for (uint32_t d = 0; d < head->head_dim; d += CHUNK) {
+            uint64_t first = token * head->head_dim + d;
+            Vector scale = vector_set(float_of(load_half(scales, token * groups + d / group)));
+            Vector numbers[CHUNK_VECTORS];
+            form_chunk(form, bytes + first, NULL, numbers);
+            for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
+                vector_store_finite_half(out_halves + first + v * VECTOR_LANES,
+                                         vector_multiply(scale, numbers[v]));
+        }
+}
+
+static void encode_int8_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
+    encode_byte_head(false, 32, head, halves, out_bytes);
+}
+
+static void decode_int8_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
+    decode_byte_head(FORM_INT8, 32, head, bytes, out_halves);
+}
+
+static void encode_fp8_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
+    encode_byte_head(true, head->head_dim, head, halves, out_bytes);
+}
+
+static void decode_fp8_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
+    decode_byte_head(FORM_FP8, head->head_dim, head, bytes, out_halves);
+}
+
+/* ---- groups between minimum and maximum */
+
+typedef struct Extent {
+    float min, max;
+} Extent;
+
+INLINE Extent extent_of(const Vector *x, uint32_t vectors) {
+    Vector min = x[0], max = x[0];
+    for (uint32_t v = 1; v < vectors; v++) {
+        min = vector_min(min, x[v]);
+        max = vector_max(max, x[v]);
+    }
+    Extent extent = {vector_min_lane(min) + 0.0f, vector_max_lane(max) + 0.0f};
+    return extent;
+}
+
+enum { INT4_GROUP = 64, INT4_VECTORS = INT4_GROUP / VECTOR_LANES, INT4_BYTES = INT4_GROUP / 2 };
+
+INLINE uint64_t int4_groups(const CodecHead *head) {
+    return (head->head_dim + INT4_GROUP - 1) / INT4_GROUP;
+}
+
+INLINE void encode_int4_numbers(const Vector *x, uint8_t *codes, uint8_t *scales, uint64_t group) {
+    Extent extent = extent_of(x, INT4_VECTORS);
+    float scale = 15.0f / (extent.max - extent.min);
+    uint16_t half = half_of(scale);
+    Vector min = vector_set(extent.min), factor = vector_set(scale);
+    store_half(scales, 2 * group, half);
+    store_half(scales, 2 * group + 1, half_of(extent.min));
+    if (half == 0x7c00) {
+        memset(codes, 0, INT4_BYTES);
+        return;
+    }
+    for (uint32_t v = 0; v < INT4_VECTORS; v++) {
+        Vector code = vector_multiply(vector_subtract(x[v], min), factor);
+        lanes_store_codes(codes + v * VECTOR_LANES / 2, 4, true,
+                          lanes_from_vector(vector_clamp(code, 0.0f, 15.0f)));
+    }
+}
+
+static void encode_int4_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
+    uint64_t group = 0;
+    uint8_t *scales = out_bytes + head->token_count * int4_groups(head) * INT4_BYTES;
+    for (uint32_t token = 0; token < head->token_count; token++, halves += head->head_dim)
+        for (uint32_t first = 0; first < head->head_dim; first += INT4_GROUP, group++) {
+            Vector x[INT4_VECTORS];
+            for (uint32_t v = 0; v < INT4_VECTORS; v++) {
+                uint32_t d = first + v * VECTOR_LANES;
+                x[v] = d < head->head_dim ? vector_load_half(halves + d) : vector_zero();
+            }
+            encode_int4_numbers(x, out_bytes + group * INT4_BYTES, scales, group);
+        }
+}
+
+static void decode_int4_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
+    uint64_t groups = int4_groups(head);
+    const uint8_t *scales = bytes + head->token_count * groups * INT4_BYTES;
+    const CodeTable table = table_load(FORM_HIGH4, NULL);
+    for (uint32_t token = 0; token < head->token_count; token++, out_halves += head->head_dim)
+        for (uint32_t d = 0; d < head->head_dim; d += CHUNK) {
+            uint64_t group = token * groups + d / INT4_GROUP;
+            Vector scale = vector_set(float_of(load_half(scales, 2 * group)));
+            Vector min = vector_set(float_of(load_half(scales, 2 * group + 1)));
+            Vector codes[CHUNK_VECTORS];
+            form_chunk(FORM_HIGH4, bytes + group * INT4_BYTES + d % INT4_GROUP / 2, &table, codes);
+            for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
+                vector_store_finite_half(
+                    out_halves + d + v * VECTOR_LANES,
+                    vector_add(vector_half_round(vector_divide(codes[v], scale)), min));
+        }
+}
+
+/* ---- kivi */
+
+enum { KIVI_GROUP = 32, KIVI_VECTORS = KIVI_GROUP / VECTOR_LANES };
+
+/* Where the parts of a head lie. */
+typedef struct KiviHead {
+    uint64_t steps, minima; /* bytes from the head's begin */
+    uint64_t row_bytes;     /* codes of a channel (keys) or token (values) */
+    uint64_t row_groups;
+} KiviHead;
+
+INLINE KiviHead kivi_head(uint32_t bits, const CodecHead *head) {
+    uint64_t elements = (uint64_t)head->token_count * head->head_dim;
+    uint64_t columns = head->part == CODEC_KEYS ? head->token_count : head->head_dim;
+    uint64_t steps = elements * bits / 8;
+    KiviHead kivi = {steps, steps + elements / KIVI_GROUP * 2, columns * bits / 8,
+                     columns / KIVI_GROUP};
+    return kivi;
+}
+
+/* what codes are found with: a step of zero gives code 0 */
+INLINE Vector kivi_codes(Vector x, Vector min, Vector divisor, float levels) {
+    Vector above = vector_half_round(vector_subtract(x, min));
+    return vector_clamp(vector_half_round(vector_divide(above, divisor)), 0.0f, levels);
+}
+
+INLINE void encode_kivi_values(uint32_t bits, const CodecHead *head, const uint16_t *halves,
+                               uint8_t *out_bytes) {
+    const float levels = (float)((1u << bits) - 1);
+    KiviHead kivi = kivi_head(bits, head);
+    uint64_t groups = head->token_count * kivi.row_groups;
+    for (uint64_t group = 0; group < groups; group++, halves += KIVI_GROUP) {
+        Vector x[KIVI_VECTORS];
+        for (uint32_t v = 0; v < KIVI_VECTORS; v++)
+            x[v] = vector_load_half(halves + v * VECTOR_LANES);
+        Extent extent = extent_of(x, KIVI_VECTORS);
+        uint16_t rounded = half_of(extent.max - extent.min);
+        float range = rounded == 0x7c00 ? extent.max - extent.min : float_of(rounded);
+        uint16_t step = half_of(range / levels);
+        store_half(out_bytes + kivi.steps, group, step);
+        store_half(out_bytes + kivi.minima, group, half_of(extent.min));
+        Vector divisor = vector_set(step ? float_of(step) : INFINITY);
+        uint8_t *codes = out_bytes + group * KIVI_GROUP * bits / 8;
+        for (uint32_t v = 0; v < KIVI_VECTORS; v++)
+            lanes_store_codes(
+                codes + v * VECTOR_LANES * bits / 8, bits, false,
+                lanes_from_vector(kivi_codes(x[v], vector_set(extent.min), divisor, levels)));
+    }
+}
+
+INLINE void scatter_words(uint8_t *bytes, uint64_t stride, Lanes lanes) {
+    uint32_t words[VECTOR_LANES];
+    lanes_store(words, lanes);
+    for (uint32_t l = 0; l < VECTOR_LANES; l++)
+        memcpy(bytes + l * stride, &words[l], sizeof words[l]);
+}
+
+INLINE Lanes gather_words(const uint8_t *bytes, uint64_t stride) {
+    uint32_t words[VECTOR_LANES];
+    for (uint32_t l = 0; l < VECTOR_LANES; l++)
+        memcpy(&words[l], bytes + l * stride, sizeof words[l]);
+    return lanes_load(words);
+}
+
+/* Rounds to halves, stores them `stride` bytes apart, and gives back what they are as floats. */
+INLINE Vector scatter_halves(uint8_t *bytes, uint64_t stride, Vector x) {
+    uint16_t halves[VECTOR_LANES];
+    vector_store_half(halves, x);
+    for (uint32_t l = 0; l < VECTOR_LANES; l++)
+        memcpy(bytes + l * stride, &halves[l], sizeof halves[l]);
+    return vector_load_half(halves);
+}
+
+INLINE Vector gather_halves(const uint8_t *bytes, uint64_t stride) {
+    uint16_t halves[VECTOR_LANES];
+    for (uint32_t l = 0; l < VECTOR_LANES; l++)
+        memcpy(&halves[l], bytes + l * stride, sizeof halves[l]);
+    return vector_load_half(halves);
+}
+
+/* Lanes are channels: neither extents nor words need numbers to cross them. */
+INLINE void encode_kivi_keys(uint32_t bits, const CodecHead *head, const uint16_t *halves,
+                             uint8_t *out_bytes) {
+    const float levels = (float)((1u << bits) - 1);
+    const uint32_t word_codes = 32 / bits;
+    KiviHead kivi = kivi_head(bits, head);
+    for (uint64_t group = 0; group < kivi.row_groups; group++)
+        for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES) {
+            const uint16_t *first = halves + group * KIVI_GROUP * head->head_dim + d;
+            Vector min = vector_load_half(first), max = min;
+            for (uint32_t t = 1; t < KIVI_GROUP; t++) {
+                Vector x = vector_load_half(first + t * head->head_dim);
+                min = vector_min(min, x);
+                max = vector_max(max, x);
+            }
+            min = vector_add(min, vector_zero());
+            max = vector_add(max, vector_zero());
+            uint64_t place = d * kivi.row_groups + group, stride = 2 * kivi.row_groups;
+            Vector range = vector_half_round(vector_subtract(max, min));
+            Vector step = scatter_halves(out_bytes + kivi.steps + 2 * place, stride,
+                                         vector_divide(range, vector_set(levels)));
+            scatter_halves(out_bytes + kivi.minima + 2 * place, stride, min);
+            Vector divisor = vector_or_infinity(step);
+            uint8_t *codes = out_bytes + d * kivi.row_bytes + group * KIVI_GROUP * bits / 8;
+            for (uint32_t t = 0; t < KIVI_GROUP; t += word_codes) {
+                Lanes words = lanes_from_vector(vector_zero());
+                for (uint32_t j = 0; j < word_codes; j++) {
+                    Vector x = vector_load_half(first + (t + j) * head->head_dim);
+                    words = lanes_shift_or(
+                        words, lanes_from_vector(kivi_codes(x, min, divisor, levels)), bits * j);
+                }
+                scatter_words(codes + t * bits / 8, kivi.row_bytes, words);
+            }
+        }
+}
+
+INLINE void decode_kivi_keys(uint32_t bits, const CodecHead *head, const uint8_t *bytes,
+                             uint16_t *out_halves) {
+    const uint32_t word_codes = 32 / bits;
+    KiviHead kivi = kivi_head(bits, head);
+    for (uint64_t group = 0; group < kivi.row_groups; group++)
+        for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES) {
+            uint64_t place = d * kivi.row_groups + group, stride = 2 * kivi.row_groups;
+            Vector step = gather_halves(bytes + kivi.steps + 2 * place, stride);
+            Vector min = gather_halves(bytes + kivi.minima + 2 * place, stride);
+            const uint8_t *codes = bytes + d * kivi.row_bytes + group * KIVI_GROUP * bits / 8;
+            for (uint32_t t = 0; t < KIVI_GROUP; t += word_codes) {
+                Lanes words = gather_words(codes + t * bits / 8, kivi.row_bytes);
+                for (uint32_t j = 0; j < word_codes; j++) {
+                    Vector code = vector_from_code(words, bits * j, (1u << bits) - 1);
+                    Vector x = vector_add(vector_half_round(vector_multiply(code, step)), min);
+                    uint64_t token = group * KIVI_GROUP + t + j;
+                    vector_store_finite_half(out_halves + token * head->head_dim + d, x);
+                }
+            }
+        }
+}
+
+INLINE void decode_kivi_values(uint32_t bits, const CodecHead *head, const uint8_t *bytes,
+                               uint16_t *out_halves) {
+    const CodeForm form = bits == 4 ? FORM_LOW4 : FORM_LOW2;
+    KiviHead kivi = kivi_head(bits, head);
+    const CodeTable table = table_load(form, NULL);
+    uint64_t elements = (uint64_t)head->token_count * head->head_dim;
+    for (uint64_t i = 0; i < elements; i += CHUNK) {
+        Vector step = vector_set(float_of(load_half(bytes + kivi.steps, i / KIVI_GROUP)));
+        Vector min = vector_set(float_of(load_half(bytes + kivi.minima, i / KIVI_GROUP)));
+        Vector codes[CHUNK_VECTORS];
+        form_chunk(form, bytes + i * bits / 8, &table, codes);
+        for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
+            vector_store_finite_half(
+                out_halves + i + v * VECTOR_LANES,
+                vector_add(vector_half_round(vector_multiply(codes[v], step)), min));
+    }
+}
+
+#define KIVI_VECTOR(bits)                                                                 \
+    static void encode_kivi##bits##_vector(const CodecHead *head, const uint16_t *halves, \
+                                           uint8_t *out_bytes) {                          \
+        if (head->part == CODEC_KEYS)                                                     \
+            encode_kivi_keys(bits, head, halves, out_bytes);                              \
+        else                                                                              \
+            encode_kivi_values(bits, head, halves, out_bytes);                            \
+    }                                                                                     \
+    static void decode_kivi##bits##_vector(const CodecHead *head, const uint8_t *bytes,   \
+                                           uint16_t *out_halves) {                        \
+        if (head->part == CODEC_KEYS)                                                     \
+            decode_kivi_keys(bits, head, bytes, out_halves);                              \
+        else                                                                              \
+            decode_kivi_values(bits, head, bytes, out_halves);                            \
+    }
+KIVI_VECTOR(4)
+KIVI_VECTOR(2)
+#undef KIVI_VECTOR
+
+/* ---- turboquant */
+
+INLINE float turbo_squares(const float *x, uint32_t count) {
+    Vector sums[CHUNK_VECTORS];
+    for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
+        sums[v] = vector_zero();
+    for (uint32_t i = 0; i < count; i += CHUNK)
+        for (uint32_t v = 0; v < CHUNK_VECTORS; v++) {
+            Vector number = vector_load(x + i + v * VECTOR_LANES);
+            sums[v] = vector_add(sums[v], vector_multiply(number, number));
+        }
+    return vector_sum(CHUNK_VECTORS == 2 ? vector_add(sums[0], sums[CHUNK_VECTORS - 1]) : sums[0]);
+}
+
+static uint16_t turbo_encode(const TurboPlan *plan, const TurboVector *vector, float *x,
+                             uint8_t *row) {
+    float squares = turbo_squares(x, vector->dim);
+    Vector inverse = vector_set(squares > 0.0f ? vector->gain / sqrtf(squares) : 0.0f);
+    turbo_rotate(plan, vector, x);
+    for (uint32_t i = 0; i < vector->dim; i += VECTOR_LANES) {
+        Vector coordinate = vector_multiply(vector_load(x + i), inverse);
+        Lanes codes = lanes_count_above(coordinate, vector->thresholds, (1u << vector->bits) - 1);
+        lanes_store_codes(row + vector->row_offset + i * vector->bits / 8, vector->bits, false,
+                          codes);
+    }
+    return half_of(sqrtf(squares / (float)vector->dim));
+}
+
+static void turbo_decode(const TurboPlan *plan, const TurboVector *vector, const uint8_t *row,
+                         float norm, float *x) {
+    const CodeForm form = turbo_form(vector);
+    const CodeTable table = table_load(form, vector->centroids);
+    const uint8_t *codes = row + vector->row_offset;
+    for (uint32_t i = 0; i < vector->dim; i += CHUNK) {
+        Vector numbers[CHUNK_VECTORS];
+        if (form == FORM_TABLE2)
+            form_chunk(FORM_TABLE2, codes + i * 2 / 8, &table, numbers);
+        else if (form == FORM_TABLE3)
+            form_chunk(FORM_TABLE3, codes + i * 3 / 8, &table, numbers);
+        else
+            form_chunk(FORM_TABLE4, codes + i * 4 / 8, &table, numbers);
+        for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
+            vector_store(x + i + v * VECTOR_LANES, numbers[v]);
+    }
+    turbo_rotate_back(plan, vector, x);
+    Vector factor = vector_set(norm * vector->unit);
+    for (uint32_t i = 0; i < vector->dim; i += VECTOR_LANES)
+        vector_store(x + i, vector_multiply(vector_load(x + i), factor));
+}
+
+/* A bit for each channel with less than dim / 4 channels of more energy, or of the same and before it. */
+static void turbo_outliers(const CodecHead *head, const uint16_t *halves, uint8_t *mask) {
+    float energies[CODEC_HEAD_DIM_MAX];
+    for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES) {
+        Vector energy = vector_zero();
+        for (uint32_t token = 0; token < head->token_count; token++) {
+            Vector x = vector_load_half(halves + (uint64_t)token * head->head_dim + d);
+            energy = vector_add(energy, vector_multiply(x, x));
+        }
+        vector_store(energies + d, energy);
+    }
+    for (uint32_t d = 0; d < head->head_dim; d++) {
+        Vector own = vector_set(energies[d]);
+        int before = 0;
+        for (uint32_t e = 0; e < head->head_dim; e += VECTOR_LANES) {
+            Vector others = vector_load(energies + e);
+            uint32_t earlier = e + VECTOR_LANES <= d ? UINT32_MAX : e > d ? 0 : (1u << (d - e)) - 1;
+            before += __builtin_popcount(vector_lanes_above(others, own) |
+                                         (vector_lanes_equal(others, own) & earlier));
+        }
+        if ((uint32_t)before < head->head_dim / 4) mask[d / 8] |= (uint8_t)(1 << d % 8);
+    }
+}
+
+static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
+    const TurboPlan *plan = turbo_plan(head);
+    uint16_t channels[CODEC_HEAD_DIM_MAX];
+    float row[CODEC_HEAD_DIM_MAX], x[CODEC_HEAD_DIM_MAX];
+    uint8_t *codes = out_bytes + plan->mask_bytes;
+    uint8_t *norms = codes + (uint64_t)head->token_count * plan->row_bytes;
+    memset(out_bytes, 0, plan->mask_bytes);
+    if (plan->mask_bytes) turbo_outliers(head, halves, out_bytes);
+    turbo_channels(plan, out_bytes, head->head_dim, channels);
+    for (uint64_t token = 0; token < head->token_count; token++) {
+        for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES)
+            vector_store(row + d, vector_load_half(halves + token * head->head_dim + d));
+        for (uint32_t i = 0; i < head->head_dim && plan->mask_bytes; i++)
+            x[i] = row[channels[i]];
+        for (uint32_t v = 0; v < plan->vector_count; v++) {
+            float *numbers = (plan->mask_bytes ? x : row) + plan->vectors[v].first;
+            store_half(
+                norms, token * plan->vector_count + v,
+                turbo_encode(plan, &plan->vectors[v], numbers, codes + token * plan->row_bytes));
+        }
+    }
+}
+
+static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
+    const TurboPlan *plan = turbo_plan(head);
+    uint16_t channels[CODEC_HEAD_DIM_MAX];
+    float row[CODEC_HEAD_DIM_MAX], x[CODEC_HEAD_DIM_MAX];
+    const uint8_t *codes = bytes + plan->mask_bytes;
+    const uint8_t *norms = codes + (uint64_t)head->token_count * plan->row_bytes;
+    turbo_channels(plan, bytes, head->head_dim, channels);
+    for (uint64_t token = 0; token < head->token_count; token++) {
+        for (uint32_t v = 0; v < plan->vector_count; v++)
+            turbo_decode(plan, &plan->vectors[v], codes + token * plan->row_bytes,
+                         float_of(load_half(norms, token * plan->vector_count + v)),
+                         x + plan->vectors[v].first);
+        for (uint32_t i = 0; i < head->head_dim && plan->mask_bytes; i++)
+            row[channels[i]] = x[i];
+        const float *numbers = plan->mask_bytes ? row : x;
+        for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES)
+            vector_store_finite_half(out_halves + token * head->head_dim + d,
+                                     vector_load(numbers + d));
+    }
+}
+
+/* ---- blocks */
+
+static const CodecVectorRow codec_vector_rows[] = {
+    {"int8", encode_int8_vector, decode_int8_vector},
+    {"fp8", encode_fp8_vector, decode_fp8_vector},
+    {"int4_group", encode_int4_vector, decode_int4_vector},
+    {"kivi4", encode_kivi4_vector, decode_kivi4_vector},
+    {"kivi2", encode_kivi2_vector, decode_kivi2_vector},
+    {"turboquant2", encode_turbo_vector, decode_turbo_vector},
+    {"turboquant2_5", encode_turbo_vector, decode_turbo_vector},
+    {"turboquant3", encode_turbo_vector, decode_turbo_vector},
+    {"turboquant3_5", encode_turbo_vector, decode_turbo_vector},
+    {"turboquant4", encode_turbo_vector, decode_turbo_vector},
+};
+
+enum { CODEC_VECTOR_COUNT = sizeof codec_vector_rows / sizeof *codec_vector_rows };
+
+static CodecVectorRow codec_vector_row(const Codec *codec) {
+    for (uint32_t i = 0; i < CODEC_VECTOR_COUNT; i++)
+        if (!strcmp(codec_vector_rows[i].name, codec->name)) return codec_vector_rows[i];
+    CodecVectorRow own = {codec->name, codec->encode, codec->decode};
+    return own;
+}
+
+static bool halves_finite(const uint16_t *halves, uint64_t count) {
+    const __m256i exponent = _mm256_set1_epi16(0x7c00);
+    __m256i broken = _mm256_setzero_si256();
+    uint64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        __m256i some = _mm256_loadu_si256((const __m256i *)(halves + i));
+        broken =
+            _mm256_or_si256(broken, _mm256_cmpeq_epi16(_mm256_and_si256(some, exponent), exponent));
+    }
+    bool finite = _mm256_testz_si256(broken, broken);
+    for (; i < count; i++)
+        finite = finite && (halves[i] & 0x7c00) != 0x7c00;
+    return finite;
+}
+
+static Status encode_block_vector(const Codec *codec, const KvShape *shape, const void *block,
+                                  void *out_bytes) {
+    CodecVectorRow row = codec_vector_row(codec);
+    uint64_t elements = (uint64_t)shape->block_tokens * shape->head_dim;
+    if (!halves_finite(block, kv_block_bytes(shape) / sizeof(uint16_t))) return STATUS_BAD_INPUT;
+    const uint16_t *halves = block;
+    for (CodecPart part = CODEC_KEYS; part < CODEC_PART_COUNT; part++)
+        for (uint32_t kv_head = 0; kv_head < shape->kv_head_count; kv_head++) {
+            CodecHead head = codec_head(codec, shape, part);
+            row.encode(&head, halves,
+                       (uint8_t *)out_bytes + codec_head_offset(codec, shape, part, kv_head));
+            halves += elements;
+        }
+    return STATUS_OK;
+}
+
+static void decode_block_vector(const Codec *codec, const KvShape *shape, const void *bytes,
+                                void *out_block) {
+    CodecVectorRow row = codec_vector_row(codec);
+    uint64_t elements = (uint64_t)shape->block_tokens * shape->head_dim;
+    uint16_t *halves = out_block;
+    for (CodecPart part = CODEC_KEYS; part < CODEC_PART_COUNT; part++)
+        for (uint32_t kv_head = 0; kv_head < shape->kv_head_count; kv_head++) {
+            CodecHead head = codec_head(codec, shape, part);
+            row.decode(&head,
+                       (const uint8_t *)bytes + codec_head_offset(codec, shape, part, kv_head),
+                       halves);
+            halves += elements;
+        }
+}
+
+#endif
+
+#endif
