@@ -60,8 +60,8 @@ static Status run_prompt(Session *session, LogitsJob *job) {
 
 static Status write_logits(Session *session, void *user) {
     LogitsJob *job = user;
-    TRY(npy_create(&job->file, session->settings->output, job->tokens.count,
-                   engine_model(session->engine)->vocab_count));
+    const NpyShape shape = {2, {job->tokens.count, engine_model(session->engine)->vocab_count}};
+    TRY(npy_create(&job->file, session->settings->output, &shape));
     Status status = run_prompt(session, job);
     if (status == STATUS_OK) status = npy_finish(&job->file);
     npy_discard(&job->file);

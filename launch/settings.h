@@ -63,6 +63,8 @@ typedef struct Settings {
     const char *shell;
     const char *job;
     bool watch;
+    const char *codec;
+    const char *keys, *values, *output_keys, *output_values;
 
     /* batch */
     const char *format;

@@ -303,7 +303,8 @@ static void test_npy(void **state) {
     unlink(path);
     NpyFile file;
     const float rows[2][3] = {{1, 2, 3}, {4, 5, -6.5f}};
-    assert_int_equal(npy_create(&file, path, 2, 3), STATUS_OK);
+    const NpyShape shape = {2, {2, 3}};
+    assert_int_equal(npy_create(&file, path, &shape), STATUS_OK);
     assert_int_equal(npy_write_row(&file, 1, rows[1]), STATUS_OK);
     assert_int_equal(npy_write_row(&file, 0, rows[0]), STATUS_OK);
     assert_int_not_equal(access(path, F_OK), 0);
@@ -322,11 +323,16 @@ static void test_npy(void **state) {
         assert_int_equal(bytes[i], ' ');
     assert_int_equal(bytes[127], '\n');
     assert_memory_equal(bytes + 128, rows, sizeof rows);
+    NpyArray array;
+    assert_int_equal(npy_read(&array, path), STATUS_OK);
+    assert_memory_equal(&array.shape, &shape, sizeof shape);
+    assert_memory_equal(array.numbers, rows, sizeof rows);
+    free(array.numbers);
     unlink(path);
-    assert_int_equal(npy_create(&file, path, 2, 3), STATUS_OK);
+    assert_int_equal(npy_create(&file, path, &shape), STATUS_OK);
     npy_discard(&file);
     assert_int_not_equal(access(path, F_OK), 0);
-    assert_int_equal(npy_create(&file, "/nowhere/x.npy", 1, 1), STATUS_BAD_INPUT);
+    assert_int_equal(npy_create(&file, "/nowhere/x.npy", &shape), STATUS_BAD_INPUT);
 }
 
 int main(void) {
