@@ -30,7 +30,8 @@ typedef struct TurboVector {
     float gain; /* sqrt(dim / part_dim): what the butterflies lack to coordinates times sqrt(dim) */
     float unit; /* 1 / sqrt(part_dim) */
     float centroids[TURBO_CODES_MAX];
-    float thresholds[TURBO_CODES_MAX - 1]; /* a coordinate above the i-th has a code above i */
+    float thresholds
+        [TURBO_CODES_MAX]; /* a coordinate above the i-th has a code above i; then zeros */
 } TurboVector;
 
 typedef struct TurboPlan {

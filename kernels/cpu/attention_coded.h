@@ -426,11 +426,6 @@ static void open_turbo(CodedHead *head) {
     if (plan->mask_bytes) turbo_channels(plan, head->bytes, head->head.head_dim, head->channels);
 }
 
-static void turbo_scale(float *x, uint32_t count, float factor) {
-    for (uint32_t i = 0; i < count; i += VECTOR_LANES)
-        vector_store(x + i, vector_multiply(vector_load(x + i), vector_set(factor)));
-}
-
 static void turn_turbo(const CodedHead *keys, float *q) {
     const TurboPlan *plan = turbo_plan(&keys->head);
     if (plan->mask_bytes) {

@@ -118,27 +118,18 @@ INLINE Vector vector_from_code(Lanes words, uint32_t shift, uint32_t mask) {
     return _mm512_cvtepi32_ps(codes);
 }
 
-/* above[i] is counted for every threshold below x */
-INLINE Lanes lanes_count_above(Vector x, const float *thresholds, uint32_t count) {
-    Lanes above = _mm512_setzero_si512();
-    for (uint32_t i = 0; i < count; i++) {
-        __mmask16 more = _mm512_cmp_ps_mask(x, _mm512_set1_ps(thresholds[i]), _CMP_GT_OQ);
-        above = _mm512_mask_add_epi32(above, more, above, _mm512_set1_epi32(1));
-    }
-    return above;
+INLINE __m128i lanes_bytes(Lanes lanes) {
+    return _mm512_cvtepi32_epi8(lanes);
 }
 
-INLINE void lanes_store_bytes(uint8_t *bytes, Lanes lanes) {
-    _mm_storeu_si128((__m128i *)bytes, _mm512_cvtepi32_epi8(lanes));
-}
-
-INLINE __m256i lanes_eight(Lanes lanes, uint32_t half) {
-    return half ? _mm512_extracti32x8_epi32(lanes, 1) : _mm512_castsi512_si256(lanes);
-}
-
-/* x as it is after a step of arithmetic in f16; what is beyond its range is kept */
+/* x as it is after a step of arithmetic in f16 */
 INLINE Vector vector_half_round(Vector x) {
-    Vector rounded = _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* the same; what is beyond its range is kept */
+INLINE Vector vector_half_round_kept(Vector x) {
+    Vector rounded = vector_half_round(x);
     __mmask16 beyond =
         _mm512_cmp_ps_mask(_mm512_abs_ps(rounded), _mm512_set1_ps(INFINITY), _CMP_EQ_OQ);
     return _mm512_mask_blend_ps(beyond, rounded, x);
@@ -148,9 +139,9 @@ INLINE Vector vector_absolute(Vector x) {
     return _mm512_abs_ps(x);
 }
 
-/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c */
-INLINE Lanes lanes_fp8(Vector x) {
-    Lanes bits = _mm512_castps_si512(x);
+/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c, with the sign of `signs` */
+INLINE Lanes lanes_fp8(Vector x, Vector signs) {
+    Lanes bits = _mm512_castps_si512(signs);
     Vector magnitude = _mm512_abs_ps(x);
     Lanes small = _mm512_cvtps_epi32(_mm512_mul_ps(magnitude, _mm512_set1_ps(512.0f)));
     Lanes whole = _mm512_castps_si512(magnitude);
@@ -176,10 +167,28 @@ INLINE Vector vector_invert_even(Vector x) {
     return _mm512_mask_div_ps(x, 0x5555, _mm512_set1_ps(1.0f), x);
 }
 
-/* x, infinity where it is 0 */
-INLINE Vector vector_or_infinity(Vector x) {
-    __mmask16 zero = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ);
-    return _mm512_mask_blend_ps(zero, x, _mm512_set1_ps(INFINITY));
+/* c - a * b, rounded once */
+INLINE Vector vector_fma_negated(Vector a, Vector b, Vector c) {
+    return _mm512_fnmadd_ps(a, b, c);
+}
+
+/* 0 where x is infinite */
+INLINE Vector vector_finite_or_zero(Vector x) {
+    __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
+    return _mm512_maskz_mov_ps(finite, x);
+}
+
+/* How many of the thresholds, in rising order, lie below x: 2^bits - 1 of them, in a table padded to 16. */
+INLINE Lanes lanes_count_below(Vector x, const float *thresholds, uint32_t bits) {
+    Vector table = vector_load(thresholds);
+    Lanes found = _mm512_setzero_si512();
+    for (int step = 1 << (bits - 1); step > 0; step /= 2) {
+        Lanes middle = _mm512_add_epi32(found, _mm512_set1_epi32(step - 1));
+        Vector threshold = _mm512_permutexvar_ps(middle, table);
+        __mmask16 above = _mm512_cmp_ps_mask(x, threshold, _CMP_GT_OQ);
+        found = _mm512_mask_add_epi32(found, above, found, _mm512_set1_epi32(step));
+    }
+    return found;
 }
 
 /* lane i and lane i ^ reach: their sum in the lower one, their difference in the upper one */
@@ -194,6 +203,10 @@ INLINE Vector vector_butterfly(Vector x, int reach) {
 #else
 
 typedef __m256i Lanes;
+
+INLINE Vector vector_absolute(Vector x) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
 
 INLINE Lanes lanes_word(const uint8_t *codes) {
     return _mm256_set1_epi32((int)load_word(codes));
@@ -258,45 +271,28 @@ INLINE Vector vector_from_code(Lanes words, uint32_t shift, uint32_t mask) {
     return _mm256_cvtepi32_ps(codes);
 }
 
-/* above[i] is counted for every threshold below x */
-INLINE Lanes lanes_count_above(Vector x, const float *thresholds, uint32_t count) {
-    Lanes above = _mm256_setzero_si256();
-    for (uint32_t i = 0; i < count; i++) {
-        Vector more = _mm256_cmp_ps(x, _mm256_set1_ps(thresholds[i]), _CMP_GT_OQ);
-        above = _mm256_sub_epi32(above, _mm256_castps_si256(more));
-    }
-    return above;
+/* the lowest byte of each, in the lower half */
+INLINE __m128i lanes_bytes(Lanes lanes) {
+    Lanes low = _mm256_and_si256(lanes, _mm256_set1_epi32(0xff));
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+    return _mm_packus_epi16(words, words);
 }
 
-INLINE void lanes_store_bytes(uint8_t *bytes, Lanes lanes) {
-    const Lanes first =
-        _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12,
-                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    Lanes packed = _mm256_shuffle_epi8(lanes, first);
-    __m128i both =
-        _mm_unpacklo_epi32(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
-    _mm_storel_epi64((__m128i *)bytes, both);
-}
-
-INLINE __m256i lanes_eight(Lanes lanes, uint32_t half) {
-    (void)half;
-    return lanes;
-}
-
-INLINE Vector vector_absolute(Vector x) {
-    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
-}
-
-/* x as it is after a step of arithmetic in f16; what is beyond its range is kept */
+/* x as it is after a step of arithmetic in f16 */
 INLINE Vector vector_half_round(Vector x) {
-    Vector rounded = _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* the same; what is beyond its range is kept */
+INLINE Vector vector_half_round_kept(Vector x) {
+    Vector rounded = vector_half_round(x);
     Vector beyond = _mm256_cmp_ps(vector_absolute(rounded), _mm256_set1_ps(INFINITY), _CMP_EQ_OQ);
     return _mm256_blendv_ps(rounded, x, beyond);
 }
 
-/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c */
-INLINE Lanes lanes_fp8(Vector x) {
-    Lanes bits = _mm256_castps_si256(x);
+/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c, with the sign of `signs` */
+INLINE Lanes lanes_fp8(Vector x, Vector signs) {
+    Lanes bits = _mm256_castps_si256(signs);
     Vector magnitude = vector_absolute(x);
     Lanes small = _mm256_cvtps_epi32(_mm256_mul_ps(magnitude, _mm256_set1_ps(512.0f)));
     Lanes whole = _mm256_castps_si256(magnitude);
@@ -322,10 +318,25 @@ INLINE Vector vector_invert_even(Vector x) {
     return _mm256_blend_ps(x, _mm256_div_ps(_mm256_set1_ps(1.0f), x), 0x55);
 }
 
-/* x, infinity where it is 0 */
-INLINE Vector vector_or_infinity(Vector x) {
-    Vector zero = _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ);
-    return _mm256_blendv_ps(x, _mm256_set1_ps(INFINITY), zero);
+/* c - a * b, rounded once */
+INLINE Vector vector_fma_negated(Vector a, Vector b, Vector c) {
+    return _mm256_fnmadd_ps(a, b, c);
+}
+
+/* 0 where x is infinite */
+INLINE Vector vector_finite_or_zero(Vector x) {
+    Vector finite = _mm256_cmp_ps(vector_absolute(x), _mm256_set1_ps(INFINITY), _CMP_LT_OQ);
+    return _mm256_and_ps(finite, x);
+}
+
+/* How many of the thresholds, in rising order, lie below x: 2^bits - 1 of them. */
+INLINE Lanes lanes_count_below(Vector x, const float *thresholds, uint32_t bits) {
+    Lanes found = _mm256_setzero_si256();
+    for (uint32_t i = 0; i + 1 < 1u << bits; i++) {
+        Vector above = _mm256_cmp_ps(x, _mm256_set1_ps(thresholds[i]), _CMP_GT_OQ);
+        found = _mm256_sub_epi32(found, _mm256_castps_si256(above));
+    }
+    return found;
 }
 
 /* lane i and lane i ^ reach: their sum in the lower one, their difference in the upper one */
@@ -340,23 +351,54 @@ INLINE Vector vector_butterfly(Vector x, int reach) {
 
 #endif
 
-/* Codes of eight lanes, each below 2^bits, into `bits` bytes; `swapped`: the first of two in the higher bits. */
-INLINE void eight_store(uint8_t *bytes, uint32_t bits, bool swapped, __m256i codes) {
-    const __m256i numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    __m256i places = swapped ? _mm256_xor_si256(numbers, _mm256_set1_epi32(1)) : numbers;
-    __m256i placed =
-        _mm256_sllv_epi32(codes, _mm256_mullo_epi32(places, _mm256_set1_epi32((int)bits)));
-    __m128i four =
-        _mm_or_si128(_mm256_castsi256_si128(placed), _mm256_extracti128_si256(placed, 1));
-    __m128i two = _mm_or_si128(four, _mm_unpackhi_epi64(four, four));
-    uint32_t word = (uint32_t)_mm_cvtsi128_si32(_mm_or_si128(two, _mm_srli_epi64(two, 32)));
-    memcpy(bytes, &word, bits);
+/* Neighbours meet by multiply-add, the later one shifted: `count` codes below 2^bits, as bytes, become count * bits / 8.
+ * `swapped`: the first of two in the higher bits. */
+INLINE void bytes_store_codes(uint8_t *out, uint32_t bits, bool swapped, __m128i bytes,
+                              uint32_t count) {
+    const __m128i first_high = _mm_set1_epi16((short)(1 << 8 | 1 << bits));
+    const __m128i first_low = _mm_set1_epi16((short)(1 << bits << 8 | 1));
+    __m128i two = _mm_maddubs_epi16(bytes, swapped ? first_high : first_low);
+    if (bits == 4) {
+        uint64_t word = (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(two, two));
+        memcpy(out, &word, count / 2);
+        return;
+    }
+    __m128i four = _mm_madd_epi16(two, _mm_set1_epi32(1 << 2 * bits << 16 | 1));
+    __m128i eight = _mm_or_si128(four, _mm_srli_epi64(four, 32 - 4 * (int)bits));
+    uint32_t low = (uint32_t)_mm_cvtsi128_si32(eight);
+    memcpy(out, &low, bits);
+    if (count == 8) return;
+    uint32_t high = (uint32_t)_mm_extract_epi32(eight, 2);
+    memcpy(out + bits, &high, bits);
 }
 
 /* VECTOR_LANES codes of a stream */
-INLINE void lanes_store_codes(uint8_t *bytes, uint32_t bits, bool swapped, Lanes codes) {
-    for (uint32_t half = 0; half < VECTOR_LANES / 8; half++)
-        eight_store(bytes + half * bits, bits, swapped, lanes_eight(codes, half));
+INLINE void lanes_store_codes(uint8_t *out, uint32_t bits, bool swapped, Lanes codes) {
+    bytes_store_codes(out, bits, swapped, lanes_bytes(codes), VECTOR_LANES);
+}
+
+INLINE void lanes_store_bytes(uint8_t *out, Lanes lanes) {
+    __m128i bytes = lanes_bytes(lanes);
+    memcpy(out, &bytes, VECTOR_LANES);
+}
+
+/* A half to divide by, and its inverse: 0 for 0 and infinity, by which anything gives 0. */
+typedef struct Divisor {
+    Vector half, inverse;
+} Divisor;
+
+INLINE Divisor divisor_of(Vector half) {
+    Divisor divisor = {vector_finite_or_zero(half),
+                       vector_finite_or_zero(vector_divide(vector_set(1.0f), half))};
+    return divisor;
+}
+
+/* x / half, correctly rounded: the remainder of a first quotient is exact, and with a divisor of 11 bits no quotient lies so
+ * near the middle of two floats that its last step could miss. Several times as fast as the division. */
+INLINE Vector vector_divide_half(Vector x, const Divisor *divisor) {
+    Vector quotient = vector_multiply(x, divisor->inverse);
+    Vector remainder = vector_fma_negated(quotient, divisor->half, x);
+    return vector_fma(remainder, divisor->inverse, quotient);
 }
 
 INLINE uint16_t half_of(float x) {

@@ -5,22 +5,38 @@
 
 #include "kernels/codec/turboquant.h"
 #include "kernels/cpu/codec_forms.h"
+#include "runtime/base/invariant.h"
 
 #ifdef VECTOR_LANES
 
-static void turbo_butterflies(float *x, uint32_t count) {
-    for (uint32_t reach = count / 2; reach >= VECTOR_LANES; reach /= 2)
-        for (uint32_t first = 0; first < count; first += 2 * reach)
-            for (uint32_t i = first; i < first + reach; i += VECTOR_LANES) {
-                Vector a = vector_load(x + i), b = vector_load(x + i + reach);
-                vector_store(x + i, vector_add(a, b));
-                vector_store(x + i + reach, vector_subtract(a, b));
+/* count is a constant: the numbers stay in registers */
+INLINE void turbo_butterflies_of(uint32_t count, float *numbers) {
+    Vector x[CODEC_HEAD_DIM_MAX / VECTOR_LANES];
+    const uint32_t vectors = count / VECTOR_LANES;
+    for (uint32_t v = 0; v < vectors; v++)
+        x[v] = vector_load(numbers + v * VECTOR_LANES);
+    for (uint32_t reach = vectors / 2; reach > 0; reach /= 2)
+        for (uint32_t v = 0; v < vectors; v++)
+            if (!(v & reach)) {
+                Vector a = x[v], b = x[v + reach];
+                x[v] = vector_add(a, b);
+                x[v + reach] = vector_subtract(a, b);
             }
-    for (uint32_t i = 0; i < count; i += VECTOR_LANES) {
-        Vector lanes = vector_load(x + i);
+    for (uint32_t v = 0; v < vectors; v++) {
         for (int reach = VECTOR_LANES / 2; reach > 0; reach /= 2)
-            lanes = vector_butterfly(lanes, reach);
-        vector_store(x + i, lanes);
+            x[v] = vector_butterfly(x[v], reach);
+        vector_store(numbers + v * VECTOR_LANES, x[v]);
+    }
+}
+
+static void turbo_butterflies(float *x, uint32_t count) {
+    switch (count) {
+    case 16: turbo_butterflies_of(16, x); break;
+    case 32: turbo_butterflies_of(32, x); break;
+    case 64: turbo_butterflies_of(64, x); break;
+    case 128: turbo_butterflies_of(128, x); break;
+    case 256: turbo_butterflies_of(256, x); break;
+    default: CHECK(!"a transform of that length");
     }
 }
 
@@ -56,6 +72,11 @@ static void turbo_rotate_back(const TurboPlan *plan, const TurboVector *vector, 
     if (vector->part_dim < vector->dim) turbo_reflect(x, vector->part_dim);
     turbo_transform(vector, x);
     turbo_signs(plan, vector->dim, x);
+}
+
+static void turbo_scale(float *x, uint32_t count, float factor) {
+    for (uint32_t i = 0; i < count; i += VECTOR_LANES)
+        vector_store(x + i, vector_multiply(vector_load(x + i), vector_set(factor)));
 }
 
 INLINE CodeForm turbo_form(const TurboVector *vector) {

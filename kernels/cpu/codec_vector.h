@@ -44,15 +44,12 @@ INLINE float largest_of(const uint16_t *halves, uint32_t count) {
 INLINE uint16_t encode_bytes(bool fp8, const uint16_t *halves, uint32_t count, uint8_t *codes) {
     const float limit = fp8 ? 448.0f : 127.0f;
     uint16_t scale = half_of(largest_of(halves, count) / limit);
-    Vector divisor = vector_set(float_of(scale));
-    if (scale == 0) {
-        memset(codes, 0, count);
-        return scale;
-    }
-    for (uint32_t i = 0; i < count; i += VECTOR_LANES) {
-        Vector number = vector_divide(vector_load_half(halves + i), divisor);
-        number = vector_clamp(number, -limit, limit);
-        lanes_store_bytes(codes + i, fp8 ? lanes_fp8(number) : lanes_from_vector(number));
+    Divisor divisor = divisor_of(vector_set(float_of(scale)));
+    if (scale == 0) memset(codes, 0, count); /* no sign of a zero */
+    for (uint32_t i = 0; scale > 0 && i < count; i += VECTOR_LANES) {
+        Vector x = vector_load_half(halves + i);
+        Vector number = vector_clamp(vector_divide_half(x, &divisor), -limit, limit);
+        lanes_store_bytes(codes + i, fp8 ? lanes_fp8(number, x) : lanes_from_vector(number));
     }
     return scale;
 }
@@ -164,14 +161,14 @@ static void decode_int4_vector(const CodecHead *head, const uint8_t *bytes, uint
     for (uint32_t token = 0; token < head->token_count; token++, out_halves += head->head_dim)
         for (uint32_t d = 0; d < head->head_dim; d += CHUNK) {
             uint64_t group = token * groups + d / INT4_GROUP;
-            Vector scale = vector_set(float_of(load_half(scales, 2 * group)));
+            Divisor scale = divisor_of(vector_set(float_of(load_half(scales, 2 * group))));
             Vector min = vector_set(float_of(load_half(scales, 2 * group + 1)));
             Vector codes[CHUNK_VECTORS];
             form_chunk(FORM_HIGH4, bytes + group * INT4_BYTES + d % INT4_GROUP / 2, &table, codes);
             for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
                 vector_store_finite_half(
                     out_halves + d + v * VECTOR_LANES,
-                    vector_add(vector_half_round(vector_divide(codes[v], scale)), min));
+                    vector_add(vector_half_round_kept(vector_divide_half(codes[v], &scale)), min));
         }
 }
 
@@ -195,10 +192,12 @@ INLINE KiviHead kivi_head(uint32_t bits, const CodecHead *head) {
     return kivi;
 }
 
-/* what codes are found with: a step of zero gives code 0 */
-INLINE Vector kivi_codes(Vector x, Vector min, Vector divisor, float levels) {
-    Vector above = vector_half_round(vector_subtract(x, min));
-    return vector_clamp(vector_half_round(vector_divide(above, divisor)), 0.0f, levels);
+/* A step of 0 gives code 0. */
+INLINE Lanes kivi_codes(bool wide, Vector x, Vector min, const Divisor *step, float levels) {
+    Vector above = vector_subtract(x, min);
+    above = wide ? vector_half_round_kept(above) : vector_half_round(above);
+    Vector code = vector_half_round(vector_divide_half(above, step)); /* far inside f16 */
+    return lanes_from_vector(vector_clamp(code, 0.0f, levels));
 }
 
 INLINE void encode_kivi_values(uint32_t bits, const CodecHead *head, const uint16_t *halves,
@@ -216,12 +215,11 @@ INLINE void encode_kivi_values(uint32_t bits, const CodecHead *head, const uint1
         uint16_t step = half_of(range / levels);
         store_half(out_bytes + kivi.steps, group, step);
         store_half(out_bytes + kivi.minima, group, half_of(extent.min));
-        Vector divisor = vector_set(step ? float_of(step) : INFINITY);
+        Divisor divisor = divisor_of(vector_set(float_of(step)));
         uint8_t *codes = out_bytes + group * KIVI_GROUP * bits / 8;
         for (uint32_t v = 0; v < KIVI_VECTORS; v++)
-            lanes_store_codes(
-                codes + v * VECTOR_LANES * bits / 8, bits, false,
-                lanes_from_vector(kivi_codes(x[v], vector_set(extent.min), divisor, levels)));
+            lanes_store_codes(codes + v * VECTOR_LANES * bits / 8, bits, false,
+                              kivi_codes(true, x[v], vector_set(extent.min), &divisor, levels));
     }
 }
 
@@ -255,11 +253,25 @@ INLINE Vector gather_halves(const uint8_t *bytes, uint64_t stride) {
     return vector_load_half(halves);
 }
 
+/* Codes of VECTOR_LANES channels and a group of tokens, a word at a time. */
+INLINE void kivi_key_codes(bool wide, uint32_t bits, const uint16_t *halves, uint32_t head_dim,
+                           Vector min, const Divisor *step, uint8_t *codes, uint64_t row_bytes) {
+    const uint32_t word_codes = 32 / bits;
+    for (uint32_t t = 0; t < KIVI_GROUP; t += word_codes) {
+        Lanes words = lanes_from_vector(vector_zero());
+        for (uint32_t j = 0; j < word_codes; j++) {
+            Vector x = vector_load_half(halves + (t + j) * head_dim);
+            Lanes found = kivi_codes(wide, x, min, step, (float)((1u << bits) - 1));
+            words = lanes_shift_or(words, found, bits * j);
+        }
+        scatter_words(codes + t * bits / 8, row_bytes, words);
+    }
+}
+
 /* Lanes are channels: neither extents nor words need numbers to cross them. */
 INLINE void encode_kivi_keys(uint32_t bits, const CodecHead *head, const uint16_t *halves,
                              uint8_t *out_bytes) {
     const float levels = (float)((1u << bits) - 1);
-    const uint32_t word_codes = 32 / bits;
     KiviHead kivi = kivi_head(bits, head);
     for (uint64_t group = 0; group < kivi.row_groups; group++)
         for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES) {
@@ -273,21 +285,19 @@ INLINE void encode_kivi_keys(uint32_t bits, const CodecHead *head, const uint16_
             min = vector_add(min, vector_zero());
             max = vector_add(max, vector_zero());
             uint64_t place = d * kivi.row_groups + group, stride = 2 * kivi.row_groups;
-            Vector range = vector_half_round(vector_subtract(max, min));
+            Vector range = vector_half_round_kept(vector_subtract(max, min));
             Vector step = scatter_halves(out_bytes + kivi.steps + 2 * place, stride,
                                          vector_divide(range, vector_set(levels)));
             scatter_halves(out_bytes + kivi.minima + 2 * place, stride, min);
-            Vector divisor = vector_or_infinity(step);
+            Divisor divisor = divisor_of(step);
+            bool wide = vector_max_lane(range) > 65504.0f;
             uint8_t *codes = out_bytes + d * kivi.row_bytes + group * KIVI_GROUP * bits / 8;
-            for (uint32_t t = 0; t < KIVI_GROUP; t += word_codes) {
-                Lanes words = lanes_from_vector(vector_zero());
-                for (uint32_t j = 0; j < word_codes; j++) {
-                    Vector x = vector_load_half(first + (t + j) * head->head_dim);
-                    words = lanes_shift_or(
-                        words, lanes_from_vector(kivi_codes(x, min, divisor, levels)), bits * j);
-                }
-                scatter_words(codes + t * bits / 8, kivi.row_bytes, words);
-            }
+            if (wide)
+                kivi_key_codes(true, bits, first, head->head_dim, min, &divisor, codes,
+                               kivi.row_bytes);
+            else
+                kivi_key_codes(false, bits, first, head->head_dim, min, &divisor, codes,
+                               kivi.row_bytes);
         }
 }
 
@@ -305,7 +315,7 @@ INLINE void decode_kivi_keys(uint32_t bits, const CodecHead *head, const uint8_t
                 Lanes words = gather_words(codes + t * bits / 8, kivi.row_bytes);
                 for (uint32_t j = 0; j < word_codes; j++) {
                     Vector code = vector_from_code(words, bits * j, (1u << bits) - 1);
-                    Vector x = vector_add(vector_half_round(vector_multiply(code, step)), min);
+                    Vector x = vector_add(vector_half_round_kept(vector_multiply(code, step)), min);
                     uint64_t token = group * KIVI_GROUP + t + j;
                     vector_store_finite_half(out_halves + token * head->head_dim + d, x);
                 }
@@ -327,7 +337,7 @@ INLINE void decode_kivi_values(uint32_t bits, const CodecHead *head, const uint8
         for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
             vector_store_finite_half(
                 out_halves + i + v * VECTOR_LANES,
-                vector_add(vector_half_round(vector_multiply(codes[v], step)), min));
+                vector_add(vector_half_round_kept(vector_multiply(codes[v], step)), min));
     }
 }
 
@@ -364,40 +374,48 @@ INLINE float turbo_squares(const float *x, uint32_t count) {
     return vector_sum(CHUNK_VECTORS == 2 ? vector_add(sums[0], sums[CHUNK_VECTORS - 1]) : sums[0]);
 }
 
-static uint16_t turbo_encode(const TurboPlan *plan, const TurboVector *vector, float *x,
-                             uint8_t *row) {
+INLINE uint16_t turbo_encode_bits(uint32_t bits, const TurboPlan *plan, const TurboVector *vector,
+                                  float *x, uint8_t *codes) {
     float squares = turbo_squares(x, vector->dim);
     Vector inverse = vector_set(squares > 0.0f ? vector->gain / sqrtf(squares) : 0.0f);
     turbo_rotate(plan, vector, x);
     for (uint32_t i = 0; i < vector->dim; i += VECTOR_LANES) {
         Vector coordinate = vector_multiply(vector_load(x + i), inverse);
-        Lanes codes = lanes_count_above(coordinate, vector->thresholds, (1u << vector->bits) - 1);
-        lanes_store_codes(row + vector->row_offset + i * vector->bits / 8, vector->bits, false,
-                          codes);
+        lanes_store_codes(codes + i / 8 * bits, bits, false,
+                          lanes_count_below(coordinate, vector->thresholds, bits));
     }
     return half_of(sqrtf(squares / (float)vector->dim));
 }
 
-static void turbo_decode(const TurboPlan *plan, const TurboVector *vector, const uint8_t *row,
-                         float norm, float *x) {
-    const CodeForm form = turbo_form(vector);
-    const CodeTable table = table_load(form, vector->centroids);
-    const uint8_t *codes = row + vector->row_offset;
+static uint16_t turbo_encode(const TurboPlan *plan, const TurboVector *vector, float *x,
+                             uint8_t *row) {
+    uint8_t *codes = row + vector->row_offset;
+    if (vector->bits == 2) return turbo_encode_bits(2, plan, vector, x, codes);
+    if (vector->bits == 3) return turbo_encode_bits(3, plan, vector, x, codes);
+    return turbo_encode_bits(4, plan, vector, x, codes);
+}
+
+INLINE void turbo_decode_form(CodeForm form, const TurboVector *vector, const CodeTable *table,
+                              const uint8_t *codes, float *x) {
     for (uint32_t i = 0; i < vector->dim; i += CHUNK) {
         Vector numbers[CHUNK_VECTORS];
-        if (form == FORM_TABLE2)
-            form_chunk(FORM_TABLE2, codes + i * 2 / 8, &table, numbers);
-        else if (form == FORM_TABLE3)
-            form_chunk(FORM_TABLE3, codes + i * 3 / 8, &table, numbers);
-        else
-            form_chunk(FORM_TABLE4, codes + i * 4 / 8, &table, numbers);
+        form_chunk(form, codes + i / 8 * form_bits(form), table, numbers);
         for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
             vector_store(x + i + v * VECTOR_LANES, numbers[v]);
     }
+}
+
+static void turbo_decode(const TurboPlan *plan, const TurboVector *vector, const CodeTable *table,
+                         const uint8_t *row, float norm, float *x) {
+    const uint8_t *codes = row + vector->row_offset;
+    if (vector->bits == 2)
+        turbo_decode_form(FORM_TABLE2, vector, table, codes, x);
+    else if (vector->bits == 3)
+        turbo_decode_form(FORM_TABLE3, vector, table, codes, x);
+    else
+        turbo_decode_form(FORM_TABLE4, vector, table, codes, x);
     turbo_rotate_back(plan, vector, x);
-    Vector factor = vector_set(norm * vector->unit);
-    for (uint32_t i = 0; i < vector->dim; i += VECTOR_LANES)
-        vector_store(x + i, vector_multiply(vector_load(x + i), factor));
+    turbo_scale(x, vector->dim, norm * vector->unit);
 }
 
 /* A bit for each channel with less than dim / 4 channels of more energy, or of the same and before it. */
@@ -454,9 +472,12 @@ static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uin
     const uint8_t *codes = bytes + plan->mask_bytes;
     const uint8_t *norms = codes + (uint64_t)head->token_count * plan->row_bytes;
     turbo_channels(plan, bytes, head->head_dim, channels);
+    CodeTable tables[TURBO_VECTORS_MAX];
+    for (uint32_t v = 0; v < plan->vector_count; v++)
+        tables[v] = table_load(turbo_form(&plan->vectors[v]), plan->vectors[v].centroids);
     for (uint64_t token = 0; token < head->token_count; token++) {
         for (uint32_t v = 0; v < plan->vector_count; v++)
-            turbo_decode(plan, &plan->vectors[v], codes + token * plan->row_bytes,
+            turbo_decode(plan, &plan->vectors[v], &tables[v], codes + token * plan->row_bytes,
                          float_of(load_half(norms, token * plan->vector_count + v)),
                          x + plan->vectors[v].first);
         for (uint32_t i = 0; i < head->head_dim && plan->mask_bytes; i++)
