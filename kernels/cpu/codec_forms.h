@@ -139,9 +139,9 @@ INLINE Vector vector_absolute(Vector x) {
     return _mm512_abs_ps(x);
 }
 
-/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c, with the sign of `signs` */
-INLINE Lanes lanes_fp8(Vector x, Vector signs) {
-    Lanes bits = _mm512_castps_si512(signs);
+/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c */
+INLINE Lanes lanes_fp8(Vector x) {
+    Lanes bits = _mm512_castps_si512(x);
     Vector magnitude = _mm512_abs_ps(x);
     Lanes small = _mm512_cvtps_epi32(_mm512_mul_ps(magnitude, _mm512_set1_ps(512.0f)));
     Lanes whole = _mm512_castps_si512(magnitude);
@@ -290,9 +290,9 @@ INLINE Vector vector_half_round_kept(Vector x) {
     return _mm256_blendv_ps(rounded, x, beyond);
 }
 
-/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c, with the sign of `signs` */
-INLINE Lanes lanes_fp8(Vector x, Vector signs) {
-    Lanes bits = _mm256_castps_si256(signs);
+/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c */
+INLINE Lanes lanes_fp8(Vector x) {
+    Lanes bits = _mm256_castps_si256(x);
     Vector magnitude = vector_absolute(x);
     Lanes small = _mm256_cvtps_epi32(_mm256_mul_ps(magnitude, _mm256_set1_ps(512.0f)));
     Lanes whole = _mm256_castps_si256(magnitude);
@@ -378,8 +378,10 @@ INLINE void lanes_store_codes(uint8_t *out, uint32_t bits, bool swapped, Lanes c
 }
 
 INLINE void lanes_store_bytes(uint8_t *out, Lanes lanes) {
-    __m128i bytes = lanes_bytes(lanes);
-    memcpy(out, &bytes, VECTOR_LANES);
+    if (VECTOR_LANES == 16)
+        _mm_storeu_si128((__m128i *)out, lanes_bytes(lanes));
+    else
+        _mm_storel_epi64((__m128i *)out, lanes_bytes(lanes));
 }
 
 /* A half to divide by, and its inverse: 0 for 0 and infinity, by which anything gives 0. */
@@ -390,6 +392,12 @@ typedef struct Divisor {
 INLINE Divisor divisor_of(Vector half) {
     Divisor divisor = {vector_finite_or_zero(half),
                        vector_finite_or_zero(vector_divide(vector_set(1.0f), half))};
+    return divisor;
+}
+
+INLINE Divisor divisor_set(float half) {
+    bool usable = half != 0.0f && fabsf(half) < INFINITY;
+    Divisor divisor = {vector_set(usable ? half : 0.0f), vector_set(usable ? 1.0f / half : 0.0f)};
     return divisor;
 }
 

@@ -44,12 +44,12 @@ INLINE float largest_of(const uint16_t *halves, uint32_t count) {
 INLINE uint16_t encode_bytes(bool fp8, const uint16_t *halves, uint32_t count, uint8_t *codes) {
     const float limit = fp8 ? 448.0f : 127.0f;
     uint16_t scale = half_of(largest_of(halves, count) / limit);
-    Divisor divisor = divisor_of(vector_set(float_of(scale)));
+    Vector divisor = vector_set(float_of(scale));
     if (scale == 0) memset(codes, 0, count); /* no sign of a zero */
     for (uint32_t i = 0; scale > 0 && i < count; i += VECTOR_LANES) {
         Vector x = vector_load_half(halves + i);
-        Vector number = vector_clamp(vector_divide_half(x, &divisor), -limit, limit);
-        lanes_store_bytes(codes + i, fp8 ? lanes_fp8(number, x) : lanes_from_vector(number));
+        Vector number = vector_clamp(vector_divide(x, divisor), -limit, limit);
+        lanes_store_bytes(codes + i, fp8 ? lanes_fp8(number) : lanes_from_vector(number));
     }
     return scale;
 }
@@ -62,8 +62,10 @@ INLINE void encode_byte_head(bool fp8, uint32_t group, const CodecHead *head,
         for (uint32_t d = 0; d < head->head_dim; d += group) {
             uint64_t first = token * head->head_dim + d;
             uint32_t left = head->head_dim - d, count = left < group ? left : group;
-            store_half(scales, place++,
-                       encode_bytes(fp8, halves + first, count, out_bytes + first));
+            uint16_t scale = count == 32 /* a constant: loops unroll */
+                                 ? encode_bytes(fp8, halves + first, 32, out_bytes + first)
+                                 : encode_bytes(fp8, halves + first, count, out_bytes + first);
+            store_half(scales, place++, scale);
         }
 }
 
@@ -155,20 +157,22 @@ static void encode_int4_vector(const CodecHead *head, const uint16_t *halves, ui
 }
 
 static void decode_int4_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
-    uint64_t groups = int4_groups(head);
-    const uint8_t *scales = bytes + head->token_count * groups * INT4_BYTES;
+    uint64_t group = 0;
+    const uint8_t *scales = bytes + head->token_count * int4_groups(head) * INT4_BYTES;
     const CodeTable table = table_load(FORM_HIGH4, NULL);
     for (uint32_t token = 0; token < head->token_count; token++, out_halves += head->head_dim)
-        for (uint32_t d = 0; d < head->head_dim; d += CHUNK) {
-            uint64_t group = token * groups + d / INT4_GROUP;
-            Divisor scale = divisor_of(vector_set(float_of(load_half(scales, 2 * group))));
+        for (uint32_t first = 0; first < head->head_dim; first += INT4_GROUP, group++) {
+            Divisor scale = divisor_set(float_of(load_half(scales, 2 * group)));
             Vector min = vector_set(float_of(load_half(scales, 2 * group + 1)));
-            Vector codes[CHUNK_VECTORS];
-            form_chunk(FORM_HIGH4, bytes + group * INT4_BYTES + d % INT4_GROUP / 2, &table, codes);
-            for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
-                vector_store_finite_half(
-                    out_halves + d + v * VECTOR_LANES,
-                    vector_add(vector_half_round_kept(vector_divide_half(codes[v], &scale)), min));
+            for (uint32_t d = first; d < head->head_dim && d < first + INT4_GROUP; d += CHUNK) {
+                Vector codes[CHUNK_VECTORS];
+                form_chunk(FORM_HIGH4, bytes + group * INT4_BYTES + (d - first) / 2, &table, codes);
+                for (uint32_t v = 0; v < CHUNK_VECTORS; v++) {
+                    Vector above = vector_half_round_kept(vector_divide_half(codes[v], &scale));
+                    vector_store_finite_half(out_halves + d + v * VECTOR_LANES,
+                                             vector_add(above, min));
+                }
+            }
         }
 }
 
@@ -200,26 +204,52 @@ INLINE Lanes kivi_codes(bool wide, Vector x, Vector min, const Divisor *step, fl
     return lanes_from_vector(vector_clamp(code, 0.0f, levels));
 }
 
+INLINE void kivi_group_codes(bool wide, uint32_t bits, const uint16_t *halves, float min,
+                             float step, float inverse, uint8_t *codes) {
+    const Divisor divisor = {vector_set(step), vector_set(inverse)};
+    for (uint32_t v = 0; v < KIVI_VECTORS; v++) {
+        Vector x = vector_load_half(halves + v * VECTOR_LANES);
+        lanes_store_codes(
+            codes + v * VECTOR_LANES * bits / 8, bits, false,
+            kivi_codes(wide, x, vector_set(min), &divisor, (float)((1u << bits) - 1)));
+    }
+}
+
+/* VECTOR_LANES groups at a time: first their extents, then all steps, then codes, so that no group waits for its own step.
+ * Groups come in multiples of 32, as tokens do. */
 INLINE void encode_kivi_values(uint32_t bits, const CodecHead *head, const uint16_t *halves,
                                uint8_t *out_bytes) {
-    const float levels = (float)((1u << bits) - 1);
+    const Vector levels = vector_set((float)((1u << bits) - 1));
     KiviHead kivi = kivi_head(bits, head);
     uint64_t groups = head->token_count * kivi.row_groups;
-    for (uint64_t group = 0; group < groups; group++, halves += KIVI_GROUP) {
-        Vector x[KIVI_VECTORS];
-        for (uint32_t v = 0; v < KIVI_VECTORS; v++)
-            x[v] = vector_load_half(halves + v * VECTOR_LANES);
-        Extent extent = extent_of(x, KIVI_VECTORS);
-        uint16_t rounded = half_of(extent.max - extent.min);
-        float range = rounded == 0x7c00 ? extent.max - extent.min : float_of(rounded);
-        uint16_t step = half_of(range / levels);
-        store_half(out_bytes + kivi.steps, group, step);
-        store_half(out_bytes + kivi.minima, group, half_of(extent.min));
-        Divisor divisor = divisor_of(vector_set(float_of(step)));
-        uint8_t *codes = out_bytes + group * KIVI_GROUP * bits / 8;
-        for (uint32_t v = 0; v < KIVI_VECTORS; v++)
-            lanes_store_codes(codes + v * VECTOR_LANES * bits / 8, bits, false,
-                              kivi_codes(true, x[v], vector_set(extent.min), &divisor, levels));
+    for (uint64_t first = 0; first < groups; first += VECTOR_LANES) {
+        float minima[VECTOR_LANES], maxima[VECTOR_LANES], steps[VECTOR_LANES],
+            inverses[VECTOR_LANES];
+        for (uint32_t g = 0; g < VECTOR_LANES; g++) {
+            Vector x[KIVI_VECTORS];
+            for (uint32_t v = 0; v < KIVI_VECTORS; v++)
+                x[v] = vector_load_half(halves + (first + g) * KIVI_GROUP + v * VECTOR_LANES);
+            Extent extent = extent_of(x, KIVI_VECTORS);
+            minima[g] = extent.min;
+            maxima[g] = extent.max;
+        }
+        Vector min = vector_load(minima), step;
+        Vector range = vector_half_round_kept(vector_subtract(vector_load(maxima), min));
+        step = vector_half_round(vector_divide(range, levels));
+        Divisor divisor = divisor_of(step);
+        bool wide = vector_max_lane(range) > 65504.0f;
+        vector_store_half((uint16_t *)(out_bytes + kivi.steps + 2 * first), step);
+        vector_store_half((uint16_t *)(out_bytes + kivi.minima + 2 * first), min);
+        vector_store(steps, divisor.half);
+        vector_store(inverses, divisor.inverse);
+        for (uint32_t g = 0; g < VECTOR_LANES; g++) {
+            const uint16_t *group = halves + (first + g) * KIVI_GROUP;
+            uint8_t *codes = out_bytes + (first + g) * KIVI_GROUP * bits / 8;
+            if (wide)
+                kivi_group_codes(true, bits, group, minima[g], steps[g], inverses[g], codes);
+            else
+                kivi_group_codes(false, bits, group, minima[g], steps[g], inverses[g], codes);
+        }
     }
 }
 
