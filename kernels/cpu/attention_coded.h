@@ -19,7 +19,12 @@
 
 #ifdef VECTOR_LANES
 
-enum { STEP_CHUNKS = TILE_VECTORS / CHUNK_VECTORS }; /* of out in a step over the tokens */
+/* so many accumulators of each item leave registers for codes on their way */
+enum {
+    STEP_TOKENS = VECTOR_REGISTERS == 32 ? 4 : 2,
+    STEP_CHUNKS = VECTOR_REGISTERS == 32 ? 4 : 1,
+    STEP_CHUNKS_ROW = TILE_VECTORS / CHUNK_VECTORS, /* scaled weights are worth more */
+};
 
 typedef enum ScaleKind {
     SCALE_ROW,          /* one a token */
@@ -33,7 +38,7 @@ typedef struct CodedRows {
     const uint8_t *next;  /* where the next block's begin: fetched on the way; NULL: none */
     uint64_t row_bytes;
     const float *scales, *offsets; /* of token t, group g: [t * scale_stride + g * group_stride] */
-    uint32_t scale_stride, group_stride, group_dims;
+    uint32_t scale_stride, group_stride;
     const float *centroids; /* NULL: codes stand for themselves */
     uint32_t dim;
     uint32_t out_stride; /* between items of q and out */
@@ -69,21 +74,58 @@ INLINE void fetch_bytes(const uint8_t *bytes, uint64_t count) {
         _mm_prefetch((const char *)(bytes + i), _MM_HINT_T0);
 }
 
-INLINE uint64_t group_at(const CodedRows *rows, uint32_t token, uint32_t d) {
-    return (uint64_t)token * rows->scale_stride + d / rows->group_dims * rows->group_stride;
+/* Dimensions that share a scale. */
+INLINE uint32_t form_group(CodeForm form) {
+    return form == FORM_HIGH4 ? 64 : 32;
+}
+
+/* Where a token's codes and scales are. */
+typedef struct CodedToken {
+    const uint8_t *codes;
+    const float *scales, *offsets;
+} CodedToken;
+
+INLINE CodedToken coded_token(ScaleKind kind, const CodedRows *rows, uint32_t token) {
+    uint64_t scale = (uint64_t)token * rows->scale_stride;
+    CodedToken place = {rows->codes + token * rows->row_bytes, rows->scales + scale,
+                        kind == SCALE_GROUP_OFFSET ? rows->offsets + scale : NULL};
+    return place;
 }
 
 /* The numbers of codes [d, d + CHUNK) of a token. */
-INLINE void coded_chunk(CodeForm form, ScaleKind kind, const CodedRows *rows,
-                        const CodeTable *table, uint32_t token, uint32_t d, Vector *out) {
-    form_chunk(form, rows->codes + token * rows->row_bytes + d / 8 * form_bits(form), table, out);
+INLINE void coded_chunk(CodeForm form, ScaleKind kind, uint32_t group_stride,
+                        const CodeTable *table, const CodedToken *token, uint32_t d, Vector *out) {
+    form_chunk(form, token->codes + d / 8 * form_bits(form), table, out);
     if (kind == SCALE_ROW) return;
-    uint64_t group = group_at(rows, token, d);
-    Vector scale = vector_set(rows->scales[group]);
+    uint64_t group = d / form_group(form) * group_stride;
+    Vector scale = vector_set(token->scales[group]);
     for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
         out[v] = kind == SCALE_GROUP_OFFSET
-                     ? vector_fma(out[v], scale, vector_set(rows->offsets[group]))
+                     ? vector_fma(out[v], scale, vector_set(token->offsets[group]))
                      : vector_multiply(out[v], scale);
+}
+
+/* Products of the queries with STEP_TOKENS tokens, lanes not yet added up. */
+INLINE void rows_products(uint32_t items, CodeForm form, ScaleKind kind, const float *q,
+                          const CodedRows *rows, const CodeTable *table, const CodedToken *tokens,
+                          Vector out[TILE_ITEMS][TILE_TOKENS]) {
+    Vector sums[TILE_ITEMS][STEP_TOKENS];
+    for (uint32_t i = 0; i < items; i++)
+        for (uint32_t t = 0; t < STEP_TOKENS; t++)
+            sums[i][t] = vector_zero();
+    for (uint32_t d = 0; d < rows->dim; d += CHUNK)
+        for (uint32_t t = 0; t < STEP_TOKENS; t++) {
+            Vector numbers[CHUNK_VECTORS];
+            coded_chunk(form, kind, rows->group_stride, table, &tokens[t], d, numbers);
+            for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
+                for (uint32_t i = 0; i < items; i++)
+                    sums[i][t] = vector_fma(
+                        vector_load(q + (size_t)i * rows->out_stride + d + v * VECTOR_LANES),
+                        numbers[v], sums[i][t]);
+        }
+    for (uint32_t i = 0; i < items; i++)
+        for (uint32_t t = 0; t < STEP_TOKENS; t++)
+            out[i][t] = sums[i][t];
 }
 
 INLINE void rows_scores(uint32_t items, CodeForm form, ScaleKind kind, bool more, const float *q,
@@ -92,36 +134,25 @@ INLINE void rows_scores(uint32_t items, CodeForm form, ScaleKind kind, bool more
     const CodeTable table = table_load(form, rows->centroids);
     uint32_t first = seen.begin - seen.begin % TILE_TOKENS;
     for (uint32_t token = first; token < seen.end; token += TILE_TOKENS) {
-        Vector sums[TILE_ITEMS][TILE_TOKENS];
-        uint32_t tokens[TILE_TOKENS];
+        Vector sums[TILE_TOKENS / STEP_TOKENS][TILE_ITEMS][TILE_TOKENS];
+        CodedToken tokens[TILE_TOKENS];
         for (uint32_t t = 0; t < TILE_TOKENS; t++)
-            tokens[t] = token + t < token_count ? token + t : token_count - 1;
+            tokens[t] =
+                coded_token(kind, rows, token + t < token_count ? token + t : token_count - 1);
         if (rows->next)
             fetch_bytes(rows->next + token * rows->row_bytes, TILE_TOKENS * rows->row_bytes);
-        for (uint32_t i = 0; i < items; i++)
-            for (uint32_t t = 0; t < TILE_TOKENS; t++)
-                sums[i][t] = vector_zero();
-        for (uint32_t d = 0; d < rows->dim; d += CHUNK)
-            for (uint32_t t = 0; t < TILE_TOKENS; t++) {
-                Vector numbers[CHUNK_VECTORS];
-                coded_chunk(form, kind, rows, &table, tokens[t], d, numbers);
-                for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
-                    for (uint32_t i = 0; i < items; i++)
-                        sums[i][t] = vector_fma(
-                            vector_load(q + (size_t)i * rows->out_stride + d + v * VECTOR_LANES),
-                            numbers[v], sums[i][t]);
-            }
+        for (uint32_t step = 0; step < TILE_TOKENS / STEP_TOKENS; step++)
+            rows_products(items, form, kind, q, rows, &table, tokens + step * STEP_TOKENS,
+                          sums[step]);
         __m128 factors = _mm_set1_ps(scale);
-        if (kind == SCALE_ROW) {
-            const float *scales = rows->scales;
-            uint32_t stride = rows->scale_stride;
-            factors = _mm_mul_ps(
-                factors, _mm_setr_ps(scales[tokens[0] * stride], scales[tokens[1] * stride],
-                                     scales[tokens[2] * stride], scales[tokens[3] * stride]));
-        }
+        if (kind == SCALE_ROW)
+            factors = _mm_mul_ps(factors, _mm_setr_ps(*tokens[0].scales, *tokens[1].scales,
+                                                      *tokens[2].scales, *tokens[3].scales));
         for (uint32_t i = 0; i < items; i++) {
             float *at = scores + (size_t)i * scores_stride + token;
-            __m128 four = vector_sum_four(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+            Vector *low = sums[0][i], *high = sums[TILE_TOKENS / STEP_TOKENS - 1][i];
+            __m128 four = vector_sum_four(low[0], low[1], high[TILE_TOKENS - STEP_TOKENS ? 0 : 2],
+                                          high[TILE_TOKENS - STEP_TOKENS ? 1 : 3]);
             four = _mm_mul_ps(four, factors);
             _mm_storeu_ps(at, more ? _mm_add_ps(_mm_loadu_ps(at), four) : four);
         }
@@ -138,16 +169,16 @@ INLINE void rows_values_step(uint32_t items, CodeForm form, ScaleKind kind, uint
     for (uint32_t token = range.begin; token < range.end; token++) {
         if (rows->next && d == 0)
             fetch_bytes(rows->next + token * rows->row_bytes, rows->row_bytes);
+        const CodedToken place = coded_token(kind, rows, token);
         Vector weight[TILE_ITEMS];
         for (uint32_t i = 0; i < items; i++) {
             weight[i] = vector_set(weights[(size_t)i * weights_stride + token]);
             if (kind == SCALE_ROW)
-                weight[i] = vector_multiply(weight[i],
-                                            vector_set(rows->scales[token * rows->scale_stride]));
+                weight[i] = vector_multiply(weight[i], vector_set(*place.scales));
         }
         for (uint32_t chunk = 0; chunk < chunks; chunk++) {
             Vector numbers[CHUNK_VECTORS];
-            coded_chunk(form, kind, rows, table, token, d + chunk * CHUNK, numbers);
+            coded_chunk(form, kind, rows->group_stride, table, &place, d + chunk * CHUNK, numbers);
             for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
                 for (uint32_t i = 0; i < items; i++)
                     sums[i][chunk * CHUNK_VECTORS + v] =
@@ -163,11 +194,12 @@ INLINE void rows_values(uint32_t items, CodeForm form, ScaleKind kind, const flo
                         uint32_t weights_stride, const CodedRows *rows, TokenRange range,
                         float *out) {
     const CodeTable table = table_load(form, rows->centroids);
+    const uint32_t chunks = kind == SCALE_ROW ? STEP_CHUNKS_ROW : STEP_CHUNKS;
     uint32_t d = 0;
     if (range.begin >= range.end) return;
-    for (; d + STEP_CHUNKS * CHUNK <= rows->dim; d += STEP_CHUNKS * CHUNK)
-        rows_values_step(items, form, kind, STEP_CHUNKS, &table, weights, weights_stride, rows,
-                         range, d, out);
+    for (; d + chunks * CHUNK <= rows->dim; d += chunks * CHUNK)
+        rows_values_step(items, form, kind, chunks, &table, weights, weights_stride, rows, range, d,
+                         out);
     for (; d < rows->dim; d += CHUNK)
         rows_values_step(items, form, kind, 1, &table, weights, weights_stride, rows, range, d,
                          out);
@@ -241,7 +273,6 @@ static void open_int8(CodedHead *head) {
                                 .scales = head->scales,
                                 .scale_stride = groups,
                                 .group_stride = 1,
-                                .group_dims = 32,
                                 .dim = head->head.head_dim,
                                 .out_stride = head->padded_dim};
 }
@@ -275,7 +306,6 @@ static void open_int4_group(CodedHead *head) {
                                 .offsets = head->scales + 1,
                                 .scale_stride = 2 * groups,
                                 .group_stride = 2,
-                                .group_dims = 64,
                                 .dim = head->head.head_dim,
                                 .out_stride = head->padded_dim};
 }
@@ -317,7 +347,6 @@ static void open_kivi_values(CodedHead *head, uint64_t codes_bytes) {
                                 .offsets = head->scales + count,
                                 .scale_stride = groups,
                                 .group_stride = 1,
-                                .group_dims = KIVI_DIMS,
                                 .dim = head->head.head_dim,
                                 .out_stride = head->padded_dim};
 }
