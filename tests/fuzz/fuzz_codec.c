@@ -85,8 +85,8 @@ static bool draw(const uint8_t *data, const Codec **out_codec, KvShape *out_shap
     while (codec_at(count))
         count++;
     *out_codec = codec_at(data[0] % count);
-    *out_shape = (KvShape){1 + data[1] % 3, 16u * (1 + data[2] % 16), 1 + data[3] % 128u};
-    if (data[1] & 128) out_shape->block_tokens = 32 * (1 + data[3] % 4u);
+    *out_shape = (KvShape){1 + data[1] % 2u, 16u * (1 + data[2] % 16), 1 + data[3] % 20u};
+    if (data[1] & 128) out_shape->block_tokens = 32 * (1 + data[3] % 2u);
     return !codec_refusal(*out_codec, out_shape);
 }
 

@@ -11,8 +11,6 @@
 #include "runtime/base/invariant.h"
 #include "tests/check/check.h"
 
-enum { TOKENS_MAX = 256, GOLDEN_BYTES_MAX = 1 << 16 };
-
 typedef struct Drawn {
     const Codec *codec;
     KvShape shape;
@@ -342,49 +340,67 @@ static void run_codebooks(Check *check) {
         }
 }
 
-/* Over random unit vectors: squared error, and the error of inner products with random unit vectors times dim; both are the
- * paper's D_mse 0.36, 0.117, 0.03 (exactly 0.0340 at 128) and 0.009. Norms are kept. */
+typedef struct Distortion {
+    double squares, error; /* of the numbers, and of what they are off */
+    double inner, count;   /* squared errors of inner products, times dim */
+} Distortion;
+
+enum { DISTORTION_DIM = 128, DISTORTION_PROBES = 8 };
+
+/* Inner products with random signs, a vector of squared length dim. */
+static void add_distortion(Check *check, const uint16_t *halves, const uint16_t *decoded,
+                           Distortion *io) {
+    double off[DISTORTION_DIM], length = 0.0;
+    for (uint32_t d = 0; d < DISTORTION_DIM; d++) {
+        double number = (double)f16_to_f32(halves[d]);
+        off[d] = number - (double)f16_to_f32(decoded[d]);
+        length += number * number;
+        io->error += off[d] * off[d];
+    }
+    io->squares += length;
+    for (uint32_t probe = 0; probe < DISTORTION_PROBES; probe++) {
+        double dot = 0.0;
+        for (uint32_t d = 0; d < DISTORTION_DIM; d += 64) {
+            uint64_t signs = random_u64(&check->random);
+            for (uint32_t i = 0; i < 64; i++)
+                dot += signs >> i & 1 ? off[d + i] : -off[d + i];
+        }
+        io->inner += dot * dot / length;
+        io->count++;
+    }
+}
+
+/* Over random unit vectors: squared error, and that of inner products with unit vectors times dim. Both are the paper's
+ * D_mse, printed as 0.36, 0.117, 0.03 and 0.009; at 128 exactly 0.1160, 0.0340 and 0.0093. */
 static void run_distortion(Check *check) {
     static const struct {
         const char *name;
         double distortion;
     } rows[] = {{"turboquant2", 0.11600}, {"turboquant3", 0.03397}, {"turboquant4", 0.00932}};
-    enum { DIM = 128, TOKENS = 64, BATCHES = 40 };
-    for (uint32_t r = 0; r < 3; r++) {
-        KvShape shape = {1, DIM, TOKENS};
+    enum { DIM = DISTORTION_DIM, TOKENS = 64, BATCHES = 40 };
+    static uint16_t halves[TOKENS * DIM], decoded[TOKENS * DIM];
+    static uint8_t bytes[TOKENS * DIM];
+    for (uint32_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        const KvShape shape = {1, DIM, TOKENS};
         const Codec *codec = codec_find(rows[r].name);
         CodecHead head = codec_head(codec, &shape, CODEC_KEYS);
-        static uint16_t halves[TOKENS * DIM], decoded[TOKENS * DIM];
-        static uint8_t bytes[TOKENS * DIM];
-        double squares = 0.0, error = 0.0, inner = 0.0, inner_count = 0.0;
+        Distortion sum = {0};
         for (uint32_t batch = 0; batch < BATCHES; batch++) {
             for (uint32_t i = 0; i < TOKENS * DIM; i++)
                 halves[i] = f32_to_f16(random_normal(&check->random));
             codec->encode(&head, halves, bytes);
             codec->decode(&head, bytes, decoded);
-            for (uint32_t token = 0; token < TOKENS; token++) {
-                double dot = 0.0, length = 0.0, y_length = 0.0;
-                for (uint32_t d = 0; d < DIM; d++) {
-                    double x = (double)f16_to_f32(halves[token * DIM + d]);
-                    double off = x - (double)f16_to_f32(decoded[token * DIM + d]);
-                    double y = (double)random_normal(&check->random);
-                    length += x * x;
-                    error += off * off;
-                    dot += off * y;
-                    y_length += y * y;
-                }
-                squares += length;
-                inner += dot * dot / (length * y_length) * DIM;
-                inner_count++;
-            }
+            for (uint32_t token = 0; token < TOKENS; token++)
+                add_distortion(check, halves + token * DIM, decoded + token * DIM, &sum);
         }
-        if (fabs(error / squares / rows[r].distortion - 1) > 0.02)
-            check_fail(check, "%s: squared error %g, theory %g", rows[r].name, error / squares,
+        double error = sum.error / sum.squares, inner = sum.inner / sum.count;
+        if (fabs(error / rows[r].distortion - 1) > 0.02)
+            check_fail(check, "%s: squared error %g, theory %g", rows[r].name, error,
                        rows[r].distortion);
-        /* 2,560 squares of normal numbers: a deviation of 2.8 % */
-        if (fabs(inner / inner_count / rows[r].distortion - 1) > 0.12)
-            check_fail(check, "%s: error of inner products %g, theory %g", rows[r].name,
-                       inner / inner_count, rows[r].distortion);
+        /* 20,480 squares of normal numbers: a deviation of 1 % */
+        if (fabs(inner / rows[r].distortion - 1) > 0.05)
+            check_fail(check, "%s: error of inner products %g, theory %g", rows[r].name, inner,
+                       rows[r].distortion);
     }
 }
 
