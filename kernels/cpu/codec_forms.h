@@ -172,6 +172,10 @@ INLINE Vector vector_fma_negated(Vector a, Vector b, Vector c) {
     return _mm512_fnmadd_ps(a, b, c);
 }
 
+INLINE Vector vector_root(Vector x) {
+    return _mm512_sqrt_ps(x);
+}
+
 /* 0 where x is infinite */
 INLINE Vector vector_finite_or_zero(Vector x) {
     __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
@@ -321,6 +325,10 @@ INLINE Vector vector_invert_even(Vector x) {
 /* c - a * b, rounded once */
 INLINE Vector vector_fma_negated(Vector a, Vector b, Vector c) {
     return _mm256_fnmadd_ps(a, b, c);
+}
+
+INLINE Vector vector_root(Vector x) {
+    return _mm256_sqrt_ps(x);
 }
 
 /* 0 where x is infinite */

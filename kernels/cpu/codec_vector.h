@@ -404,25 +404,45 @@ INLINE float turbo_squares(const float *x, uint32_t count) {
     return vector_sum(CHUNK_VECTORS == 2 ? vector_add(sums[0], sums[CHUNK_VECTORS - 1]) : sums[0]);
 }
 
-INLINE uint16_t turbo_encode_bits(uint32_t bits, const TurboPlan *plan, const TurboVector *vector,
-                                  float *x, uint8_t *codes) {
-    float squares = turbo_squares(x, vector->dim);
-    Vector inverse = vector_set(squares > 0.0f ? vector->gain / sqrtf(squares) : 0.0f);
-    turbo_rotate(plan, vector, x);
+INLINE void turbo_encode_bits(uint32_t bits, const TurboVector *vector, const float *x,
+                              float inverse, uint8_t *codes) {
+    Vector factor = vector_set(inverse);
     for (uint32_t i = 0; i < vector->dim; i += VECTOR_LANES) {
-        Vector coordinate = vector_multiply(vector_load(x + i), inverse);
+        Vector coordinate = vector_multiply(vector_load(x + i), factor);
         lanes_store_codes(codes + i / 8 * bits, bits, false,
                           lanes_count_below(coordinate, vector->thresholds, bits));
     }
-    return half_of(sqrtf(squares / (float)vector->dim));
 }
 
-static uint16_t turbo_encode(const TurboPlan *plan, const TurboVector *vector, float *x,
-                             uint8_t *row) {
+static void turbo_encode(const TurboVector *vector, const float *x, float inverse, uint8_t *row) {
     uint8_t *codes = row + vector->row_offset;
-    if (vector->bits == 2) return turbo_encode_bits(2, plan, vector, x, codes);
-    if (vector->bits == 3) return turbo_encode_bits(3, plan, vector, x, codes);
-    return turbo_encode_bits(4, plan, vector, x, codes);
+    if (vector->bits == 2)
+        turbo_encode_bits(2, vector, x, inverse, codes);
+    else if (vector->bits == 3)
+        turbo_encode_bits(3, vector, x, inverse, codes);
+    else
+        turbo_encode_bits(4, vector, x, inverse, codes);
+}
+
+typedef float TurboRows[VECTOR_LANES][CODEC_HEAD_DIM_MAX];
+
+/* One vector of up to VECTOR_LANES tokens: all norms first, so that no token waits for its own. */
+static void turbo_encode_batch(const TurboPlan *plan, uint32_t v, TurboRows rows, uint32_t count,
+                               uint8_t *codes, uint8_t *norms) {
+    const TurboVector *vector = &plan->vectors[v];
+    float squares[VECTOR_LANES] = {0.0f}, inverses[VECTOR_LANES];
+    uint16_t halves[VECTOR_LANES];
+    for (uint32_t t = 0; t < count; t++)
+        squares[t] = turbo_squares(rows[t] + vector->first, vector->dim);
+    Vector sum = vector_load(squares);
+    Vector inverse = vector_divide(vector_set(vector->gain), vector_root(sum));
+    vector_store(inverses, vector_finite_or_zero(inverse));
+    vector_store_half(halves, vector_root(vector_divide(sum, vector_set((float)vector->dim))));
+    for (uint32_t t = 0; t < count; t++) {
+        turbo_rotate(plan, vector, rows[t] + vector->first);
+        turbo_encode(vector, rows[t] + vector->first, inverses[t], codes + t * plan->row_bytes);
+        store_half(norms, t * plan->vector_count + v, halves[t]);
+    }
 }
 
 INLINE void turbo_decode_form(CodeForm form, const TurboVector *vector, const CodeTable *table,
@@ -472,26 +492,35 @@ static void turbo_outliers(const CodecHead *head, const uint16_t *halves, uint8_
     }
 }
 
+/* A token's numbers, outlier channels first. */
+INLINE void turbo_load_row(const TurboPlan *plan, const uint16_t *channels, const uint16_t *halves,
+                           uint32_t head_dim, float *out) {
+    float row[CODEC_HEAD_DIM_MAX];
+    float *loaded = plan->mask_bytes ? row : out;
+    for (uint32_t d = 0; d < head_dim; d += VECTOR_LANES)
+        vector_store(loaded + d, vector_load_half(halves + d));
+    for (uint32_t i = 0; i < head_dim && plan->mask_bytes; i++)
+        out[i] = row[channels[i]];
+}
+
 static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
     const TurboPlan *plan = turbo_plan(head);
     uint16_t channels[CODEC_HEAD_DIM_MAX];
-    float row[CODEC_HEAD_DIM_MAX], x[CODEC_HEAD_DIM_MAX];
+    TurboRows rows;
     uint8_t *codes = out_bytes + plan->mask_bytes;
     uint8_t *norms = codes + (uint64_t)head->token_count * plan->row_bytes;
     memset(out_bytes, 0, plan->mask_bytes);
     if (plan->mask_bytes) turbo_outliers(head, halves, out_bytes);
     turbo_channels(plan, out_bytes, head->head_dim, channels);
-    for (uint64_t token = 0; token < head->token_count; token++) {
-        for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES)
-            vector_store(row + d, vector_load_half(halves + token * head->head_dim + d));
-        for (uint32_t i = 0; i < head->head_dim && plan->mask_bytes; i++)
-            x[i] = row[channels[i]];
-        for (uint32_t v = 0; v < plan->vector_count; v++) {
-            float *numbers = (plan->mask_bytes ? x : row) + plan->vectors[v].first;
-            store_half(
-                norms, token * plan->vector_count + v,
-                turbo_encode(plan, &plan->vectors[v], numbers, codes + token * plan->row_bytes));
-        }
+    for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
+        uint64_t left = head->token_count - first;
+        uint32_t count = left < VECTOR_LANES ? (uint32_t)left : VECTOR_LANES;
+        for (uint32_t t = 0; t < count; t++)
+            turbo_load_row(plan, channels, halves + (first + t) * head->head_dim, head->head_dim,
+                           rows[t]);
+        for (uint32_t v = 0; v < plan->vector_count; v++)
+            turbo_encode_batch(plan, v, rows, count, codes + first * plan->row_bytes,
+                               norms + 2 * first * plan->vector_count);
     }
 }
 
