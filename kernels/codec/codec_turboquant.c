@@ -94,13 +94,23 @@ static uint64_t head_bytes_turboquant(const CodecHead *head) {
     return norms_offset(head, plan) + 2u * (uint64_t)head->token_count * plan->vector_count;
 }
 
+/* Places of the bits of a word, in rising order; returns the next place. */
+static uint32_t list_bits(uint64_t word, uint32_t first, uint32_t place, uint16_t *channels) {
+    for (; word; word &= word - 1)
+        channels[place++] = (uint16_t)(first + (uint32_t)__builtin_ctzll(word));
+    return place;
+}
+
 void turbo_channels(const TurboPlan *plan, const uint8_t *mask, uint32_t head_dim,
                     uint16_t *channels) {
     uint32_t place = 0;
-    for (uint32_t wanted = plan->mask_bytes > 0; wanted < 2; wanted--) /* 1, then 0 */
-        for (uint32_t d = 0; d < head_dim; d++)
-            if (!plan->mask_bytes || code_get(mask, 1, d) == wanted)
-                channels[place++] = (uint16_t)d;
+    for (uint32_t d = 0; d < head_dim && !plan->mask_bytes; d++)
+        channels[d] = (uint16_t)d;
+    for (uint32_t byte = 0; byte < plan->mask_bytes;
+         byte += 8) /* heads with outliers: 64 and more */
+        place = list_bits(load_u64(mask + byte), 8 * byte, place, channels);
+    for (uint32_t byte = 0; byte < plan->mask_bytes; byte += 8)
+        place = list_bits(~load_u64(mask + byte), 8 * byte, place, channels);
 }
 
 /* ---- the rotation */
