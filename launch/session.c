@@ -156,6 +156,9 @@ static Status add_kv_options(Session *session, EngineOptions *options) {
     memcpy(options->kv_bytes, session->kv_sizes.bytes, sizeof options->kv_bytes);
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
+    options->kv_codec = settings->kv_codec;
+    options->kv_residual = settings->kv_residual;
+    options->codec_during_prefill = settings->codec_during_prefill;
     if (settings->kv_trace_out && session->ranks.comm->rank == 0) {
         TRY(kv_trace_create(&session->kv_trace_writer, settings->kv_trace_out));
         options->kv_record = kv_trace_add;

@@ -1,7 +1,10 @@
 #include "launch/settings.h"
 
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
 
+#include "kernels/codec.h"
 #include "runtime/base/bytes.h"
 #include "tiers/placement.h"
 #include "tiers/placement/placement_names.h"
@@ -335,6 +338,30 @@ static const OptionRow rows[] = {
      .help =
          "disk space of the node for them, over all --kv-nvme-dir; also per cent of what is free",
      AT(kv_nvme_size)},
+    {.name = "kv-codec",
+     .type = OPTION_STRING,
+     .value_name = "NAME",
+     .group = "engine",
+     .default_text = "f16",
+     .help = "how keys and values are stored once they are cold, in every tier; see `codecs`",
+     AT(kv_codec)},
+    {.name = "kv-residual",
+     .type = OPTION_INTEGER,
+     .value_name = "TOKENS",
+     .group = "engine",
+     .default_text = "-1",
+     .min = -1,
+     .max = 16777216,
+     .expert = true,
+     .help = "newest tokens of a sequence that stay f16; -1: as many as the codec's paper has",
+     AT(kv_residual)},
+    {.name = "codec-during-prefill",
+     .type = OPTION_FLAG,
+     .group = "engine",
+     .expert = true,
+     .help = "a prompt's own forward pass reads what is encoded of it, chunk by chunk: for "
+             "comparisons with work that measures it so",
+     AT(codec_during_prefill)},
     {.name = "kv-placement",
      .type = OPTION_CHOICE,
      .value_name = "NAME",
@@ -853,6 +880,17 @@ const OptionTable settings_table = {
     .group_count = COUNT(groups),
 };
 
+/* Commands without an engine have none. */
+static Status check_codec(const Settings *settings) {
+    if (!settings->kv_codec || codec_find(settings->kv_codec)) return STATUS_OK;
+    char names[256] = "";
+    for (uint32_t i = 0; codec_at(i); i++) {
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", codec_at(i)->name);
+    }
+    FAIL(USAGE, "--kv-codec %s: there are %s", settings->kv_codec, names);
+}
+
 /* By what the policy needs, not by its name. Commands without an engine have none. */
 static Status check_placement(const Settings *settings) {
     const Placement *placement =
@@ -876,6 +914,7 @@ static Status check_placement(const Settings *settings) {
 }
 
 Status settings_check(const Settings *settings) {
+    TRY(check_codec(settings));
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
         FAIL(USAGE, "--block-size %lld is no power of two", (long long)settings->block_size);

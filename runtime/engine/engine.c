@@ -60,8 +60,8 @@ static Status check_request(const Engine *engine, const Request *request) {
              "%llu tokens need %llu bytes of KV on a rank; %llu are there (see --kv-device-size, "
              "--kv-host-size, --kv-nvme-size)",
              (unsigned long long)total,
-             (unsigned long long)(divide_up(total, engine->options.block_tokens) *
-                                  engine->stats.kv_block_bytes * engine->config.layer_count),
+             (unsigned long long)(kv_layout_slots(&engine->layout, (uint32_t)total) *
+                                  engine->layout.slot_bytes * engine->config.layer_count),
              (unsigned long long)engine->stats.tiers[TIER_DEVICE].capacity_bytes);
     if (request->stop_count > REQUEST_STOPS_MAX)
         FAIL(REQUEST, "stop has %u strings; at most %d are possible", request->stop_count,
@@ -166,6 +166,7 @@ void plan_open(Engine *engine, uint32_t task, StepPlan *plan) {
     if (sequence->opened) return;
     plan->opens[plan->open_count++] =
         (PlanOpen){.slot = scheduled->slot,
+                   .prompt_count = scheduled->prompt_count,
                    .token_capacity = scheduled->token_capacity,
                    .sequence_id = scheduled->id,
                    .synthetic_count = synthetic_count(&sequence->request)};
@@ -361,7 +362,14 @@ static void requeue(Engine *engine, uint32_t task) {
 static void requeue_lost(Engine *engine) {
     for (uint32_t i = scheduler_running_count(engine->scheduler); i-- > 0;) {
         uint32_t task = scheduler_task_at(engine->scheduler, i);
-        if (engine->sequences[task].opened && is_lost(engine, task)) requeue(engine, task);
+        if (!engine->sequences[task].opened || !is_lost(engine, task)) continue;
+        uint32_t slot = scheduler_task(engine->scheduler, task)->slot;
+        if (engine->refused[slot / 64] >> slot % 64 & 1)
+            end_task(engine, task, FINISH_ERROR, ERROR_NAN_LOGITS,
+                     "keys or values of this request are not finite, and the KV codec takes finite "
+                     "numbers only");
+        else
+            requeue(engine, task);
     }
     scheduler_set_block_count(engine->scheduler, engine->layer_blocks);
 }

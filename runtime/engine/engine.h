@@ -46,6 +46,10 @@ typedef struct EngineOptions {
     uint64_t kv_bytes[TIER_COUNT];
     const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */
     uint32_t kv_nvme_dir_count;
+    const char *kv_codec; /* name of a row of kernels/codec.h; NULL or "f16": none */
+    int64_t kv_residual;  /* newest tokens that stay f16; negative: the codec's own */
+    bool
+        codec_during_prefill; /* also of a prompt that is on its way: lossy prefill, for comparisons */
     const char *kv_placement; /* name of a row */
     const uint64_t *
         kv_trace; /* [kv_trace_count]: uses of blocks, for a placement that needs them (tiers/placement.h) */
@@ -95,7 +99,11 @@ typedef struct EngineStats {
     uint64_t blocks_filling, blocks_sealed, blocks_lost; /* now */
     double seconds_tier_thread;                          /* CPU time of it, up to its last rest */
     double seconds_stalled[TIER_COUNT]; /* as in tiers, of this rank alone: a part of its steps */
-    uint64_t kv_block_bytes;            /* with header and padding */
+    uint64_t kv_block_bytes;            /* of a slot: with header and padding */
+    uint32_t kv_pack_blocks;            /* encoded blocks that share a slot; 0 without a codec */
+    uint64_t kv_packs;                  /* slots of encoded blocks that were made */
+    uint64_t kv_raw_bytes,
+        kv_stored_bytes; /* of the cached tokens as f16, and as they lay, when they were most */
     uint32_t kv_block_tokens;
     uint64_t weight_bytes;      /* packed, this rank */
     uint64_t memory_peak_bytes; /* resident; summed over ranks once engine_stop is through */

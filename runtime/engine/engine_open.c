@@ -12,15 +12,34 @@
 enum { IO_DEPTH = 32 };
 static const uint64_t prefill_bytes_max = 1ull << 30;
 
-static KvBudgetInput budget_input(const Engine *engine, uint32_t kv_head_count) {
+static bool spills(const Engine *engine) {
+    return engine->options.kv_bytes[TIER_HOST] > 0 || engine->options.kv_bytes[TIER_NVME] > 0;
+}
+
+static KvBudgetInput budget_input(const Engine *engine) {
     const EngineOptions *options = &engine->options;
-    KvBudgetInput input = {.shape = {kv_head_count, engine->config.head_dim, options->block_tokens},
+    KvBudgetInput input = {.layout = engine->layout,
                            .layer_count = engine->config.layer_count,
                            .sequence_max = options->max_num_seqs,
                            .token_max = options->max_model_len,
                            .row_count_max = options->max_num_batched_tokens};
     memcpy(input.bytes, options->kv_bytes, sizeof input.bytes);
     return input;
+}
+
+static Status plan_layout(Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    KvShape shape = {share_count(engine->model.share.kv_heads), engine->config.head_dim,
+                     options->block_tokens};
+    const Codec *codec = codec_find(options->kv_codec ? options->kv_codec : "f16");
+    if (!codec)
+        FAIL(USAGE, "--kv-codec %s: no such codec; see `spillway codecs`", options->kv_codec);
+    const char *refusal = codec_refusal(codec, &shape);
+    if (refusal) FAIL(USAGE, "--kv-codec %s does not fit: %s", options->kv_codec, refusal);
+    uint32_t residual_tokens =
+        options->kv_residual < 0 ? codec->residual_tokens : (uint32_t)options->kv_residual;
+    engine->layout = kv_layout(&shape, codec, residual_tokens, spills(engine));
+    return STATUS_OK;
 }
 
 static void fill_budgets(Engine *engine) {
@@ -132,7 +151,7 @@ static Status open_spill_files(Engine *engine) {
     uint64_t slots = divide_up(engine->budget.slots[TIER_NVME], count);
     for (uint32_t i = 0; i < count; i++) {
         SpillFileOptions file = {.directory = options->kv_nvme_dirs[i],
-                                 .bytes = slots * engine->budget.slot_bytes,
+                                 .bytes = slots * engine->layout.slot_bytes,
                                  .silent = engine->comm->local_rank > 0,
                                  .faults = options->io_faults};
         TRY(spill_file_open(&engine->spill_files[i], &file));
@@ -145,10 +164,10 @@ static Status open_spill_files(Engine *engine) {
 
 static Status open_cache(Engine *engine) {
     const EngineOptions *options = &engine->options;
-    KvBudgetInput input = budget_input(engine, share_count(engine->model.share.kv_heads));
     KvCacheOptions cache = {
         .device = engine->device,
-        .shape = input.shape,
+        .layout = engine->layout,
+        .codec_during_prefill = options->codec_during_prefill,
         .layer_count = engine->config.layer_count,
         .slot_count = options->max_num_seqs,
         .row_count_max = options->max_num_batched_tokens,
@@ -178,10 +197,10 @@ static Status open_cache(Engine *engine) {
 static Status open_prefill(Engine *engine) {
     const EngineOptions *options = &engine->options;
     uint64_t row_bytes = engine->config.hidden_size * sizeof(float);
-    bool spills = engine->budget.slots[TIER_HOST] + engine->budget.slots[TIER_NVME] > 0;
-    if (!spills || options->max_model_len <= options->max_num_batched_tokens ||
-        options->max_model_len > prefill_bytes_max / row_bytes)
-        return STATUS_OK;
+    bool whole = engine->layout.codec != NULL; /* then there is no other way */
+    bool fits = options->max_model_len <= prefill_bytes_max / row_bytes;
+    bool cuts = options->max_model_len > options->max_num_batched_tokens;
+    if (!whole && !(spills(engine) && fits && cuts)) return STATUS_OK;
     engine->prefill_rows = options->max_model_len;
     TRY(memory_take((void **)&engine->prefill_numbers, engine->prefill_rows, sizeof(uint32_t),
                     "prefill"));
@@ -231,7 +250,8 @@ static Status open_rank0(Engine *engine) {
     const EngineOptions *options = &engine->options;
     SchedulerLimits limits = {.slot_count = options->max_num_seqs,
                               .token_budget = options->max_num_batched_tokens,
-                              .block_tokens = options->block_tokens,
+                              .layout = engine->layout,
+                              .whole_prompts = engine->layout.codec != NULL,
                               .block_count = engine->budget.layer_blocks,
                               .queue_count = QUEUE_COUNT,
                               .layer_major_tokens =
@@ -264,7 +284,8 @@ static Status open_reports(Engine *engine) {
 /* What can fail on one rank alone; the ranks vote on it. */
 static Status open_own(Engine *engine) {
     TRY(open_model(engine));
-    KvBudgetInput input = budget_input(engine, share_count(engine->model.share.kv_heads));
+    TRY(plan_layout(engine));
+    KvBudgetInput input = budget_input(engine);
     if (engine->options.kv_bytes[TIER_DEVICE] == UINT64_MAX)
         engine->options.kv_bytes[TIER_DEVICE] = input.bytes[TIER_DEVICE] =
             kv_budget_device_min(&input);
@@ -279,7 +300,8 @@ static Status open_all(Engine *engine) {
     TRY(open_reports(engine));
     if (engine->comm->rank == 0) TRY(open_rank0(engine));
     engine->stats.kv_block_tokens = engine->options.block_tokens;
-    engine->stats.kv_block_bytes = engine->budget.slot_bytes;
+    engine->stats.kv_block_bytes = engine->layout.slot_bytes;
+    engine->stats.kv_pack_blocks = engine->layout.pack_blocks;
     engine->stats.weight_bytes = engine->model.weight_bytes;
     engine_note_kv(engine);
     return STATUS_OK;

@@ -30,10 +30,11 @@ enum {
 /* What every rank says after the layers of a step. */
 typedef struct RankReport {
     uint64_t step, digest;
-    uint64_t stop;                 /* StopRequest seen by that rank */
-    uint64_t layer_blocks;         /* that its tiers can hold now */
-    uint64_t lost[SLOTS_MAX / 64]; /* bit s: a block of slot s was lost */
-    EngineStats stats;             /* what concerns KV */
+    uint64_t stop;                    /* StopRequest seen by that rank */
+    uint64_t layer_blocks;            /* that its tiers can hold now */
+    uint64_t lost[SLOTS_MAX / 64];    /* bit s: a block of slot s was lost */
+    uint64_t refused[SLOTS_MAX / 64]; /* and that for a codec's sake */
+    EngineStats stats;                /* what concerns KV */
 } RankReport;
 
 /* Which row of the batch a logits row belongs to, on rank 0. */
@@ -53,6 +54,7 @@ struct Engine {
     ModelConfig config;
     Model model;
     KvCache *cache;
+    KvLayout layout;
     KvBudget budget;
     bool off_told[TIER_COUNT];     /* that the tier went off was said */
     TierBlocks blocks[TIER_COUNT]; /* as last counted */
@@ -88,13 +90,13 @@ struct Engine {
     uint32_t close_count;
     uint32_t *dropped; /* [slots] scratch of a plan */
     LayerMajor layer_major;
-    SamplerWorkspace **samplers;   /* [threads] */
-    SamplerOutput *sampled;        /* [head rows] */
-    Status *sample_status;         /* [head rows] */
-    uint32_t layer_blocks;         /* blocks a layer that the tiers of every rank can hold now */
-    uint64_t lost[SLOTS_MAX / 64]; /* slots that lost a block on any rank in this step */
-    RankReport *reports;           /* [ranks] */
-    uint64_t *report_bytes;        /* [ranks] */
+    SamplerWorkspace **samplers; /* [threads] */
+    SamplerOutput *sampled;      /* [head rows] */
+    Status *sample_status;       /* [head rows] */
+    uint32_t layer_blocks;       /* blocks a layer that the tiers of every rank can hold now */
+    uint64_t lost[SLOTS_MAX / 64], refused[SLOTS_MAX / 64]; /* on any rank in this step */
+    RankReport *reports;                                    /* [ranks] */
+    uint64_t *report_bytes;                                 /* [ranks] */
     StopRequest stop;
     EngineStats stats;
 };

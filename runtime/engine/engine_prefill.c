@@ -60,8 +60,8 @@ Status prefill_logits(Engine *engine, const StepPlan *plan, uint32_t owner_first
 /* ---- rank 0 ---- */
 
 static void begin(Engine *engine, uint32_t task, StepPlan *plan) {
-    engine->layer_major = (LayerMajor){
-        .task = task, .token_count = scheduler_task(engine->scheduler, task)->token_count};
+    engine->layer_major =
+        (LayerMajor){.task = task, .token_count = scheduler_next_count(engine->scheduler, task)};
     plan_open(engine, task, plan);
 }
 
@@ -71,7 +71,8 @@ static void want_logits(Engine *engine, uint32_t first, uint32_t end, StepPlan *
     const Request *request = &engine->sequences[layer_major->task].request;
     PlanPrefill *prefill = &plan->prefill;
     if (!request_reports_prompt(request)) {
-        bool last = end == layer_major->token_count && request->max_tokens > 0;
+        const ScheduledTask *task = scheduler_task(engine->scheduler, layer_major->task);
+        bool last = end == task->token_count && request->max_tokens > 0;
         if (last) *prefill = (PlanPrefill){prefill->slot, 0, end - 1, 1};
         return;
     }

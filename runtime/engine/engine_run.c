@@ -31,14 +31,20 @@ static void build_batch(Engine *engine, const StepPlan *plan, Batch *out) {
                    .logit_row_count = logit_row_count};
 }
 
+static Status open_slot(Engine *engine, const PlanOpen *open) {
+    const KvSequence sequence = {.id = open->sequence_id,
+                                 .prompt_count = open->synthetic_count > 0 ? 0 : open->prompt_count,
+                                 .token_capacity = open->token_capacity};
+    TRY(kv_cache_open(engine->cache, open->slot, &sequence));
+    return kv_cache_fill(engine->cache, &engine->kernels, &engine->context, open->slot,
+                         open->synthetic_count);
+}
+
 static Status apply_plan(Engine *engine, const StepPlan *plan) {
     for (uint32_t i = 0; i < plan->close_count; i++)
         kv_cache_close(engine->cache, plan->closes[i]);
-    for (uint32_t i = 0; i < plan->open_count; i++) {
-        const PlanOpen *open = &plan->opens[i];
-        TRY(kv_cache_open(engine->cache, open->slot, open->sequence_id, open->token_capacity));
-        TRY(kv_cache_fill(engine->cache, open->slot, (uint32_t)open->synthetic_count));
-    }
+    for (uint32_t i = 0; i < plan->open_count; i++)
+        TRY(open_slot(engine, &plan->opens[i]));
     for (uint32_t i = 0; i < plan->park_count; i++)
         kv_cache_park(engine->cache, plan->parks[i]);
     for (uint32_t i = 0; i < plan->sequence_count; i++) {
@@ -63,11 +69,13 @@ void engine_note_stop(Engine *engine) {
     if (asked > engine->stop) engine->stop = asked;
 }
 
-static void note_lost(const Engine *engine, const StepPlan *plan, uint64_t lost[SLOTS_MAX / 64]) {
+static void note_lost(const Engine *engine, const StepPlan *plan, RankReport *report) {
     for (uint32_t i = 0; i <= plan->sequence_count; i++) {
         if (i == plan->sequence_count && plan->unit_count == 0) break;
         uint32_t slot = i < plan->sequence_count ? plan->sequences[i].slot : plan->prefill.slot;
-        if (kv_cache_is_lost(engine->cache, slot)) lost[slot / 64] |= 1ull << slot % 64;
+        uint64_t bit = 1ull << slot % 64;
+        if (kv_cache_is_lost(engine->cache, slot)) report->lost[slot / 64] |= bit;
+        if (kv_cache_is_refused(engine->cache, slot)) report->refused[slot / 64] |= bit;
     }
 }
 
@@ -98,11 +106,12 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
         .step = plan->step, .digest = engine->channel.digest, .stop = ask_stop(engine)};
     report.layer_blocks = blocks_left(engine);
     engine->layer_blocks = (uint32_t)report.layer_blocks;
-    note_lost(engine, plan, report.lost);
+    note_lost(engine, plan, &report);
     engine_note_kv(engine);
     report.stats = engine->stats;
     if (report.stop > engine->stop) engine->stop = (StopRequest)report.stop;
     memcpy(engine->lost, report.lost, sizeof engine->lost);
+    memcpy(engine->refused, report.refused, sizeof engine->refused);
     if (engine->comm->size == 1) return STATUS_OK;
     for (int rank = 0; rank < engine->comm->size; rank++)
         engine->report_bytes[rank] = sizeof report;
@@ -117,8 +126,10 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
             engine->stop = (StopRequest)theirs->stop;
         if (theirs->layer_blocks < engine->layer_blocks)
             engine->layer_blocks = (uint32_t)theirs->layer_blocks;
-        for (size_t i = 0; i < SLOTS_MAX / 64; i++)
+        for (size_t i = 0; i < SLOTS_MAX / 64; i++) {
             engine->lost[i] |= theirs->lost[i];
+            engine->refused[i] |= theirs->refused[i];
+        }
     }
     return STATUS_OK;
 }

@@ -55,6 +55,9 @@ void engine_note_kv(Engine *engine) {
     stats->blocks_sealed = cache.manager.sealed;
     stats->blocks_lost = cache.manager.lost;
     stats->seconds_tier_thread = cache.mover.seconds_cpu;
+    stats->kv_packs = cache.packs;
+    stats->kv_raw_bytes = cache.raw_bytes;
+    stats->kv_stored_bytes = cache.stored_bytes;
     stats->corrupt_blocks = cache.manager.corrupt_blocks;
     stats->io_errors = cache.mover.io_errors;
     stats->late_transfers = cache.mover.late;

@@ -16,7 +16,7 @@ static uint32_t smaller(uint64_t a, uint64_t b) {
 
 /* Blocks that one layer of a step may fill before it seals them, beside the one that each sequence goes on with. */
 static uint32_t step_blocks(const KvBudgetInput *input) {
-    return (uint32_t)divide_up(input->row_count_max, input->shape.block_tokens) + 1;
+    return (uint32_t)divide_up(input->row_count_max, input->layout.shape.block_tokens) + 1;
 }
 
 /* Of the device, for so many sequences at once: one layer's blocks are held there at a time. */
@@ -26,42 +26,50 @@ static uint64_t slots_min(const KvBudgetInput *input, uint32_t sequence_count) {
 }
 
 uint64_t kv_budget_device_min(const KvBudgetInput *input) {
-    return slots_min(input, input->sequence_max) * kv_slot_bytes(&input->shape, spills(input));
+    return slots_min(input, input->sequence_max) * input->layout.slot_bytes;
+}
+
+/* Beside what was promised: a prompt on its way through a layer is raw there until its end. */
+static uint64_t prompt_slots(const KvBudgetInput *input) {
+    return input->layout.codec ? divide_up(input->token_max, input->layout.shape.block_tokens) : 0;
 }
 
 /* What sequence_max sequences of token_max tokens need, in slots. */
 static uint64_t slots_needed(const KvBudgetInput *input) {
-    return (uint64_t)input->sequence_max * divide_up(input->token_max, input->shape.block_tokens) *
-           input->layer_count;
+    return (uint64_t)input->sequence_max * kv_layout_slots(&input->layout, input->token_max) *
+               input->layer_count +
+           prompt_slots(input);
 }
 
 Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
-    KvBudget budget = {.slot_bytes = kv_slot_bytes(&input->shape, spills(input))};
+    KvBudget budget = {0};
+    uint64_t slot_bytes = input->layout.slot_bytes;
     uint64_t needed = slots_needed(input), least = slots_min(input, 1),
              spare = spills(input) ? slots_min(input, input->sequence_max) : 0;
     uint64_t most = (BLOCK_NONE - 1) / TIER_COUNT;
     for (int tier = 0; tier < TIER_COUNT; tier++)
         budget.slots[tier] =
-            smaller(smaller(input->bytes[tier] / budget.slot_bytes, needed + spare), most);
+            smaller(smaller(input->bytes[tier] / slot_bytes, needed + spare), most);
     if (budget.slots[TIER_DEVICE] < least)
         FAIL(CONTEXT_LENGTH,
              "--kv-device-size: %llu bytes; one step of one sequence needs %llu, in %u layers of "
              "%llu bytes a block",
              (unsigned long long)input->bytes[TIER_DEVICE],
-             (unsigned long long)(least * budget.slot_bytes), input->layer_count,
-             (unsigned long long)budget.slot_bytes);
+             (unsigned long long)(least * slot_bytes), input->layer_count,
+             (unsigned long long)slot_bytes);
     uint64_t kept = budget.slots[TIER_DEVICE];
     budget.sequence_max = input->sequence_max;
     if (spills(input)) {
         uint64_t room = kept - step_blocks(input) - STAGING_SLOTS_MIN;
         budget.sequence_max = smaller(input->sequence_max, room);
         room -= budget.sequence_max;
-        uint64_t staging = smaller(kept / STAGING_SHARE, staging_bytes_max / budget.slot_bytes);
+        uint64_t staging = smaller(kept / STAGING_SHARE, staging_bytes_max / slot_bytes);
         if (staging < STAGING_SLOTS_MIN) staging = STAGING_SLOTS_MIN;
         budget.staging_slots = smaller(staging, STAGING_SLOTS_MIN + room);
         kept -= budget.staging_slots + 1; /* the place that tier_manager_has_room keeps free */
     }
     uint64_t all = kept + budget.slots[TIER_HOST] + budget.slots[TIER_NVME];
+    all -= smaller(all, prompt_slots(input));
     budget.layer_blocks = smaller(all / input->layer_count, most);
     *out = budget;
     return STATUS_OK;

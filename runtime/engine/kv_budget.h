@@ -4,14 +4,14 @@
 /* Bytes of budget to slots: how many blocks each tier holds, what of the device is staging, how many sequences may fill
  * blocks at once, and how much admission may promise. Pure functions. */
 
-#include "kernels/kernels.h"
+#include "runtime/engine/kv_layout.h"
 #include "tiers/tier_manager.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct KvBudgetInput {
     uint64_t bytes[TIER_COUNT]; /* of this rank */
-    KvShape shape;
+    KvLayout layout;
     uint32_t layer_count;
     uint32_t sequence_max;  /* asked for */
     uint32_t token_max;     /* of a sequence */
@@ -22,8 +22,7 @@ typedef struct KvBudget {
     uint32_t slots[TIER_COUNT];
     uint32_t staging_slots;
     uint32_t sequence_max; /* for whose filling blocks of one layer the device has room */
-    uint32_t layer_blocks; /* blocks a layer that admission may promise, over all tiers */
-    uint64_t slot_bytes;
+    uint32_t layer_blocks; /* slots a layer that admission may promise, over all tiers */
 } KvBudget;
 
 /* E-CONTEXT-LENGTH with the least that would do when the device cannot hold the blocks of one step of one sequence. */

@@ -6,13 +6,14 @@
 
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/base/random.h"
 #include "runtime/engine/kv_staging.h"
 #include "tiers/spill_header.h"
 
-enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, DISK_ALIGNMENT = 4096, PINNED_MAX = 4096 };
+enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, PINNED_MAX = 4096, PACK_BLOCKS_MAX = 16 };
 enum { FAILURES_TO_OFF = 3, CORRUPT_TO_OFF = 16 }; /* failures: a minute */
 enum { SETTLE_WAITS = 50 };
 
@@ -22,17 +23,19 @@ static const uint64_t wait_ns =
     100000000; /* wake up now and then, whatever happens to the tier thread */
 
 typedef struct Slot {
-    bool open, lost;
+    bool open, lost, refused;
     uint64_t sequence_id;
+    uint32_t prompt_count;
     uint32_t token_count;
     uint32_t block_capacity; /* a stream */
-    uint32_t *block_counts;  /* [layer_count] taken, owned */
-    BlockId *ids;            /* [layer_count][block_capacity], owned */
+    uint32_t *block_counts;  /* [layer_count] blocks that there are, owned */
+    uint32_t *
+        packed_counts; /* [layer_count] of them, the first that are in packs; behind block_counts */
+    BlockId *ids; /* [layer_count][block_capacity], owned; the blocks of a pack have the same id */
 } Slot;
 
 struct KvCache {
     KvCacheOptions options;
-    uint64_t slot_bytes;
     uint64_t run_id; /* random: another process's blocks are not ours */
     TierManager *manager;
     Mover *mover; /* NULL without lower tiers */
@@ -40,19 +43,17 @@ struct KvCache {
     Slot *slots;           /* [slot_count] */
     AttendRun *runs;       /* [slot_count] */
     const void **pointers; /* [PINNED_MAX] bytes of the blocks in runs */
+    const Codec **codecs;  /* [PINNED_MAX] how each is stored; NULL: raw */
     BlockId *pinned; /* [PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
     uint32_t pinned_count, partial_count;
     void **row_blocks;   /* [row_count_max] */
     uint8_t *void_block; /* where rows of lost sequences go: written, never read */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
     KvStaging staging;
+    uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
     double seconds_stalled[TIER_COUNT];
     bool corrupt_seen;
 };
-
-uint64_t kv_slot_bytes(const KvShape *shape, bool spills) {
-    return align_up(sizeof(SpillHeader) + kv_block_bytes(shape), spills ? DISK_ALIGNMENT : 64);
-}
 
 /* ---- opening ---- */
 
@@ -103,15 +104,15 @@ static Status create_manager(KvCache *cache) {
 static Status create_mover(KvCache *cache) {
     const KvCacheOptions *options = &cache->options;
     if (!has_lower_tiers(options)) return STATUS_OK;
-    MoverOptions mover = {.slot_bytes = cache->slot_bytes,
-                          .payload_bytes = (uint32_t)kv_block_bytes(&options->shape),
+    MoverOptions mover = {.slot_bytes = options->layout.slot_bytes,
+                          .payload_bytes = (uint32_t)options->layout.payload_bytes,
                           .ring = options->ring,
                           .directories = options->directories,
                           .io_timeout_ns = options->io_timeout_ns,
                           .corrupt_is_fatal = options->corrupt_is_fatal,
                           .transfers_max = TRANSFERS_MAX};
     mover.ring.staging = cache->memory[TIER_DEVICE];
-    mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->slot_bytes;
+    mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->options.layout.slot_bytes;
     mover.ring.queue_count = TRANSFERS_MAX;
     for (int tier = 0; tier < TIER_COUNT; tier++)
         mover.slots[tier] = cache->memory[tier];
@@ -124,14 +125,17 @@ static Status take_memory(KvCache *cache) {
     for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
         if (options->slots[tier] > 0)
             TRY(options->device->memory_take(options->device, places[tier],
-                                             options->slots[tier] * cache->slot_bytes, "KV blocks",
-                                             (void **)&cache->memory[tier]));
+                                             options->slots[tier] *
+                                                 cache->options.layout.slot_bytes,
+                                             "KV blocks", (void **)&cache->memory[tier]));
     TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(Slot), "KV slots"));
     TRY(memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
                     "attention runs"));
     TRY(memory_take((void **)&cache->pointers, PINNED_MAX, sizeof(void *), "pinned blocks"));
+    TRY(memory_take((void **)&cache->codecs, PINNED_MAX, sizeof(Codec *), "pinned blocks"));
     TRY(memory_take((void **)&cache->pinned, PINNED_MAX, sizeof(BlockId), "pinned blocks"));
-    TRY(memory_take((void **)&cache->void_block, cache->slot_bytes, 1, "void block"));
+    TRY(memory_take((void **)&cache->void_block, cache->options.layout.slot_bytes, 1,
+                    "void block"));
     TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
                     "row blocks"));
     return memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
@@ -145,13 +149,13 @@ static uint32_t staging_least(const KvCacheOptions *options) {
 }
 
 Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
-    CHECK(is_power_of_two(options->shape.block_tokens));
+    CHECK(is_power_of_two(options->layout.shape.block_tokens) &&
+          options->layout.pack_blocks <= PACK_BLOCKS_MAX);
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(KvCache), "KV cache"));
     KvCache *cache = memory;
     cache->options = *options;
-    cache->slot_bytes = kv_slot_bytes(&options->shape, has_lower_tiers(options));
-    cache->staging = (KvStaging){.slot_bytes = cache->slot_bytes,
+    cache->staging = (KvStaging){.slot_bytes = cache->options.layout.slot_bytes,
                                  .slots_least = staging_least(options),
                                  .slots_most = options->staging_slots};
     Status status = take_memory(cache);
@@ -181,10 +185,11 @@ void kv_cache_destroy(KvCache *cache) {
         if (cache->memory[tier] && quiet)
             cache->options.device->memory_give(
                 cache->options.device, tier == TIER_DEVICE ? MEMORY_DEVICE : MEMORY_HOST,
-                cache->memory[tier], cache->options.slots[tier] * cache->slot_bytes);
+                cache->memory[tier], cache->options.slots[tier] * cache->options.layout.slot_bytes);
     free(cache->slots);
     free(cache->runs);
     free(cache->pointers);
+    free(cache->codecs);
     free(cache->pinned);
     free(cache->void_block);
     free(cache->row_blocks);
@@ -193,7 +198,7 @@ void kv_cache_destroy(KvCache *cache) {
 }
 
 KvShape kv_cache_shape(const KvCache *cache) {
-    return cache->options.shape;
+    return cache->options.layout.shape;
 }
 
 /* ---- sequences ---- */
@@ -203,27 +208,32 @@ static Slot *slot_at(const KvCache *cache, uint32_t slot_index) {
     return &cache->slots[slot_index];
 }
 
-Status kv_cache_open(KvCache *cache, uint32_t slot_index, uint64_t sequence_id,
-                     uint32_t token_capacity) {
+Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequence) {
     Slot *slot = slot_at(cache, slot_index);
     CHECK(!slot->open);
+    uint32_t layer_count = cache->options.layer_count;
     uint32_t block_capacity =
-        (uint32_t)divide_up(token_capacity, cache->options.shape.block_tokens);
+        (uint32_t)divide_up(sequence->token_capacity, cache->options.layout.shape.block_tokens);
     void *ids, *counts;
-    TRY(memory_take(&ids, (uint64_t)block_capacity * cache->options.layer_count, sizeof(BlockId),
-                    "block ids"));
+    TRY(memory_take(&ids, (uint64_t)block_capacity * layer_count, sizeof(BlockId), "block ids"));
     Status status =
-        memory_take(&counts, cache->options.layer_count, sizeof(uint32_t), "block counts");
+        memory_take(&counts, 2 * (uint64_t)layer_count, sizeof(uint32_t), "block counts");
     if (status != STATUS_OK) {
         free(ids);
         return status;
     }
     *slot = (Slot){.open = true,
-                   .sequence_id = sequence_id,
+                   .sequence_id = sequence->id,
+                   .prompt_count = cache->options.codec_during_prefill ? 0 : sequence->prompt_count,
                    .block_capacity = block_capacity,
                    .block_counts = counts,
+                   .packed_counts = (uint32_t *)counts + layer_count,
                    .ids = ids};
     return STATUS_OK;
+}
+
+static BlockId *layer_ids(const Slot *slot, uint32_t layer) {
+    return slot->ids + (uint64_t)layer * slot->block_capacity;
 }
 
 static void let_go(KvCache *cache) {
@@ -237,10 +247,11 @@ static void let_go(KvCache *cache) {
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
     Slot *slot = slot_at(cache, slot_index);
     CHECK(slot->open && cache->pinned_count + cache->partial_count == 0);
-    for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
+    for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
+        const BlockId *ids = layer_ids(slot, layer);
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
-            tier_manager_release(cache->manager,
-                                 slot->ids[(uint64_t)layer * slot->block_capacity + i]);
+            if (i == 0 || ids[i] != ids[i - 1]) tier_manager_release(cache->manager, ids[i]);
+    }
     free(slot->ids);
     free(slot->block_counts);
     *slot = (Slot){0};
@@ -255,11 +266,15 @@ bool kv_cache_is_lost(const KvCache *cache, uint32_t slot_index) {
     return slot_at(cache, slot_index)->lost;
 }
 
+bool kv_cache_is_refused(const KvCache *cache, uint32_t slot_index) {
+    return slot_at(cache, slot_index)->refused;
+}
+
 void kv_cache_extend(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
     Slot *slot = slot_at(cache, slot_index);
     slot->token_count += token_count;
-    CHECK(slot->open &&
-          divide_up(slot->token_count, cache->options.shape.block_tokens) <= slot->block_capacity);
+    CHECK(slot->open && divide_up(slot->token_count, cache->options.layout.shape.block_tokens) <=
+                            slot->block_capacity);
 }
 
 /* ---- transfers ---- */
@@ -299,18 +314,36 @@ static void stall(KvCache *cache, Tier cause) {
 }
 
 static uint8_t *payload(const KvCache *cache, uint32_t device_slot) {
-    return cache->memory[TIER_DEVICE] + device_slot * cache->slot_bytes + sizeof(SpillHeader);
+    return cache->memory[TIER_DEVICE] + device_slot * cache->options.layout.slot_bytes +
+           sizeof(SpillHeader);
 }
 
 /* ---- a step ---- */
 
 static uint32_t first_block(const KvCache *cache, const BatchSequence *sequence, uint32_t window) {
     if (window == 0 || sequence->position_first < window) return 0;
-    uint32_t block = (sequence->position_first - window + 1) / cache->options.shape.block_tokens;
+    uint32_t block =
+        (sequence->position_first - window + 1) / cache->options.layout.shape.block_tokens;
     return block - block % ATTEND_GROUP_BLOCKS;
 }
 
+/* What the cached tokens would take as f16, and what they take, when they are most. */
+static void note_ratio(KvCache *cache) {
+    const KvShape *shape = &cache->options.layout.shape;
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < cache->options.slot_count; i++)
+        if (cache->slots[i].open) tokens += cache->slots[i].token_count;
+    uint64_t raw =
+        tokens * cache->options.layer_count * kv_block_bytes(shape) / shape->block_tokens;
+    if (raw <= cache->raw_bytes) return;
+    TierManagerStats stats = tier_manager_stats(cache->manager);
+    cache->raw_bytes = raw;
+    cache->stored_bytes =
+        ((uint64_t)stats.filling + stats.sealed) * cache->options.layout.slot_bytes;
+}
+
 void kv_cache_begin_step(KvCache *cache, uint32_t take_count) {
+    note_ratio(cache);
     if (!cache->mover) return;
     uint32_t home = cache->options.slots[TIER_DEVICE] - cache->options.staging_slots;
     MoverStats moved = mover_stats(cache->mover);
@@ -322,19 +355,15 @@ void kv_cache_begin_step(KvCache *cache, uint32_t take_count) {
                                  2 * take_count < home / 4 ? 2 * take_count : home / 4);
 }
 
-static BlockId *layer_ids(const Slot *slot, uint32_t layer) {
-    return slot->ids + (uint64_t)layer * slot->block_capacity;
-}
-
 /* The batch's first token of the sequence goes into a block that is begun already. */
 static bool fills_on(const KvCache *cache, const BatchSequence *sequence) {
-    return sequence->position_first % cache->options.shape.block_tokens > 0;
+    return sequence->position_first % cache->options.layout.shape.block_tokens > 0;
 }
 
 /* How many blocks it asked for. */
 static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     const Batch *batch = want->batch;
-    uint32_t block_tokens = cache->options.shape.block_tokens, taken, count = 0;
+    uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, count = 0;
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
         const Slot *slot = slot_at(cache, sequence->slot);
@@ -371,14 +400,16 @@ void kv_cache_want_ahead(KvCache *cache, const KvWant *want) {
     pump(cache, 0);
 }
 
-static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal) {
+/* A block, or a pack that begins with it. */
+static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
+                         const Codec *codec, BlockId *out) {
     Slot *slot = &cache->slots[slot_index];
-    BlockIdentity identity = {.words = {cache->options.model_fingerprint ^ cache->run_id,
-                                        slot->sequence_id, layer, ordinal}};
+    BlockIdentity identity = {
+        .words = {cache->options.model_fingerprint ^ cache->run_id, slot->sequence_id, layer,
+                  ordinal ^ (codec ? hash_xxh3(codec->name, strlen(codec->name), 0) : 0)}};
     uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
-    BlockId *id = layer_ids(slot, layer) + ordinal;
     for (;;) {
-        Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, id);
+        Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, out);
         if (status != STATUS_AGAIN) return status;
         stall(cache, TIER_DEVICE);
     }
@@ -398,7 +429,7 @@ static Status hold_block(KvCache *cache, BlockId id) {
  * again when there is room. */
 static Status grow(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
     Slot *slot = &cache->slots[sequence->slot];
-    uint32_t block_tokens = cache->options.shape.block_tokens;
+    uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     uint32_t first = sequence->position_first / block_tokens;
     uint32_t wanted =
         (uint32_t)divide_up(sequence->position_first + sequence->row_count, block_tokens);
@@ -406,7 +437,9 @@ static Status grow(KvCache *cache, const BatchSequence *sequence, uint32_t layer
     if (!slot->lost && fills_on(cache, sequence))
         status = hold_block(cache, layer_ids(slot, layer)[first]);
     while (!slot->lost && status == STATUS_OK && slot->block_counts[layer] < wanted) {
-        status = take_block(cache, sequence->slot, layer, slot->block_counts[layer]);
+        uint32_t ordinal = slot->block_counts[layer];
+        status = take_block(cache, sequence->slot, layer, ordinal, NULL,
+                            layer_ids(slot, layer) + ordinal);
         slot->block_counts[layer] += status == STATUS_OK;
     }
     if (status != STATUS_NO_SPACE && status != STATUS_IO) return status;
@@ -422,7 +455,7 @@ static uint8_t *row_block(const KvCache *cache, const Slot *slot, uint32_t layer
 
 static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
     const Slot *slot = &cache->slots[sequence->slot];
-    uint32_t block_tokens = cache->options.shape.block_tokens;
+    uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     for (uint32_t r = 0; r < sequence->row_count; r++) {
         uint32_t position = sequence->position_first + r;
         cache->row_blocks[sequence->row_first + r] =
@@ -438,7 +471,7 @@ Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContex
         TRY(grow(cache, &batch->sequences[s], layer_index));
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         place_rows(cache, &batch->sequences[s], layer_index);
-    KvStoreArgs args = {.shape = cache->options.shape,
+    KvStoreArgs args = {.shape = cache->options.layout.shape,
                         .k = rows->k,
                         .v = rows->v,
                         .k_stride = rows->k_stride,
@@ -466,13 +499,19 @@ static Tier waited_tier(const KvCursor *cursor, const Slot *slot) {
  * partial one. STATUS_AGAIN: more is on its way. */
 static Status pin_group(KvCursor *cursor, const Slot *slot, uint32_t end) {
     KvCache *cache = cursor->cache;
+    const KvLayout *layout = &cache->options.layout;
     const BlockId *ids = layer_ids(slot, cursor->layer_index);
+    uint32_t packed_count = slot->packed_counts[cursor->layer_index];
     while (cursor->ordinal + cache->partial_count < end) {
         uint32_t place = cache->pinned_count + cache->partial_count, device_slot;
-        BlockId id = ids[cursor->ordinal + cache->partial_count];
-        TRY(tier_manager_pin(cache->manager, id, &device_slot));
-        cache->pinned[place] = id;
-        cache->pointers[place] = payload(cache, device_slot);
+        uint32_t ordinal = cursor->ordinal + cache->partial_count;
+        bool packed = ordinal < packed_count;
+        TRY(tier_manager_pin(cache->manager, ids[ordinal], &device_slot));
+        cache->pinned[place] = ids[ordinal];
+        cache->pointers[place] =
+            payload(cache, device_slot) +
+            (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
+        cache->codecs[place] = packed ? layout->codec : NULL;
         cache->partial_count++;
     }
     return STATUS_OK;
@@ -489,7 +528,8 @@ static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t *r
                             .row_count = sequence->row_count,
                             .position_first = sequence->position_first,
                             .block_ordinal_first = cursor->ordinal,
-                            .blocks = cache->pointers + cache->pinned_count};
+                            .blocks = cache->pointers + cache->pinned_count,
+                            .codecs = cache->codecs + cache->pinned_count};
     }
     last->block_count += count;
     cursor->ordinal += count;
@@ -515,8 +555,10 @@ static void lose_sequence(KvCursor *cursor, Slot *slot) {
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count) {
     KvCache *cache = cursor->cache;
     uint32_t run_count = 0;
-    for (uint32_t i = 0; i < cache->partial_count; i++) /* pointers move down with their pins */
+    for (uint32_t i = 0; i < cache->partial_count; i++) { /* with their pins, see let_go */
         cache->pointers[i] = cache->pointers[cache->pinned_count + i];
+        cache->codecs[i] = cache->codecs[cache->pinned_count + i];
+    }
     let_go(cache);
     kv_staging_let_go(&cache->staging, monotonic_seconds());
     pump(cache, 0);
@@ -549,26 +591,128 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
     return cache->corrupt_seen && cache->options.corrupt_is_fatal ? STATUS_DEVICE : STATUS_OK;
 }
 
-void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
-    uint32_t block_tokens = cache->options.shape.block_tokens;
-    for (uint32_t s = 0; s < batch->sequence_count; s++) {
-        const BatchSequence *sequence = &batch->sequences[s];
-        const Slot *slot = &cache->slots[sequence->slot];
-        const BlockId *ids = layer_ids(slot, layer_index);
-        uint32_t full_now = (sequence->position_first + sequence->row_count) / block_tokens;
-        for (uint32_t ordinal = sequence->position_first / block_tokens;
-             ordinal < slot->block_counts[layer_index]; ordinal++)
-            if (ordinal < full_now && !slot->lost)
-                tier_manager_seal(cache->manager, ids[ordinal]);
-            else
-                tier_manager_let_go(cache->manager, ids[ordinal]);
+/* ---- packs ---- */
+
+typedef struct PackJob {
+    const Kernels *kernels;
+    const KvLayout *layout;
+    const void *const *blocks; /* [pack_blocks] raw */
+    uint8_t *pack;
+    Status *statuses; /* [pack_blocks] */
+} PackJob;
+
+static void encode_block(void *user, uint32_t index, uint32_t thread_index) {
+    (void)thread_index;
+    const PackJob *job = user;
+    const KvLayout *layout = job->layout;
+    job->statuses[index] =
+        job->kernels->kv_encode(layout->codec, &layout->shape, job->blocks[index],
+                                job->pack + index * layout->encoded_bytes);
+}
+
+/* Pins the pack's raw blocks, as many as *out_count says. */
+static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t *out_count) {
+    for (*out_count = 0; *out_count < cache->options.layout.pack_blocks;) {
+        uint32_t device_slot;
+        Status status = tier_manager_pin(cache->manager, ids[*out_count], &device_slot);
+        if (status == STATUS_AGAIN)
+            stall(cache, tier_manager_tier(cache->manager, ids[*out_count]));
+        else if (status != STATUS_OK)
+            return status;
+        else
+            cache->pointers[(*out_count)++] = payload(cache, device_slot);
     }
+    return STATUS_OK;
+}
+
+/* Encodes raw blocks that are pinned into a new pack. */
+static Status fill_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                        BlockId pack) {
+    const KvLayout *layout = &cache->options.layout;
+    Status statuses[PACK_BLOCKS_MAX];
+    PackJob job = {.kernels = kernels,
+                   .layout = layout,
+                   .blocks = cache->pointers,
+                   .pack = payload(cache, tier_manager_device_slot(cache->manager, pack)),
+                   .statuses = statuses};
+    team_run(context->team, layout->pack_blocks, encode_block, &job);
+    for (uint32_t i = 0; i < layout->pack_blocks; i++)
+        TRY(statuses[i]);
+    return STATUS_OK;
+}
+
+/* Blocks ordinal … of the stream become a pack, and are released. STATUS_BAD_INPUT: not finite; STATUS_IO, STATUS_NO_SPACE: the
+ * sequence has to be computed again. */
+static Status make_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                        uint32_t slot_index, uint32_t layer) {
+    Slot *slot = &cache->slots[slot_index];
+    uint32_t ordinal = slot->packed_counts[layer], count = cache->options.layout.pack_blocks,
+             pinned;
+    BlockId *ids = layer_ids(slot, layer) + ordinal, pack;
+    Status status = pin_raw(cache, ids, &pinned);
+    if (status == STATUS_OK)
+        status = take_block(cache, slot_index, layer, ordinal, cache->options.layout.codec, &pack);
+    bool taken = status == STATUS_OK;
+    if (taken) status = fill_pack(cache, kernels, context, pack);
+    for (uint32_t i = 0; i < pinned; i++)
+        tier_manager_unpin(cache->manager, ids[i]);
+    if (status != STATUS_OK) {
+        if (taken) tier_manager_release(cache->manager, pack);
+        return status;
+    }
+    tier_manager_seal(cache->manager, pack);
+    for (uint32_t i = 0; i < count; i++) {
+        tier_manager_release(cache->manager, ids[i]);
+        ids[i] = pack;
+    }
+    slot->packed_counts[layer] += count;
+    cache->packs++;
+    return STATUS_OK;
+}
+
+static Status pack_cold(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                        const BatchSequence *sequence, uint32_t layer) {
+    Slot *slot = &cache->slots[sequence->slot];
+    uint32_t token_count = sequence->position_first + sequence->row_count;
+    if (token_count < slot->prompt_count) return STATUS_OK;
+    uint32_t cold = kv_layout_packed_blocks(&cache->options.layout, token_count);
+    while (!slot->lost && slot->packed_counts[layer] < cold) {
+        Status status = make_pack(cache, kernels, context, sequence->slot, layer);
+        if (status == STATUS_OK) continue;
+        slot->refused = status == STATUS_BAD_INPUT;
+        slot->lost = true;
+        if (status != STATUS_BAD_INPUT && status != STATUS_IO && status != STATUS_NO_SPACE)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static void seal_sequence(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
+    uint32_t block_tokens = cache->options.layout.shape.block_tokens;
+    const Slot *slot = &cache->slots[sequence->slot];
+    const BlockId *ids = layer_ids(slot, layer);
+    uint32_t full_now = (sequence->position_first + sequence->row_count) / block_tokens;
+    for (uint32_t ordinal = sequence->position_first / block_tokens;
+         ordinal < slot->block_counts[layer]; ordinal++)
+        if (ordinal < full_now && !slot->lost)
+            tier_manager_seal(cache->manager, ids[ordinal]);
+        else
+            tier_manager_let_go(cache->manager, ids[ordinal]);
+}
+
+Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                     const Batch *batch, uint32_t layer_index) {
+    for (uint32_t s = 0; s < batch->sequence_count; s++)
+        seal_sequence(cache, &batch->sequences[s], layer_index);
+    for (uint32_t s = 0; s < batch->sequence_count && cache->options.layout.codec; s++)
+        TRY(pack_cold(cache, kernels, context, &batch->sequences[s], layer_index));
     pump(cache, 0);
+    return STATUS_OK;
 }
 
 /* Values of magnitude 1/4 to 1/2 and either sign. */
 static void fill_block(const KvCache *cache, const Slot *slot, uint32_t layer, uint32_t ordinal) {
-    uint64_t words = kv_block_bytes(&cache->options.shape) / sizeof(uint64_t);
+    uint64_t words = kv_block_bytes(&cache->options.layout.shape) / sizeof(uint64_t);
     Random random = {.key = slot->sequence_id, .stream = (uint64_t)layer << 32 | ordinal};
     uint8_t *bytes = row_block(cache, slot, layer, ordinal);
     for (uint64_t i = 0; i < words; i++) {
@@ -577,9 +721,10 @@ static void fill_block(const KvCache *cache, const Slot *slot, uint32_t layer, u
     }
 }
 
-Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
+Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                     uint32_t slot_index, uint32_t token_count) {
     const Slot *slot = slot_at(cache, slot_index);
-    uint32_t block_tokens = cache->options.shape.block_tokens;
+    uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     CHECK(slot->token_count == 0);
     for (uint32_t first = 0; first < token_count; first += block_tokens) {
         uint32_t left = token_count - first;
@@ -591,7 +736,7 @@ Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) 
         for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
             TRY(grow(cache, &sequence, layer));
             if (!slot->lost) fill_block(cache, slot, layer, first / block_tokens);
-            kv_cache_seal(cache, &batch, layer);
+            TRY(kv_cache_seal(cache, kernels, context, &batch, layer));
         }
     }
     return STATUS_OK;
@@ -613,7 +758,10 @@ void kv_cache_settle(KvCache *cache) {
 
 KvCacheStats kv_cache_stats(const KvCache *cache) {
     KvCacheStats stats = {.manager = tier_manager_stats(cache->manager),
-                          .slot_bytes = cache->slot_bytes,
+                          .slot_bytes = cache->options.layout.slot_bytes,
+                          .raw_bytes = cache->raw_bytes,
+                          .stored_bytes = cache->stored_bytes,
+                          .packs = cache->packs,
                           .places = tier_manager_places(cache->manager)};
     if (cache->mover) stats.mover = mover_stats(cache->mover);
     for (int tier = 0; tier < TIER_COUNT; tier++)

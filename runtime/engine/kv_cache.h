@@ -15,6 +15,7 @@
 
 #include "kernels/kernels.h"
 #include "runtime/engine/batch.h"
+#include "runtime/engine/kv_layout.h"
 #include "tiers/mover.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -23,7 +24,9 @@ typedef struct KvCache KvCache;
 
 typedef struct KvCacheOptions {
     Device *device;
-    KvShape shape; /* of this rank */
+    KvLayout layout; /* of this rank */
+    bool
+        codec_during_prefill; /* packs are made before the prompt has been through the layer: lossy prefill */
     uint32_t layer_count;
     uint32_t slot_count;
     uint32_t row_count_max;     /* of a batch */
@@ -43,23 +46,29 @@ typedef struct KvCacheOptions {
     uint64_t model_fingerprint; /* part of every identity */
 } KvCacheOptions;
 
-/* Bytes that one block takes in every tier: with lower tiers, header and payload up to whole 4 KiB pages. */
-uint64_t kv_slot_bytes(const KvShape *shape, bool spills);
-
 Status kv_cache_create(KvCache **out, const KvCacheOptions *options);
 void kv_cache_destroy(KvCache *cache);
 KvShape kv_cache_shape(const KvCache *cache);
 
-Status kv_cache_open(KvCache *cache, uint32_t slot, uint64_t sequence_id, uint32_t token_capacity);
+/* prompt_count: tokens whose K and V stay raw in a layer until all of them have been through it. */
+typedef struct KvSequence {
+    uint64_t id;
+    uint32_t prompt_count, token_capacity;
+} KvSequence;
+
+Status kv_cache_open(KvCache *cache, uint32_t slot, const KvSequence *sequence);
 void kv_cache_close(KvCache *cache, uint32_t slot); /* releases the slot's blocks */
 uint32_t kv_cache_token_count(const KvCache *cache, uint32_t slot);
 bool kv_cache_is_lost(const KvCache *cache, uint32_t slot);
+bool kv_cache_is_refused(const KvCache *cache,
+                         uint32_t slot); /* K or V that are not finite met a codec */
 /* The sequence pauses: its blocks, the filling ones as they are, leave the device first. It goes on with its next batch. */
 void kv_cache_park(KvCache *cache, uint32_t slot);
 
 /* Caches `token_count` tokens that nobody computed: pseudo-random K and V, a function of sequence id, layer and place. For
  * benchmarks of long contexts; of a slot that holds none yet. */
-Status kv_cache_fill(KvCache *cache, uint32_t slot, uint32_t token_count);
+Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                     uint32_t slot, uint32_t token_count);
 
 /* Counts `token_count` more tokens as cached. */
 void kv_cache_extend(KvCache *cache, uint32_t slot, uint32_t token_count);
@@ -101,8 +110,10 @@ KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index
 /* Waits until the next block groups are at hand; *out_count 0 when the layer is done. What it gave before is let go. */
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count);
 
-/* The layer's exact attention has run: blocks that are full now are sealed, the others may move until they are held again. */
-void kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index);
+/* The layer's exact attention has run: blocks that are full now are sealed, the others may move until they are held again, and
+ * what has become cold is encoded. */
+Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                     const Batch *batch, uint32_t layer_index);
 
 /* Waits for the transfers that are under way, a few seconds at most. */
 void kv_cache_settle(KvCache *cache);
@@ -111,7 +122,10 @@ typedef struct KvCacheStats {
     TierManagerStats manager;
     MoverStats mover;
     uint64_t slot_bytes;
-    uint64_t places; /* blocks that can exist at once now */
+    uint64_t raw_bytes,
+        stored_bytes; /* of the cached tokens as f16, and in slots, when they were most */
+    uint64_t packs;   /* made */
+    uint64_t places;  /* blocks that can exist at once now */
     double
         seconds_stalled[TIER_COUNT]; /* waiting for a block from that tier; TIER_DEVICE: for room */
 } KvCacheStats;

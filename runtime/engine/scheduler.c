@@ -25,12 +25,12 @@ static uint32_t task_limit(const SchedulerLimits *limits) {
 }
 
 static uint32_t worst_blocks(const Scheduler *scheduler, uint32_t token_capacity) {
-    return (uint32_t)divide_up(token_capacity, scheduler->limits.block_tokens);
+    return kv_layout_slots(&scheduler->limits.layout, token_capacity);
 }
 
 Status scheduler_create(Scheduler **out, const SchedulerLimits *limits) {
     CHECK(limits->slot_count > 0 && limits->token_budget >= limits->slot_count &&
-          limits->block_tokens > 0);
+          limits->layout.shape.block_tokens > 0);
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(Scheduler), "scheduler"));
     Scheduler *scheduler = memory;
@@ -81,8 +81,10 @@ Status scheduler_add(Scheduler *scheduler, uint64_t id, uint32_t prompt_count,
           scheduler_fits(scheduler, token_capacity));
     if (scheduler->waiting_count >= scheduler->limits.queue_count) return STATUS_AGAIN;
     uint32_t task = scheduler->free_tasks[--scheduler->free_task_count];
-    scheduler->tasks[task] =
-        (ScheduledTask){.id = id, .token_capacity = token_capacity, .token_count = prompt_count};
+    scheduler->tasks[task] = (ScheduledTask){.id = id,
+                                             .prompt_count = prompt_count,
+                                             .token_capacity = token_capacity,
+                                             .token_count = prompt_count};
     scheduler->order[scheduler->running_count + scheduler->waiting_count++] = task;
     *out_task = task;
     return STATUS_OK;
@@ -141,8 +143,12 @@ static bool admit_next(Scheduler *scheduler) {
     return true;
 }
 
-static uint32_t tokens_to_go(const ScheduledTask *task) {
-    return task->token_count - task->computed_count;
+uint32_t scheduler_next_count(const Scheduler *scheduler, uint32_t task) {
+    const ScheduledTask *scheduled = &scheduler->tasks[task];
+    uint32_t all = scheduled->token_count - scheduled->computed_count;
+    if (!scheduler->limits.whole_prompts || all == 0) return all;
+    bool in_prompt = scheduled->computed_count < scheduled->prompt_count;
+    return in_prompt ? scheduled->prompt_count - scheduled->computed_count : 1;
 }
 
 /* ---- making way ---- */
@@ -188,12 +194,14 @@ void scheduler_park(Scheduler *scheduler, uint32_t task, bool park) {
 
 /* ---- a step ---- */
 
-/* True when the task is, or becomes, the one that runs layer by layer, or waits for its turn to. */
-static bool goes_layer_major(Scheduler *scheduler, uint32_t task) {
-    const ScheduledTask *scheduled = &scheduler->tasks[task];
+/* True when the task is, or becomes, the one that runs layer by layer, or waits for its turn to. `budget`: rows that are left. */
+static bool goes_layer_major(Scheduler *scheduler, uint32_t task, uint32_t budget) {
     if (scheduler->layer_major == task) return true;
-    uint32_t least = scheduler->limits.layer_major_tokens;
-    if (least == 0 || scheduled->computed_count > 0 || scheduled->token_count <= least)
+    uint32_t most = scheduler->limits.layer_major_tokens;
+    if (scheduler->limits.whole_prompts && budget < most) most = budget;
+    bool begun = scheduler->tasks[task].computed_count > 0;
+    if (scheduler->limits.layer_major_tokens == 0 || begun ||
+        scheduler_next_count(scheduler, task) <= most)
         return false;
     if (scheduler->layer_major == SCHEDULER_NONE) scheduler->layer_major = task;
     return true;
@@ -206,16 +214,16 @@ uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs
         scheduler->layer_major = SCHEDULER_NONE; /* done */
     for (uint32_t i = 0; i < scheduler->running_count; i++) {
         uint32_t task = scheduler->order[i];
-        if (tokens_to_go(&scheduler->tasks[task]) != 1 || scheduler->tasks[task].parked) continue;
+        if (scheduler_next_count(scheduler, task) != 1 || scheduler->tasks[task].parked) continue;
         out_runs[run_count++] = (ScheduledRun){.task = task, .token_count = 1};
         budget--;
     }
     for (uint32_t i = 0; budget > 0; i++) {
         bool is_new = i == scheduler->running_count;
         if (is_new && (!admit || !admit_next(scheduler))) break;
-        uint32_t task = scheduler->order[i], lacking = tokens_to_go(&scheduler->tasks[task]);
+        uint32_t task = scheduler->order[i], lacking = scheduler_next_count(scheduler, task);
         if (lacking == 0 || (lacking == 1 && !is_new) || scheduler->tasks[task].parked) continue;
-        if (goes_layer_major(scheduler, task)) continue;
+        if (goes_layer_major(scheduler, task, budget)) continue;
         uint32_t count = lacking < budget ? lacking : budget;
         out_runs[run_count++] = (ScheduledRun){.task = task, .token_count = count};
         budget -= count;

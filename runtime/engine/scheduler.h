@@ -14,21 +14,25 @@
 
 #include <stdint.h>
 
-#include "runtime/base/status.h"
+#include "runtime/engine/kv_layout.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct SchedulerLimits {
-    uint32_t slot_count;   /* sequences at once */
-    uint32_t token_budget; /* rows of a step, at least slot_count */
-    uint32_t block_tokens;
-    uint32_t block_count;        /* a layer: the KV budget in blocks of one layer */
+    uint32_t slot_count;         /* sequences at once */
+    uint32_t token_budget;       /* rows of a step, at least slot_count */
+    KvLayout layout;             /* how many slots a task's tokens take in a layer */
+    uint32_t block_count;        /* a layer: the KV budget in slots of one layer */
     uint32_t queue_count;        /* requests that may wait */
     uint32_t layer_major_tokens; /* 0: no prompt runs layer by layer */
+    /* With a codec: a prompt goes through each layer whole, in one step or layer by layer; and tokens that were generated before
+     * their KV was lost run one a step again, so that the same is encoded at the same time. */
+    bool whole_prompts;
 } SchedulerLimits;
 
 typedef struct ScheduledTask {
     uint64_t id;
+    uint32_t prompt_count;
     uint32_t token_capacity; /* worst case: prompt + max_tokens */
     uint32_t token_count;    /* known now: prompt + generated */
     uint32_t computed_count; /* whose KV is cached */
@@ -75,6 +79,8 @@ uint32_t scheduler_plan(Scheduler *scheduler, bool admit, ScheduledRun *out_runs
 /* The running prompt that runs layer by layer now, since the last plan; SCHEDULER_NONE. It is done when all is computed. */
 enum { SCHEDULER_NONE = UINT32_MAX };
 uint32_t scheduler_layer_major(const Scheduler *scheduler);
+/* Tokens that the task can run next, at once: its prompt, or all it knows, or one. */
+uint32_t scheduler_next_count(const Scheduler *scheduler, uint32_t task);
 
 ScheduledTask *scheduler_task(Scheduler *scheduler, uint32_t task);
 uint32_t scheduler_running_count(const Scheduler *scheduler);

@@ -15,9 +15,9 @@ SPILLWAY_EXTERN_C_BEGIN
 typedef enum StepKind { STEP_RUN, STEP_STOP } StepKind;
 
 typedef struct PlanOpen {
-    uint32_t slot, token_capacity;
+    uint32_t slot, prompt_count, token_capacity;
+    uint32_t synthetic_count; /* tokens that are cached at once, without being computed */
     uint64_t sequence_id;
-    uint64_t synthetic_count; /* tokens that are cached at once, without being computed */
 } PlanOpen;
 
 typedef struct PlanSequence {

@@ -16,7 +16,7 @@ enum { SLOTS = 7, BUDGET = 19, BLOCK_TOKENS = 8, BLOCKS = 24, QUEUE = 50, REQUES
 
 static const SchedulerLimits limits = {.slot_count = SLOTS,
                                        .token_budget = BUDGET,
-                                       .block_tokens = BLOCK_TOKENS,
+                                       .layout = {.shape = {1, 1, BLOCK_TOKENS}},
                                        .block_count = BLOCKS,
                                        .queue_count = QUEUE};
 

@@ -61,27 +61,26 @@ static KvBudgetInput budget_input(const Round *round) {
     uint32_t rows = options->max_num_batched_tokens > options->max_num_seqs
                         ? options->max_num_batched_tokens
                         : options->max_num_seqs;
-    return (KvBudgetInput){
-        .bytes = {[TIER_HOST] = 1},
-        .shape = {(uint32_t)divide_up(config.kv_head_count, (uint64_t)round->rank_count),
-                  config.head_dim, options->block_tokens},
-        .layer_count = config.layer_count,
-        .sequence_max = options->max_num_seqs,
-        .token_max = config.context_length,
-        .row_count_max = rows};
-}
-
-static uint32_t blocks_of(const Plan *plan, uint32_t block_tokens) {
-    return (uint32_t)divide_up(plan->prompt_count + plan->max_tokens, block_tokens);
+    const KvShape shape = {(uint32_t)divide_up(config.kv_head_count, (uint64_t)round->rank_count),
+                           config.head_dim, options->block_tokens};
+    return (KvBudgetInput){.bytes = {0, 1, 0},
+                           .layout = kv_layout(&shape, codec_find(options->kv_codec),
+                                               (uint32_t)options->kv_residual, true),
+                           .layer_count = config.layer_count,
+                           .sequence_max = options->max_num_seqs,
+                           .token_max = config.context_length,
+                           .row_count_max = rows};
 }
 
 /* From the least that works to half of what the requests need on the device; below it at least room for the largest request. */
 static void random_budgets(Random *random, Round *round, Spill *spill) {
     KvBudgetInput input = budget_input(round);
-    uint64_t slot_bytes = kv_slot_bytes(&input.shape, true);
+    uint64_t slot_bytes = input.layout.slot_bytes;
     uint32_t largest = 0, all = 0;
     for (uint32_t i = 0; i < round->plan_count; i++) {
-        uint32_t blocks = blocks_of(&round->plans[i], input.shape.block_tokens) * input.layer_count;
+        const Plan *plan = &round->plans[i];
+        uint32_t blocks = kv_layout_slots(&input.layout, plan->prompt_count + plan->max_tokens) *
+                          input.layer_count;
         all += blocks;
         if (blocks > largest) largest = blocks;
     }
@@ -92,6 +91,8 @@ static void random_budgets(Random *random, Round *round, Spill *spill) {
         bytes[TIER_DEVICE] =
             pick(random, (uint32_t)(spill->least_bytes / slot_bytes), all / 2) * slot_bytes;
     uint64_t below = pick(random, largest, all) + 2 * input.layer_count;
+    if (input.layout.codec) /* a prompt is raw in one layer until its end */
+        below += divide_up(input.token_max, input.layout.shape.block_tokens);
     switch (pick(random, 0, 2)) {
     case 0: bytes[TIER_HOST] = below * slot_bytes; break;
     case 1:
@@ -102,18 +103,35 @@ static void random_budgets(Random *random, Round *round, Spill *spill) {
     }
 }
 
+/* Half of the rounds keep blocks as they are, the others with any codec that fits, the same with and without budgets. */
+static void random_codec(Random *random, const Weights *weights, EngineOptions *options) {
+    ModelConfig config;
+    uint32_t count = 0;
+    CHECK(model_read_config(weights, &config) == STATUS_OK);
+    const KvShape shape = {1, config.head_dim, options->block_tokens};
+    options->kv_codec = "f16";
+    while (codec_at(count))
+        count++;
+    bool encodes = pick(random, 0, 1);
+    const Codec *codec = codec_at(pick(random, 0, count - 1));
+    options->kv_residual = pick(random, 0, 20);
+    if (encodes && !codec_refusal(codec, &shape)) options->kv_codec = codec->name;
+}
+
 static void describe(const Round *round, const Spill *spill) {
     const EngineOptions *options = &round->options;
     int used = snprintf(
         round_text, sizeof round_text,
         "%s, ranks %d, isa %s, threads %u, block %u, slots %u, token budget %u, requests %u, "
         "device "
-        "%lld (least %llu), host %llu, nvme %llu, placement %s, io %s, depth %u",
+        "%lld (least %llu), host %llu, nvme %llu, codec %s, residual %lld, placement %s, io %s, "
+        "depth %u",
         spill->model->path, round->rank_count, options->cpu_isa, options->thread_count,
         options->block_tokens, options->max_num_seqs, options->max_num_batched_tokens,
         round->plan_count, (long long)options->kv_bytes[TIER_DEVICE],
         (unsigned long long)spill->least_bytes, (unsigned long long)options->kv_bytes[TIER_HOST],
-        (unsigned long long)options->kv_bytes[TIER_NVME], options->kv_placement, options->io_engine,
+        (unsigned long long)options->kv_bytes[TIER_NVME], options->kv_codec,
+        (long long)options->kv_residual, options->kv_placement, options->io_engine,
         options->io_depth);
     for (uint32_t i = 0; i < spill->fault_count; i++)
         used += snprintf(round_text + used, sizeof round_text - (size_t)used, ", fault %s",
@@ -132,7 +150,7 @@ static const char *compare(const Round *expected, const Round *found, uint32_t *
 }
 
 static Result unlimited_results[REQUESTS_MAX], results[REQUESTS_MAX];
-static uint64_t rounds_moved, rounds_parked,
+static uint64_t rounds_moved, rounds_parked, rounds_encoded,
     recomputed_tokens; /* that the property is about anything */
 
 static bool check_seed(uint64_t seed) {
@@ -166,6 +184,7 @@ static bool check_seed(uint64_t seed) {
                                    .max_num_seqs = REQUESTS_MAX,
                                    .max_num_batched_tokens = 128,
                                    .block_tokens = 1u << pick(&random, 1, 4)}};
+    random_codec(&random, weights, &unlimited.options);
     Round spilled = unlimited;
     spilled.plans = plans;
     spilled.results = results;
@@ -194,15 +213,16 @@ static bool check_seed(uint64_t seed) {
                         spilled.stats.tiers[TIER_NVME].written_bytes >
                     0;
     rounds_parked += spilled.stats.parks > 0;
+    rounds_encoded += spilled.stats.kv_packs > 0;
     recomputed_tokens += spilled.stats.recomputed_tokens;
     return !problem;
 }
 
 int main(int argument_count, char **arguments) {
     int failed = run_seeds(argument_count, arguments, 500, check_seed);
-    printf("blocks moved down in %llu rounds, sequences were parked in %llu, %llu tokens computed "
-           "again\n",
-           (unsigned long long)rounds_moved, (unsigned long long)rounds_parked,
-           (unsigned long long)recomputed_tokens);
+    printf("blocks moved down in %llu rounds, were encoded in %llu, sequences were parked in %llu, "
+           "%llu tokens computed again\n",
+           (unsigned long long)rounds_moved, (unsigned long long)rounds_encoded,
+           (unsigned long long)rounds_parked, (unsigned long long)recomputed_tokens);
     return failed;
 }

@@ -1,0 +1,40 @@
+#ifndef RUNTIME_ENGINE_KV_LAYOUT_H
+#define RUNTIME_ENGINE_KV_LAYOUT_H
+
+/* How the tokens of a stream lie in slots. All slots are of one size, in every tier. A block that is raw (f16) has a slot to
+ * itself; encoded blocks share one, as many as fit, so that they move in transfers as large as raw ones do and tiers need
+ * to know nothing of codecs:
+ *
+ *     tokens  0 ........................................ packed | .......................... now
+ *     slots   [ pack: blocks 0 … n-1 encoded ] [ next pack ] …  | [ raw ] [ raw ] … [ filling ]
+ *
+ * A pack is made when all its blocks are cold: wholly older than the `residual_tokens` newest tokens, once the prompt has been
+ * through the layer. That is a function of the stream's token count alone, so what attention reads never depends on budgets,
+ * threads or neighbours. Pure functions. */
+
+#include "kernels/kernels.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct KvLayout {
+    KvShape shape;
+    const Codec *codec;       /* NULL: all blocks stay raw */
+    uint32_t pack_blocks;     /* blocks of a pack; 0 without a codec */
+    uint32_t residual_tokens; /* the newest, never encoded */
+    uint64_t encoded_bytes;   /* from one encoded block of a pack to the next */
+    uint64_t payload_bytes;   /* of a slot that are used */
+    uint64_t slot_bytes;      /* with lower tiers: header and payload up to whole 4 KiB pages */
+} KvLayout;
+
+/* codec: NULL or one that codec_refusal accepts for the shape. */
+KvLayout kv_layout(const KvShape *shape, const Codec *codec, uint32_t residual_tokens, bool spills);
+
+/* Blocks of the stream's first `token_count` tokens that are in packs. */
+uint32_t kv_layout_packed_blocks(const KvLayout *layout, uint32_t token_count);
+
+/* Slots that a stream may need on its way to token_count tokens: packs, raw blocks, and a pack in the making. */
+uint32_t kv_layout_slots(const KvLayout *layout, uint32_t token_count);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
