@@ -136,6 +136,8 @@ static EngineOptions plain_options(Session *session) {
         .thread_count = session->ranks.threads,
         .max_model_len = (uint32_t)settings->max_model_len,
         .max_num_seqs = sequence_count_max(session),
+        .max_num_seqs_auto =
+            options_source(settings->options, "max-num-seqs") == OPTION_SOURCE_DEFAULT,
         .max_num_batched_tokens = (uint32_t)settings->max_num_batched_tokens,
         .block_tokens = (uint32_t)settings->block_size,
         .kv_placement = settings->kv_placement,

@@ -280,7 +280,9 @@ static const OptionRow rows[] = {
      .default_text = "256",
      .min = 1,
      .max = 256,
-     .help = "requests that run at the same time",
+     .help =
+         "requests that run at the same time; unless given, fewer where the KV of so many would "
+         "not stay in memory while it grows",
      AT(max_num_seqs)},
     {.name = "max-num-batched-tokens",
      .shorts = "b",

@@ -39,6 +39,7 @@ typedef struct EngineOptions {
     uint32_t thread_count;           /* kernels of this rank */
     uint32_t max_model_len;          /* 0: the model's own */
     uint32_t max_num_seqs;           /* sequences in a step, at most 256 */
+    bool max_num_seqs_auto;          /* fewer where KV budgets make them dear */
     uint32_t max_num_batched_tokens; /* rows of a step */
     uint32_t block_tokens;           /* 0: auto */
     /* KV budgets of this rank. Device 0: what max_num_seqs sequences need, at most half of free memory; UINT64_MAX: the least

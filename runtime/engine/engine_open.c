@@ -21,6 +21,7 @@ static KvBudgetInput budget_input(const Engine *engine) {
     KvBudgetInput input = {.layout = engine->layout,
                            .layer_count = engine->config.layer_count,
                            .sequence_max = options->max_num_seqs,
+                           .sequence_auto = options->max_num_seqs_auto,
                            .token_max = options->max_model_len,
                            .row_count_max = options->max_num_batched_tokens};
     memcpy(input.bytes, options->kv_bytes, sizeof input.bytes);

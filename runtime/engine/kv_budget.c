@@ -3,7 +3,7 @@
 #include "runtime/base/bytes.h"
 #include "runtime/engine/kv_cache.h"
 
-enum { STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS, STAGING_SHARE = 4 };
+enum { SEQUENCES_LEAST = 8, STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS, STAGING_SHARE = 4 };
 static const uint64_t staging_bytes_max = 128ull << 20;
 
 static bool spills(const KvBudgetInput *input) {
@@ -25,8 +25,16 @@ static uint64_t slots_min(const KvBudgetInput *input, uint32_t sequence_count) {
     return (uint64_t)sequence_count + step_blocks(input) + STAGING_SLOTS_MIN;
 }
 
+/* A filling block that travels costs two moves a step where one that is read costs one: more sequences at once are worth it only
+ * until weights are shared by enough rows. */
+static uint32_t sequences_wanted(const KvBudgetInput *input, uint64_t room) {
+    if (!input->sequence_auto) return input->sequence_max;
+    uint64_t resident = room / input->layer_count;
+    return smaller(input->sequence_max, resident > SEQUENCES_LEAST ? resident : SEQUENCES_LEAST);
+}
+
 uint64_t kv_budget_device_min(const KvBudgetInput *input) {
-    return slots_min(input, input->sequence_max) * input->layout.slot_bytes;
+    return slots_min(input, sequences_wanted(input, 0)) * input->layout.slot_bytes;
 }
 
 /* Beside what was promised: a prompt on its way through a layer is raw there until its end. */
@@ -61,7 +69,7 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     budget.sequence_max = input->sequence_max;
     if (spills(input)) {
         uint64_t room = kept - step_blocks(input) - STAGING_SLOTS_MIN;
-        budget.sequence_max = smaller(input->sequence_max, room);
+        budget.sequence_max = smaller(sequences_wanted(input, room), room);
         room -= budget.sequence_max;
         uint64_t staging = smaller(kept / STAGING_SHARE, staging_bytes_max / slot_bytes);
         if (staging < STAGING_SLOTS_MIN) staging = STAGING_SLOTS_MIN;

@@ -13,7 +13,9 @@ typedef struct KvBudgetInput {
     uint64_t bytes[TIER_COUNT]; /* of this rank */
     KvLayout layout;
     uint32_t layer_count;
-    uint32_t sequence_max;  /* asked for */
+    uint32_t sequence_max; /* asked for */
+    bool
+        sequence_auto; /* fewer will do: as many as fill blocks on the device in all layers, but eight at least */
     uint32_t token_max;     /* of a sequence */
     uint32_t row_count_max; /* of a step */
 } KvBudgetInput;
