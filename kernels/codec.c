@@ -32,6 +32,7 @@ const Codec *codec_find(const char *name) {
 }
 
 const char *codec_refusal(const Codec *codec, const KvShape *shape) {
+    if (!shape->kv_head_count || !shape->head_dim || !shape->block_tokens) return "it is empty";
     if (shape->head_dim > CODEC_HEAD_DIM_MAX && !codec_is_raw(codec))
         return "heads of more than 256 numbers";
     if (shape->block_tokens % codec->group_tokens != 0)

@@ -211,6 +211,8 @@ static void run_table(Check *check) {
         KvShape odd = {1, 17, 33};
         if (!codec_is_raw(codec) && !codec_refusal(codec, &odd))
             check_fail(check, "%s takes heads of 17", codec->name);
+        KvShape empty = {1, 64, 0};
+        if (!codec_refusal(codec, &empty)) check_fail(check, "%s takes no tokens", codec->name);
     }
     if (codec_find("int3")) check_fail(check, "an unknown codec is found");
 }
@@ -307,6 +309,52 @@ static void run_published(Check *check) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         memcpy(rows[i].decoded, codec_find(rows[i].name)->code_bits == 4 ? four : two, sizeof four);
         expect_published(check, &rows[i]);
+    }
+}
+
+/* ---- what the authors' code gives (golden/codec/make_vectors.py) */
+
+enum { AUTHORS_BYTES_MAX = 1 << 16 };
+
+typedef struct Authors {
+    const Codec *codec;
+    KvShape shape;
+    const uint8_t *at; /* the next part of the file */
+} Authors;
+
+static void expect_part(Check *check, Authors *authors, CodecPart part) {
+    CodecHead head = codec_head(authors->codec, &authors->shape, part);
+    uint64_t half_bytes = 2u * (uint64_t)head.token_count * head.head_dim;
+    uint64_t bytes = authors->codec->head_bytes(&head);
+    uint16_t *halves = check_copy(check, authors->at, half_bytes);
+    uint8_t *encoded = check_memory(check, bytes, 1);
+    uint16_t *decoded = check_memory(check, half_bytes, 1);
+    authors->codec->encode(&head, halves, encoded);
+    check_same_bits(check, authors->codec->name, authors->at + half_bytes, encoded, bytes);
+    authors->codec->decode(&head, encoded, decoded);
+    check_same_bits(check, authors->codec->name, authors->at + half_bytes + bytes, decoded,
+                    half_bytes);
+    authors->at += 2 * half_bytes + bytes;
+}
+
+static void run_authors(Check *check) {
+    static const char *const names[] = {"int4_group", "kivi4", "kivi2"};
+    static uint8_t bytes[AUTHORS_BYTES_MAX];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/codec/%s.bin", GOLDEN, names[i]);
+        FILE *file = fopen(path, "rb");
+        size_t size = file ? fread(bytes, 1, sizeof bytes, file) : 0;
+        if (file) fclose(file);
+        Authors authors = {.codec = codec_find(names[i]), .at = bytes + 8};
+        if (size > 8) authors.shape = (KvShape){1, load_u32(bytes + 4), load_u32(bytes)};
+        if (size <= 8 || size != 8 + 2 * kv_block_bytes(&authors.shape) +
+                                     codec_block_bytes(authors.codec, &authors.shape)) {
+            check_fail(check, "%s is missing or of another size", path);
+            continue;
+        }
+        expect_part(check, &authors, CODEC_KEYS);
+        expect_part(check, &authors, CODEC_VALUES);
     }
 }
 
@@ -476,6 +524,7 @@ const CheckGroup check_codec = {{
     {"table", CHECK_NO_SLOT, run_table, NULL},
     {"bits", CHECK_NO_SLOT, run_bits, NULL},
     {"published", CHECK_NO_SLOT, run_published, NULL},
+    {"authors", CHECK_NO_SLOT, run_authors, NULL},
     {"codebooks", CHECK_NO_SLOT, run_codebooks, NULL},
     {"distortion", CHECK_NO_SLOT, run_distortion, NULL},
     {"expand", CHECK_SLOT(kv_decode), run_expand, NULL},
