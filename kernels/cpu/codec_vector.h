@@ -591,11 +591,11 @@ static Status encode_block_vector(const Codec *codec, const KvShape *shape, cons
                                   void *out_bytes) {
     CodecVectorRow row = codec_vector_row(codec);
     uint64_t elements = (uint64_t)shape->block_tokens * shape->head_dim;
-    if (!halves_finite(block, kv_block_bytes(shape) / sizeof(uint16_t))) return STATUS_BAD_INPUT;
     const uint16_t *halves = block;
     for (CodecPart part = CODEC_KEYS; part < CODEC_PART_COUNT; part++)
         for (uint32_t kv_head = 0; kv_head < shape->kv_head_count; kv_head++) {
             CodecHead head = codec_head(codec, shape, part);
+            if (!halves_finite(halves, elements)) return STATUS_BAD_INPUT;
             row.encode(&head, halves,
                        (uint8_t *)out_bytes + codec_head_offset(codec, shape, part, kv_head));
             halves += elements;
