@@ -39,7 +39,7 @@ static Status open_all(BenchDisk *disk, const Session *session) {
     disk->load =
         (BenchIoLoad){.kind = RING_READ,
                       .transfer_bytes = (uint32_t)engine_stats(session->engine)->kv_block_bytes,
-                      .depth = (uint32_t)settings->io_depth,
+                      .depth = engine_ring(session->engine)->depth,
                       .seconds = turn_seconds};
     TRY(bench_io_open_area(&disk->area, &disk->load, count, files_bytes / count));
     TRY(open_files(disk, directories));

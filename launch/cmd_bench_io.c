@@ -30,12 +30,17 @@ typedef struct Bench {
 
 /* ---- opening ---- */
 
+static uint32_t depth_of(const Settings *settings) {
+    uint32_t depth = (uint32_t)settings->io_depth;
+    return depth ? depth : ring_depth_auto(settings->io_size.bytes);
+}
+
 static Status check_sizes(const Settings *settings) {
     uint64_t bytes = settings->io_size.bytes, file_bytes = settings->size.bytes;
     if (settings->io_size.per_cent > 0 || bytes == 0 || bytes % SPILL_ALIGNMENT_MIN != 0 ||
         bytes > 1 << 30)
         FAIL(USAGE, "--io-size is no multiple of 4KiB up to 1GiB");
-    if (settings->size.per_cent > 0 || file_bytes < bytes * (uint64_t)settings->io_depth)
+    if (settings->size.per_cent > 0 || file_bytes < bytes * depth_of(settings))
         FAIL(USAGE, "--size is less than --io-depth transfers of --io-size");
     return STATUS_OK;
 }
@@ -82,7 +87,7 @@ static Status open_bench(Bench *bench) {
     for (size_t i = 0; i < settings->fault.count; i++)
         TRY(io_fault_add(&bench->faults, settings->fault.items[i]));
     bench->load = (BenchIoLoad){.transfer_bytes = (uint32_t)settings->io_size.bytes,
-                                .depth = (uint32_t)settings->io_depth,
+                                .depth = depth_of(settings),
                                 .seconds = settings->seconds / BENCH_IO_TURNS};
     TRY(bench_io_open_area(&bench->area, &bench->load, 1, settings->size.bytes));
     const SpillFileOptions options = {

@@ -522,6 +522,13 @@ static void fill_ring(Ring *ring, const RingOptions *options) {
         push_back(ring, &ring->free, i);
 }
 
+uint32_t ring_depth_auto(uint64_t transfer_bytes) {
+    enum { LEAST = 32, MOST = 128, BYTES_WANTED = 8 << 20 };
+    uint64_t depth = BYTES_WANTED / transfer_bytes;
+    if (depth < LEAST) return LEAST;
+    return depth < MOST ? (uint32_t)depth : MOST;
+}
+
 Status ring_open(Ring **out, const RingOptions *options) {
     Ring *ring;
     check_options(options);

@@ -107,6 +107,10 @@ bool ring_close(Ring *ring);
 /* Queues the first operations, as many as there is room for, and says how many. No system call. */
 uint32_t ring_submit(Ring *ring, const RingOperation *operations, uint32_t count);
 
+/* How many transfers of this size keep a disk busy: those of 8 MiB, 32 at least (100 KiB: 1.6 to 2.4 GB/s at depth 32, 2.8 at
+ * 128, on a virtio disk that gives 2.9). */
+uint32_t ring_depth_auto(uint64_t transfer_bytes);
+
 /* Hands queued operations to the kernel, in one batch as far as depth allows. Never waits. */
 void ring_flush(Ring *ring);
 

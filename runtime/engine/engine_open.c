@@ -9,7 +9,6 @@
 #include "runtime/base/monotonic.h"
 #include "runtime/engine/engine_parts.h"
 
-enum { IO_DEPTH = 32 };
 static const uint64_t prefill_bytes_max = 1ull << 30;
 
 static bool spills(const Engine *engine) {
@@ -181,7 +180,8 @@ static Status open_cache(Engine *engine) {
         .ring = {.engine = options->io_engine ? options->io_engine : "auto",
                  .files = engine->ring_files,
                  .file_count = engine->spill_file_count,
-                 .depth = options->io_depth ? options->io_depth : IO_DEPTH,
+                 .depth = options->io_depth ? options->io_depth
+                                            : ring_depth_auto(engine->layout.slot_bytes),
                  .local_ranks = (uint32_t)engine->comm->local_size,
                  .faults = options->io_faults},
         .directories = options->kv_nvme_dirs,

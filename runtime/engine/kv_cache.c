@@ -142,9 +142,9 @@ static Status take_memory(KvCache *cache) {
                        "row slots");
 }
 
-/* What is being attended, the group behind it, and what is in the kernel. */
+/* What is being attended, the group behind it, and what is in the kernel, twice: while one half arrives. */
 static uint32_t staging_least(const KvCacheOptions *options) {
-    uint32_t least = 2 * ATTEND_GROUP_BLOCKS + options->ring.depth;
+    uint32_t least = 2 * ATTEND_GROUP_BLOCKS + 2 * options->ring.depth;
     return least < options->staging_slots ? least : options->staging_slots;
 }
 
@@ -586,6 +586,7 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
         else
             stall(cache, waited_tier(cursor, slot));
     }
+    kv_staging_work(&cache->staging, monotonic_seconds());
     *out_runs = cache->runs;
     *out_count = run_count;
     return cache->corrupt_seen && cache->options.corrupt_is_fatal ? STATUS_DEVICE : STATUS_OK;

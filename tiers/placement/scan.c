@@ -9,6 +9,8 @@
 #include "tiers/block_list.h"
 #include "tiers/placement.h"
 
+enum { UNEVEN_MAX = 8 }; /* blocks of a group beyond its share that a free place is taken for */
+
 typedef struct Scan {
     BlockLists groups; /* a list a stream group: resident blocks, oldest first */
 } Scan;
@@ -52,13 +54,13 @@ static void removed(void *state, BlockId id) {
     block_lists_remove(&scan->groups, id);
 }
 
-/* Only where it keeps the set even. */
+/* Where it keeps the set about even. */
 static bool wants_free_place(void *state, const Block *block) {
     const Scan *scan = state;
-    uint32_t count = scan->groups.lists[block->stream % scan->groups.list_count].count;
-    for (uint32_t group = 0; group < scan->groups.list_count; group++)
-        if (scan->groups.lists[group].count < count) return false;
-    return true;
+    uint32_t groups = scan->groups.list_count, count = 0;
+    for (uint32_t group = 0; group < groups; group++)
+        count += scan->groups.lists[group].count;
+    return scan->groups.lists[block->stream % groups].count < count / groups + UNEVEN_MAX;
 }
 
 /* From the fullest group that has a block which may move. */
