@@ -115,10 +115,10 @@ static void draw_sequence(Check *check, const KvShape *shape, bool coded, uint32
     }
 }
 
-static AttendCase draw_case(Check *check) {
+/* coded: shapes that codecs take, and most full blocks encoded, each by a codec of its own */
+static AttendCase draw_case(Check *check, bool coded) {
     AttendCase drawn = {.sequence_count = 1 + check_below(check, SEQUENCES_MAX)};
     AttendArgs *args = &drawn.args;
-    bool coded = check_chance(check, 0.6);
     args->shape = (KvShape){.kv_head_count = 1 + check_below(check, 4),
                             .head_dim = coded ? draw_coded_dim(check) : draw_head_dim(check),
                             .block_tokens = coded && check_chance(check, 0.7)
@@ -454,8 +454,8 @@ static void expect_infinite_keys_ignored(Check *check) {
     check_same_bits(check, "rows that see infinite keys", expected, out, sizeof out);
 }
 
-static void run_attend(Check *check) {
-    AttendCase drawn = draw_case(check);
+static void attend_round(Check *check, bool coded) {
+    AttendCase drawn = draw_case(check, coded);
     Cut cut = (Cut)check_below(check, CUT_COUNT);
     State state = attend_all(check, check->kernels, &drawn, cut, check->thread_count);
     expect_schedule_invariance(check, &drawn, &state);
@@ -472,6 +472,14 @@ static void run_attend(Check *check) {
                         drawn.args.shape.head_dim};
     CheckTolerance tolerance = {.absolute = 5.0 * weight_error(&drawn)};
     check_close(check, "out against reference", reference.out, state.out, &shape, tolerance);
+}
+
+static void run_attend(Check *check) {
+    attend_round(check, false);
+}
+
+static void run_attend_coded(Check *check) {
+    attend_round(check, true);
 }
 
 /* ---- edges */
@@ -678,6 +686,6 @@ const CheckGroup check_attention = {{
     {"attend_begin", CHECK_SLOT(attend_begin), run_attend_edges, NULL},
     {"attend_end", CHECK_SLOT(attend_end), run_attend_edges, NULL},
     {"attend", CHECK_SLOT(attend), run_attend, bench_attend},
-    {"attend_coded", CHECK_SLOT(attend), run_attend, bench_attend_coded},
+    {"attend_coded", CHECK_SLOT(attend), run_attend_coded, bench_attend_coded},
     {0},
 }};
