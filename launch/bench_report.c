@@ -28,6 +28,15 @@ void bench_print_split(const BenchSplit *split) {
                i + 1 < sizeof parts / sizeof *parts ? "," : "\n");
 }
 
+void bench_print_stored(const Session *session) {
+    const EngineStats *stats = engine_stats(session->engine);
+    double raw = (double)stats->kv_raw_bytes, stored = (double)stats->kv_stored_bytes;
+    printf("KV stored                   %.1f MiB for %.1f MiB of f16, %.2f to one (codec %s, "
+           "headers and padding counted)\n",
+           stored / 1048576, raw / 1048576, stored > 0 ? raw / stored : 0,
+           session->settings->kv_codec);
+}
+
 Status bench_save_result(const Session *session, json_t *result) {
     const char *path = session->settings->result_filename;
     int failed = result ? json_dump_file(result, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : 0;

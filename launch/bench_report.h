@@ -13,6 +13,8 @@ double bench_share(double part, double whole); /* per cent; 0 of nothing */
 double bench_rate(double count, double seconds);
 
 void bench_print_split(const BenchSplit *split);
+void bench_print_stored(
+    const Session *session); /* what KV takes beside what it would take as f16 */
 
 /* Writes it to --result-filename; takes the reference, NULL when there was no memory for it. */
 Status bench_save_result(const Session *session, json_t *result);

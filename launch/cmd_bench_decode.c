@@ -110,6 +110,7 @@ static void print_figures(const Session *session, const BenchDecodeTimes *times,
     printf("step                        %.2f ms, CPU %.2f ms of %u threads and the tier thread\n",
            figures->step_seconds * 1e3, figures->cpu_step_seconds * 1e3, session->ranks.threads);
     bench_print_split(&times->split);
+    bench_print_stored(session);
     printf("stalled a step              nvme %.2f, host %.2f, room %.2f ms: %.1f %%\n",
            stalls[TIER_NVME] * 1e3, stalls[TIER_HOST] * 1e3, stalls[TIER_DEVICE] * 1e3,
            bench_share(stalls[TIER_NVME] + stalls[TIER_HOST] + stalls[TIER_DEVICE],

@@ -210,6 +210,18 @@ static double load_seconds(const Session *session) {
     return session->loaded_seconds - session->started_seconds - session->reference_seconds;
 }
 
+static void print_codec(const Session *session) {
+    const EngineStats *stats = engine_stats(session->engine);
+    if (stats->kv_pack_blocks == 0) return;
+    log_line(LOG_INFO, "session",
+             "KV codec %s: blocks older than the newest %u tokens, %u to a slot of %.1f KiB",
+             session->settings->kv_codec, stats->kv_residual_tokens, stats->kv_pack_blocks,
+             (double)stats->kv_block_bytes / 1024);
+    if (session->settings->codec_during_prefill)
+        log_note("--codec-during-prefill: chunks of a prompt read what is encoded of those before "
+                 "them, so its own forward pass is lossy, too");
+}
+
 static void print_banner(const Session *session) {
     const ModelConfig *model = engine_model(session->engine);
     const EngineStats *stats = engine_stats(session->engine);
@@ -277,6 +289,7 @@ static Status open_tier_socket(Session *session) {
 /* An error that the other ranks cannot know of ends the job from here. */
 static Status lead(Session *session, Status (*work)(Session *session, void *user), void *user) {
     print_banner(session);
+    print_codec(session);
     print_tiers(session);
     Status status = open_tier_socket(session);
     if (status == STATUS_OK) status = work(session, user);

@@ -79,13 +79,15 @@ json_t *tier_view_kv(const EngineStats *stats) {
     uint64_t moved = 0;
     for (int tier = 0; tier < TIER_COUNT; tier++)
         moved += stats->tiers[tier].read_bytes;
-    return json_pack("{s{so so so} s{so so so} s{sf so sf}}", "blocks", "filling",
-                     whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed), "lost",
-                     whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful),
-                     "late", whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted),
-                     "tier_thread", "cpu_seconds", stats->seconds_tier_thread, "moved_bytes",
-                     whole(moved), "cpu_seconds_per_gb",
-                     share(stats->seconds_tier_thread, (double)moved / gigabyte));
+    return json_pack(
+        "{so so sf s{so so so} s{so so so} s{sf so sf}}", "raw_bytes", whole(stats->kv_raw_bytes),
+        "stored_bytes", whole(stats->kv_stored_bytes), "compression_ratio",
+        share((double)stats->kv_raw_bytes, (double)stats->kv_stored_bytes), "blocks", "filling",
+        whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed), "lost",
+        whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful), "late",
+        whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
+        "cpu_seconds", stats->seconds_tier_thread, "moved_bytes", whole(moved),
+        "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte));
 }
 
 /* ---- lines ---- */
@@ -135,6 +137,9 @@ void tier_view_print(const json_t *view, FILE *out) {
         snprintf(name, sizeof name, "to %s", tier_name((Tier)i));
         if (number(tier, "capacity_bytes") > 0) print_moves(name, tier, out);
     }
+    fprintf(out, "stored     %.1f MiB for %.1f MiB of f16, %.2f to one, when most was cached\n",
+            number(kv, "stored_bytes") / mebibyte, number(kv, "raw_bytes") / mebibyte,
+            number(kv, "compression_ratio"));
     fprintf(out, "prefetch   %.0f useful, %.0f late, %.0f wasted\n", number(prefetch, "useful"),
             number(prefetch, "late"), number(prefetch, "wasted"));
     fprintf(out, "tier CPU   %.2f s for %.2f GB moved, %.3f s a GB\n",

@@ -20,7 +20,8 @@ double tier_view_stall_share(const EngineStats *stats); /* of this rank's time i
 
 /* {"device": {…}, "host": {…}, "nvme": {…}}; NULL when there is no memory for it. */
 json_t *tier_view_tiers(const EngineStats *stats);
-/* Over all tiers: {"blocks": …, "prefetch": …, "tier_thread": …}. */
+/* Over all tiers: {"raw_bytes", "stored_bytes", "compression_ratio", "blocks": …, "prefetch": …, "tier_thread": …}; the first three of this
+ * rank, when most tokens were cached: what they would take as f16, and the slots that they take. */
 json_t *tier_view_kv(const EngineStats *stats);
 
 /* A table of the tiers and what moved between them, from an object that holds both of these as "tiers" and "kv"; fields that are

@@ -455,6 +455,12 @@ Status engine_step(Engine *engine, bool *out_idle) {
     return STATUS_OK;
 }
 
+Status engine_visit_blocks(Engine *engine,
+                           Status (*visit)(void *user, const KvShape *shape, const void *block),
+                           void *user) {
+    return kv_cache_visit(engine->cache, visit, user);
+}
+
 StopRequest engine_stop_seen(const Engine *engine) {
     return engine->stop;
 }

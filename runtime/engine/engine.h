@@ -102,6 +102,7 @@ typedef struct EngineStats {
     double seconds_stalled[TIER_COUNT]; /* as in tiers, of this rank alone: a part of its steps */
     uint64_t kv_block_bytes;            /* of a slot: with header and padding */
     uint32_t kv_pack_blocks;            /* encoded blocks that share a slot; 0 without a codec */
+    uint32_t kv_residual_tokens;        /* the newest, never encoded */
     uint64_t kv_packs;                  /* slots of encoded blocks that were made */
     uint64_t kv_raw_bytes,
         kv_stored_bytes; /* of the cached tokens as f16, and as they lay, when they were most */
@@ -141,6 +142,12 @@ Status engine_resume(Engine *engine, uint64_t request_id);
 /* One step: schedule, run, sample, deliver. *out_idle: nothing runs or waits but what is parked. After a stop was requested anywhere, drain lets what
  * runs finish and hurry cancels it; *out_idle then comes true. Rank 0. */
 Status engine_step(Engine *engine, bool *out_idle);
+/* Every full block of keys and values that is stored as it is, on this rank, as it lies now; what `visit` answers but STATUS_OK ends it.
+ * Inside a sink's callback, too. */
+Status engine_visit_blocks(Engine *engine,
+                           Status (*visit)(void *user, const KvShape *shape, const void *block),
+                           void *user);
+
 StopRequest engine_stop_seen(const Engine *engine);
 /* Tells the other ranks to leave engine_follow, and gathers their memory figures into engine_stats. Rank 0. */
 Status engine_stop(Engine *engine);

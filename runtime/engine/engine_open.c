@@ -303,6 +303,7 @@ static Status open_all(Engine *engine) {
     engine->stats.kv_block_tokens = engine->options.block_tokens;
     engine->stats.kv_block_bytes = engine->layout.slot_bytes;
     engine->stats.kv_pack_blocks = engine->layout.pack_blocks;
+    engine->stats.kv_residual_tokens = engine->layout.residual_tokens;
     engine->stats.weight_bytes = engine->model.weight_bytes;
     engine_note_kv(engine);
     return STATUS_OK;

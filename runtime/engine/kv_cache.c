@@ -611,9 +611,9 @@ static void encode_block(void *user, uint32_t index, uint32_t thread_index) {
                                 job->pack + index * layout->encoded_bytes);
 }
 
-/* Pins the pack's raw blocks, as many as *out_count says. */
-static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t *out_count) {
-    for (*out_count = 0; *out_count < cache->options.layout.pack_blocks;) {
+/* Pins raw blocks, as many as *out_count says. */
+static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32_t *out_count) {
+    for (*out_count = 0; *out_count < count;) {
         uint32_t device_slot;
         Status status = tier_manager_pin(cache->manager, ids[*out_count], &device_slot);
         if (status == STATUS_AGAIN)
@@ -650,7 +650,7 @@ static Status make_pack(KvCache *cache, const Kernels *kernels, const KernelCont
     uint32_t ordinal = slot->packed_counts[layer], count = cache->options.layout.pack_blocks,
              pinned;
     BlockId *ids = layer_ids(slot, layer) + ordinal, pack;
-    Status status = pin_raw(cache, ids, &pinned);
+    Status status = pin_raw(cache, ids, count, &pinned);
     if (status == STATUS_OK)
         status = take_block(cache, slot_index, layer, ordinal, cache->options.layout.codec, &pack);
     bool taken = status == STATUS_OK;
@@ -750,6 +750,32 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
             tier_manager_park(cache->manager, layer_ids(slot, layer)[i]);
     pump(cache, 0);
+}
+
+static Status visit_layer(KvCache *cache, const Slot *slot, uint32_t layer,
+                          Status (*visit)(void *user, const KvShape *shape, const void *block),
+                          void *user) {
+    const KvShape *shape = &cache->options.layout.shape;
+    uint32_t full = slot->token_count / shape->block_tokens, pinned;
+    for (uint32_t i = slot->packed_counts[layer]; i < full; i++) {
+        BlockId id = layer_ids(slot, layer)[i];
+        TRY(pin_raw(cache, &id, 1, &pinned));
+        Status status = visit(user, shape, cache->pointers[0]);
+        tier_manager_unpin(cache->manager, id);
+        TRY(status);
+    }
+    return STATUS_OK;
+}
+
+Status kv_cache_visit(KvCache *cache,
+                      Status (*visit)(void *user, const KvShape *shape, const void *block),
+                      void *user) {
+    for (uint32_t s = 0; s < cache->options.slot_count; s++)
+        for (uint32_t layer = 0; layer < cache->options.layer_count && cache->slots[s].open;
+             layer++)
+            if (!cache->slots[s].lost)
+                TRY(visit_layer(cache, &cache->slots[s], layer, visit, user));
+    return STATUS_OK;
 }
 
 void kv_cache_settle(KvCache *cache) {

@@ -118,6 +118,11 @@ Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext
 /* Waits for the transfers that are under way, a few seconds at most. */
 void kv_cache_settle(KvCache *cache);
 
+/* Every full raw block, brought to the device one after the other; between steps or passes over a layer. */
+Status kv_cache_visit(KvCache *cache,
+                      Status (*visit)(void *user, const KvShape *shape, const void *block),
+                      void *user);
+
 typedef struct KvCacheStats {
     TierManagerStats manager;
     MoverStats mover;

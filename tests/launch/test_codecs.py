@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""`spillway codecs` and `codecs roundtrip`: test_codecs.py SPILLWAY
+"""`spillway codecs`, `codecs roundtrip`, `codecs error` and --kv-codec: test_codecs.py SPILLWAY GOLDEN [model]
+
+model: on the real model that SPILLWAY_TEST_MODEL names.
 
 FlexGen's and KIVI's arithmetic is written down here once more, one rounding a step, and must give the same halves."""
 
@@ -13,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 
-SPILLWAY = sys.argv[1]
+SPILLWAY, GOLDEN = sys.argv[1], pathlib.Path(sys.argv[2])
+SKIPPED = 77  # for meson
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SPILLWAY_")}
 BITS = {"f16": 16, "int8": 8.5, "fp8": 8.25, "int4_group": 4.5, "kivi4": 5, "kivi2": 3, "turboquant2": 2.25,
         "turboquant3": 3.25, "turboquant4": 4.25}
@@ -205,8 +208,62 @@ def test_refusals(folder):
             odd.refuse(codec, "E-USAGE", 64, codec, "17")
 
 
+def errors_of(model, text, *options):
+    out, _ = run("codecs", "error", model, "--file", text, "--json", *options)
+    answer = json.loads(out)
+    assert answer["blocks"] > 0, answer
+    return {row["name"]: row for row in answer["codecs"]}
+
+
+def test_error_on_a_model(folder):
+    model, text = GOLDEN / "models" / "llama_text", GOLDEN / "perplexity_text.txt"
+    rows = errors_of(model, text)
+    assert rows["f16"]["key_error"] == rows["f16"]["value_error"] == 0, rows
+    assert set(rows) == {"f16"}, rows  # heads of 8 numbers fit no other
+    (folder / "short").write_text("x")
+    _, talk = run("codecs", "error", model, "--file", folder / "short", rc=65)
+    assert "E-TEXT" in talk and "fill no block" in talk, talk
+
+
+def test_kv_codec(folder):
+    model, summary = GOLDEN / "models" / "llama_rope_llama3", folder / "summary.json"
+    load = ["--num-prompts", 3, "--random-input-len", 90, "--random-output-len", 30, "--temperature", 0]
+
+    def bench(*more):
+        out, _ = run("bench", "throughput", model, *load, "--block-size", 8, "--summary-json", summary, *more)
+        answer = json.loads(summary.read_text())
+        assert f"{answer['kv']['compression_ratio']:.2f} to one" in out, out
+        return answer["determinism_digest"], answer["kv"]
+
+    int8 = ["--kv-codec", "int8", "--kv-residual", 0]
+    digest, stored = bench(*int8)
+    for more in (["-b", 7], ["--kv-device-size", "min", "--kv-host-size", "8MiB"],
+                 ["--kv-device-size", "min", "--kv-nvme-dir", folder, "--kv-nvme-size", "8MiB"]):
+        assert bench(*int8, *more)[0] == digest, more
+    assert stored["compression_ratio"] > 1.3 * bench()[1]["compression_ratio"], stored
+    for codec, words in (("int3", "there are f16, int8"), ("kivi4", "--kv-codec kivi4 does not fit: ")):
+        _, talk = run("bench", "throughput", model, *load, "--block-size", 8, "--kv-codec", codec, rc=64)
+        assert "E-USAGE" in talk and words in talk, talk
+
+
+def model_test(_):
+    model = os.environ.get("SPILLWAY_TEST_MODEL")
+    if not model:
+        print("SPILLWAY_TEST_MODEL names no model: its file is needed")
+        sys.exit(SKIPPED)
+    rows = errors_of(model, GOLDEN / "perplexity_text.txt", "--block-size", 32)
+    assert set(rows) == set(ERROR), rows
+    for name, limit in (("int8", 0.015), ("fp8", 0.04), ("kivi4", 0.1), ("int4_group", 0.15), ("turboquant4", 0.11),
+                        ("turboquant3", 0.2), ("turboquant2", 0.36), ("kivi2", 0.45)):
+        assert 0 < rows[name]["key_error"] < limit and 0 < rows[name]["value_error"] < limit, (name, rows[name])
+    # per-channel keys are KIVI's point
+    assert rows["kivi4"]["key_error"] < rows["int4_group"]["key_error"] / 2, rows
+
+
 def main():
     failed, tests = [], {name: test for name, test in globals().items() if name.startswith("test_")}
+    if sys.argv[3:] == ["model"]:
+        tests = {"model": model_test}
     for name, test in tests.items():
         with tempfile.TemporaryDirectory(prefix="spillway_codecs_") as folder:
             try:
