@@ -50,8 +50,9 @@ static void fill_budgets(Engine *engine) {
 /* The same on every rank: reckoned for the one that holds most KV heads. */
 static uint32_t auto_block_tokens(const Engine *engine) {
     uint32_t ranks = (uint32_t)engine->comm->size;
+    const Codec *codec = engine->options.kv_codec ? codec_find(engine->options.kv_codec) : NULL;
     return kv_budget_block_tokens((uint32_t)divide_up(engine->config.kv_head_count, ranks),
-                                  engine->config.head_dim);
+                                  engine->config.head_dim, !codec_is_raw(codec));
 }
 
 static Status check_options(Engine *engine) {

@@ -83,10 +83,11 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     return STATUS_OK;
 }
 
-uint32_t kv_budget_block_tokens(uint32_t kv_head_count, uint32_t head_dim) {
-    enum { TOKENS_MIN = 32, TOKENS_MAX = 256, BYTES_WANTED = 64 << 10 };
+uint32_t kv_budget_block_tokens(uint32_t kv_head_count, uint32_t head_dim, bool encodes) {
+    enum { TOKENS_MIN = 32, TOKENS_MAX = 256 };
+    const uint64_t bytes_wanted = encodes ? 32 << 10 : 64 << 10;
     KvShape shape = {kv_head_count, head_dim, TOKENS_MIN};
-    while (shape.block_tokens < TOKENS_MAX && kv_block_bytes(&shape) < BYTES_WANTED)
+    while (shape.block_tokens < TOKENS_MAX && kv_block_bytes(&shape) < bytes_wanted)
         shape.block_tokens *= 2;
     return shape.block_tokens;
 }

@@ -33,10 +33,11 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out);
 /* The least device budget for sequence_max sequences at once. kv_budget_plan takes less, for fewer. */
 uint64_t kv_budget_device_min(const KvBudgetInput *input);
 
-/* Tokens a block for `auto`: a power of two from 32 to 256 such that a block holds at least 64 KiB where it can. A function of
+/* Tokens a block for `auto`: a power of two from 32 to 256 such that a block holds at least 64 KiB where it can, 32 KiB with a
+ * codec, whose packs begin only when several blocks are cold. A function of
  * the model and the number of ranks alone: partials fold block by block, so a size that followed the budget would change bits
  * with it. Larger blocks move better, but every sequence keeps a filling one in each layer. */
-uint32_t kv_budget_block_tokens(uint32_t kv_head_count, uint32_t head_dim);
+uint32_t kv_budget_block_tokens(uint32_t kv_head_count, uint32_t head_dim, bool encodes);
 
 SPILLWAY_EXTERN_C_END
 
