@@ -32,7 +32,7 @@ def run(args, batch, context, budget_bytes, placement, need_bytes, resident):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "result.json")
         command = [args.spillway, "bench", "decode", args.model, "--threads", str(args.threads), "--batch-size", str(batch)]
-        command += ["--random-input-len", str(context), "--num-steps", str(args.steps), "--num-steps-warmup", "3"]
+        command += ["--random-input-len", str(context), "--num-steps", str(args.steps), "--num-steps-warmup", "8"]
         command += ["--synthetic-kv", "--save-result", "--result-filename", path, "--quiet", "--io", args.io]
         command += ["--io-depth", str(args.io_depth)]
         if budget_bytes:
@@ -146,7 +146,7 @@ def main():
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--io", default="auto")
-    parser.add_argument("--io-depth", type=int, default=32)
+    parser.add_argument("--io-depth", type=int, default=0)
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
