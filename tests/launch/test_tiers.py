@@ -214,7 +214,7 @@ def test_sizes(folder):
     some, err = capacities("--kv-nvme-size", tight, "--kv-nvme-dir", folder, "--kv-nvme-dir", f"{folder}/.")
     assert 0.5 * (1 << 20) < some[2] < 1.5 * (1 << 20), (tight, some)
     assert err.count(f'spill file in "{folder}') == 2 and err.count(" allocated, file system ") == 2, err
-    assert "spill I/O: " in err and "depth 32, files " in err and "staging registered" in err, err
+    assert "spill I/O: " in err and "depth 128, files " in err and "staging registered" in err, err
     _, err = capacities("--kv-nvme-size", "1MiB", env=environment(folder))
     assert f'spill file in "{folder}"' in err, err
     bare = {name: value for name, value in ENVIRONMENT.items() if name not in ("TMPDIR", "SLURM_TMPDIR", "PBS_JOBDIR")}
