@@ -518,7 +518,7 @@ static Sequence *oldest(Simulation *sim) {
 static StepReport report_step(const Simulation *sim) {
     StepReport report = {.places = tier_manager_places(sim->manager)};
     if (report.places > places(sim)) report.places = places(sim); /* what staging lends, it takes */
-    for (uint32_t i = 0; i < sim->options.sequence_count; i++)
+    for (uint32_t i = 0; i < SEQUENCES_MAX && i < sim->options.sequence_count; i++)
         report.lost |= (uint32_t)sim->sequences[i].lost << i;
     return report;
 }
