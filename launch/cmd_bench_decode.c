@@ -176,7 +176,7 @@ static int bench_decode(const Settings *settings) {
     Settings own = *settings;
     const BenchDecodeLoad load = load_of(settings);
     BenchDecodeTimes times = {0};
-    const SessionPlan plan = {.work = measure, .user = &times};
+    const SessionPlan plan = {.runs_together = true, .work = measure, .user = &times};
     own.max_num_seqs = own.batch_size;
     if (own.max_num_batched_tokens < 2 * own.batch_size)
         own.max_num_batched_tokens = 2 * own.batch_size;

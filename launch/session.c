@@ -137,6 +137,7 @@ static EngineOptions plain_options(Session *session) {
         .max_model_len = (uint32_t)settings->max_model_len,
         .max_num_seqs = sequence_count_max(session),
         .max_num_seqs_auto =
+            !session->runs_together &&
             options_source(settings->options, "max-num-seqs") == OPTION_SOURCE_DEFAULT,
         .max_num_batched_tokens = (uint32_t)settings->max_num_batched_tokens,
         .block_tokens = (uint32_t)settings->block_size,
@@ -364,7 +365,9 @@ static void name_rank_in_log(const Session *session) {
 }
 
 int session_run(const Settings *settings, const SessionPlan *plan) {
-    Session session = {.settings = settings, .started_seconds = monotonic_seconds()};
+    Session session = {.settings = settings,
+                       .runs_together = plan->runs_together,
+                       .started_seconds = monotonic_seconds()};
     Status status = stop_install(print_state, &session);
     if (status == STATUS_OK) status = start_ranks(&session);
     if (status != STATUS_OK) return error_exit_code(status);

@@ -36,6 +36,7 @@ typedef struct Session {
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */
     /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */
+    bool runs_together; /* as the plan says */
     uint64_t request_count_max;
     double started_seconds;                         /* monotonic_seconds when the command began */
     double loaded_seconds;                          /* when the engine was open */
@@ -54,6 +55,7 @@ typedef struct SessionPlan {
     Status (*reference_work)(Session *session, void *user);
     /* Rank 0, with the engine open. */
     Status (*work)(Session *session, void *user);
+    bool runs_together; /* --max-num-seqs at once, also where KV budgets make them dear */
     bool tells_summary; /* print the summary at the end, unless --quiet */
     void *user;
 } SessionPlan;

@@ -159,24 +159,41 @@ static void scan_is_the_best_that_can_be_on_a_scan(void **state) {
     }
 }
 
-static void scan_takes_from_the_fullest_group(void **state) {
+static bool is_marked(void *context, BlockId id) {
+    return ((const bool *)context)[id];
+}
+
+/* Neighbours leave together, from one group until another has eight more. */
+static void scan_takes_runs_from_the_fullest_group(void **state) {
     (void)state;
-    Twins twins;
-    Random random = {.key = 3};
-    open_twins(&twins, placement_find("scan"), &random);
-    for (BlockId id = 0; id < 12; id++) { /* groups 0, 1 and 2 hold 6, 4 and 2 */
-        twins.blocks[id].stream = id < 6 ? 0 : id < 10 ? 1 : 2;
-        add(&twins, id);
+    enum { COUNT = 60, MOVES = 36 };
+    const Placement *scan = placement_find("scan");
+    const PlacementOptions options = {
+        .block_count = COUNT, .stream_groups = GROUPS, .resident_count = COUNT};
+    bool resident[COUNT];
+    uint32_t counts[GROUPS] = {0}, runs = 0, last = GROUPS;
+    void *policy;
+    assert_int_equal(scan->create(&policy, &options), STATUS_OK);
+    for (BlockId id = 0; id < COUNT; id++) {
+        Block block = {.state = BLOCK_SEALED, .stream = id < COUNT - 6 ? id % GROUPS : 0};
+        scan->added(policy, id, &block);
+        resident[id] = true;
+        counts[block.stream]++;
     }
-    for (int moves = 0; moves < 6; moves++)
-        move_one_down(&twins);
-    uint32_t counts[GROUPS] = {0};
-    for (BlockId id = 0; id < 12; id++)
-        counts[twins.blocks[id].stream] += twins.places[id] == PLACE_RESIDENT;
-    for (int group = 0; group < GROUPS; group++)
-        assert_int_equal(counts[group], 2);
-    for (int i = 0; i < 2; i++)
-        twins.placement->destroy(twins.states[i]);
+    for (int move = 0; move < MOVES; move++) {
+        BlockId id = scan->choose_victim(policy, is_marked, resident);
+        assert_true(id < COUNT && resident[id]);
+        uint32_t group = id < COUNT - 6 ? id % GROUPS : 0;
+        scan->moved_down(policy, id);
+        resident[id] = false;
+        counts[group]--;
+        runs += group != last;
+        last = group;
+        for (uint32_t other = 0; other < GROUPS; other++)
+            assert_true(counts[other] <= counts[group] + 9);
+    }
+    assert_true(runs <= 6);
+    scan->destroy(policy);
 }
 
 enum { TINY_BLOCKS = 6, TINY_SETS = 1 << TINY_BLOCKS };
@@ -300,7 +317,7 @@ int main(void) {
         cmocka_unit_test(rows_are_whole_and_found_by_name),
         cmocka_unit_test(every_policy_keeps_the_contract),
         cmocka_unit_test(scan_is_the_best_that_can_be_on_a_scan),
-        cmocka_unit_test(scan_takes_from_the_fullest_group),
+        cmocka_unit_test(scan_takes_runs_from_the_fullest_group),
         cmocka_unit_test(belady_hits_as_often_as_can_be),
         cmocka_unit_test(lru_follows_the_textbook),
         cmocka_unit_test(arc_and_mass_keep_what_is_used_again),

@@ -9,10 +9,11 @@
 #include "tiers/block_list.h"
 #include "tiers/placement.h"
 
-enum { UNEVEN_MAX = 8 }; /* blocks of a group beyond its share that a free place is taken for */
+enum { UNEVEN_MAX = 8 }; /* blocks that a group may have beyond its share */
 
 typedef struct Scan {
-    BlockLists groups; /* a list a stream group: resident blocks, oldest first */
+    BlockLists groups;  /* a list a stream group: resident blocks, oldest first */
+    uint32_t last_left; /* group of the block that moved down last */
 } Scan;
 
 static Status create(void **out_state, const PlacementOptions *options) {
@@ -49,7 +50,13 @@ static void used(void *state, BlockId id, const Block *block) {
     block_lists_push_last(&scan->groups, group, id);
 }
 
-static void removed(void *state, BlockId id) {
+static void moved_down(void *state, BlockId id) {
+    Scan *scan = state;
+    scan->last_left = block_lists_of(&scan->groups, id);
+    block_lists_remove(&scan->groups, id);
+}
+
+static void forgotten(void *state, BlockId id) {
     Scan *scan = state;
     block_lists_remove(&scan->groups, id);
 }
@@ -63,7 +70,8 @@ static bool wants_free_place(void *state, const Block *block) {
     return scan->groups.lists[block->stream % groups].count < count / groups + UNEVEN_MAX;
 }
 
-/* From the fullest group that has a block which may move. */
+/* From the fullest group that has a block which may move; from the same one as last as long as that keeps the set about even, so that
+ * blocks which are read one after the other leave, and lie, one after the other: a disk takes neighbours as one request. */
 static BlockId choose_victim(void *state, bool (*may_move)(void *context, BlockId id),
                              void *context) {
     Scan *scan = state;
@@ -71,6 +79,7 @@ static BlockId choose_victim(void *state, bool (*may_move)(void *context, BlockI
     uint32_t count_max = 0;
     for (uint32_t group = 0; group < scan->groups.list_count; group++) {
         uint32_t count = scan->groups.lists[group].count;
+        if (group == scan->last_left && count > 0) count += UNEVEN_MAX;
         if (count <= count_max) continue;
         BlockId id = block_lists_find(&scan->groups, group, may_move, context);
         if (id == BLOCK_NONE) continue;
@@ -87,8 +96,8 @@ const Placement placement_scan = {
     .destroy = destroy,
     .added = added,
     .used = used,
-    .moved_down = removed,
-    .forgotten = removed,
+    .moved_down = moved_down,
+    .forgotten = forgotten,
     .choose_victim = choose_victim,
     .wants_free_place = wants_free_place,
 };
