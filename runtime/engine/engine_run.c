@@ -168,7 +168,7 @@ static Status run_layers(Engine *engine, const StepPlan *plan) {
     KvWant want = {.batch = &engine->batch,
                    .layer_end = engine->config.layer_count,
                    .window = engine->config.window};
-    kv_cache_begin_step(engine->cache, take_count(engine, plan));
+    kv_cache_begin_step(engine->cache, &engine->batch, take_count(engine, plan));
     kv_cache_want(engine->cache, &want);
     if (plan->unit_count == 0) kv_cache_want_ahead(engine->cache, &want);
     if (engine->batch.row_count > 0) TRY(forward_layers(&engine->pass));

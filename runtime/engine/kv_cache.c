@@ -342,7 +342,27 @@ static void note_ratio(KvCache *cache) {
         ((uint64_t)stats.filling + stats.sealed) * cache->options.layout.slot_bytes;
 }
 
-void kv_cache_begin_step(KvCache *cache, uint32_t take_count) {
+/* The batch's first token of the sequence goes into a block that is begun already. */
+static bool fills_on(const KvCache *cache, const BatchSequence *sequence) {
+    return sequence->position_first % cache->options.layout.shape.block_tokens > 0;
+}
+
+/* Blocks a layer, on average, that the batch goes on with and that have to come home first. */
+static uint32_t away_count(const KvCache *cache, const Batch *batch) {
+    uint32_t layer_count = cache->options.layer_count, count = 0;
+    for (uint32_t s = 0; s < batch->sequence_count; s++) {
+        const BatchSequence *sequence = &batch->sequences[s];
+        const Slot *slot = &cache->slots[sequence->slot];
+        uint32_t ordinal = sequence->position_first / cache->options.layout.shape.block_tokens;
+        for (uint32_t layer = 0; layer < layer_count && fills_on(cache, sequence); layer++)
+            count += ordinal < slot->block_counts[layer] &&
+                     tier_manager_device_slot(cache->manager, layer_ids(slot, layer)[ordinal]) ==
+                         SLOT_NONE;
+    }
+    return (uint32_t)divide_up(count, layer_count);
+}
+
+void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count) {
     note_ratio(cache);
     if (!cache->mover) return;
     uint32_t home = cache->options.slots[TIER_DEVICE] - cache->options.staging_slots;
@@ -351,13 +371,8 @@ void kv_cache_begin_step(KvCache *cache, uint32_t take_count) {
     tier_manager_forget_wants(cache->manager);
     tier_manager_set_staging(
         cache->manager, kv_staging_begin_step(&cache->staging, monotonic_seconds(), read_bytes));
-    tier_manager_set_free_target(cache->manager,
-                                 2 * take_count < home / 4 ? 2 * take_count : home / 4);
-}
-
-/* The batch's first token of the sequence goes into a block that is begun already. */
-static bool fills_on(const KvCache *cache, const BatchSequence *sequence) {
-    return sequence->position_first % cache->options.layout.shape.block_tokens > 0;
+    uint32_t free_target = 2 * (take_count + away_count(cache, batch));
+    tier_manager_set_free_target(cache->manager, free_target < home / 4 ? free_target : home / 4);
 }
 
 /* How many blocks it asked for. */

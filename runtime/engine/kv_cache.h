@@ -73,8 +73,9 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
 /* Counts `token_count` more tokens as cached. */
 void kv_cache_extend(KvCache *cache, uint32_t slot, uint32_t token_count);
 
-/* Forgets what was wanted. The step takes up to `take_count` new blocks a layer: room for two layers' is made ahead of need. */
-void kv_cache_begin_step(KvCache *cache, uint32_t take_count);
+/* Forgets what was wanted. The step takes up to `take_count` new blocks a layer, and holds those that the batch
+ * goes on with: room for two layers' is made ahead of need. */
+void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count);
 /* The batch will pass through layers [layer_first, layer_end): asks for their blocks that exist already, those that fill first. */
 typedef struct KvWant {
     const Batch *batch;
