@@ -61,6 +61,7 @@ struct Engine {
     double blocks_due_seconds;     /* when to count again */
     uint32_t spill_file_count;
     SpillFile *spill_files; /* [options.kv_nvme_dir_count] */
+    double forget_due;      /* seconds; when buffered spill files leave the page cache again */
     RingFile *ring_files;   /* the same, for the ring */
     Pass pass;
     PassTimes times;

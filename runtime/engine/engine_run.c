@@ -6,6 +6,7 @@
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/log.h"
+#include "runtime/base/monotonic.h"
 #include "runtime/engine/engine_parts.h"
 
 static void build_batch(Engine *engine, const StepPlan *plan, Batch *out) {
@@ -178,11 +179,21 @@ static Status run_layers(Engine *engine, const StepPlan *plan) {
     return STATUS_OK;
 }
 
+/* What is spilled shall not take the memory that it was spilled to free; once a second, and nothing to do with direct I/O. */
+static void forget_page_cache(Engine *engine) {
+    double now = monotonic_seconds();
+    if (engine->spill_file_count == 0 || now < engine->forget_due) return;
+    for (uint32_t i = 0; i < engine->spill_file_count; i++)
+        spill_file_forget(&engine->spill_files[i], 0, engine->spill_files[i].bytes);
+    engine->forget_due = now + 1;
+}
+
 /* The reports come before the logits: rank 0 takes none of a lost sequence. */
 Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink) {
     TRY(apply_plan(engine, plan));
     build_batch(engine, plan, &engine->batch);
     TRY(run_layers(engine, plan));
+    forget_page_cache(engine);
     TRY(exchange_reports(engine, plan));
     TRY(engine_run_head(engine, &engine->pass, 0, sink));
     return prefill_logits(engine, plan, engine->batch.logit_row_count, sink);
