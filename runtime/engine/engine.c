@@ -62,7 +62,8 @@ static Status check_request(const Engine *engine, const Request *request) {
              (unsigned long long)total,
              (unsigned long long)(kv_layout_slots(&engine->layout, (uint32_t)total) *
                                   engine->layout.slot_bytes * engine->config.layer_count),
-             (unsigned long long)engine->stats.tiers[TIER_DEVICE].capacity_bytes);
+             (unsigned long long)(engine->budget.layer_blocks * engine->layout.slot_bytes *
+                                  engine->config.layer_count));
     if (request->stop_count > REQUEST_STOPS_MAX)
         FAIL(REQUEST, "stop has %u strings; at most %d are possible", request->stop_count,
              REQUEST_STOPS_MAX);

@@ -158,7 +158,11 @@ static void kv_budget_is_kept(void **state) {
     close_fixture(&fixture);
     open_fixture(&fixture, 3 * layers * block_bytes);
     Request request = request_of(&fixture, 0, prompt, 16, 9);
-    assert_refused(&fixture, &request, ERROR_CONTEXT_LENGTH, "--kv-device-size");
+    char numbers[64];
+    snprintf(numbers, sizeof numbers, "25 tokens need %llu bytes of KV on a rank; %llu are there",
+             (unsigned long long)(4 * layers * block_bytes),
+             (unsigned long long)(3 * layers * block_bytes));
+    assert_refused(&fixture, &request, ERROR_CONTEXT_LENGTH, numbers);
     for (uint64_t id = 0; id < 6; id++) {
         request = request_of(&fixture, id, prompt, 10 + (uint32_t)id, 6);
         assert_int_equal(engine_submit(fixture.engine, &request), STATUS_OK);
