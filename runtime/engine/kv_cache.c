@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
@@ -10,192 +9,11 @@
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/base/random.h"
-#include "runtime/engine/kv_staging.h"
-#include "tiers/spill_header.h"
+#include "runtime/engine/kv_cache_parts.h"
 
-enum { TRANSFERS_MAX = 256, RESULTS_AT_ONCE = 64, PINNED_MAX = 4096, PACK_BLOCKS_MAX = 16 };
-enum { FAILURES_TO_OFF = 3, CORRUPT_TO_OFF = 16 }; /* failures: a minute */
-enum { SETTLE_WAITS = 50 };
-
-#define SECOND_NS 1000000000ull
-
+enum { RESULTS_AT_ONCE = 64, SETTLE_WAITS = 50 };
 static const uint64_t wait_ns =
     100000000; /* wake up now and then, whatever happens to the tier thread */
-
-typedef struct Slot {
-    bool open, lost, refused;
-    uint64_t sequence_id;
-    uint32_t prompt_count;
-    uint32_t token_count;
-    uint32_t block_capacity; /* a stream */
-    uint32_t *block_counts;  /* [layer_count] blocks that there are, owned */
-    uint32_t *
-        packed_counts; /* [layer_count] of them, the first that are in packs; behind block_counts */
-    BlockId *ids; /* [layer_count][block_capacity], owned; the blocks of a pack have the same id */
-} Slot;
-
-struct KvCache {
-    KvCacheOptions options;
-    uint64_t run_id; /* random: another process's blocks are not ours */
-    TierManager *manager;
-    Mover *mover; /* NULL without lower tiers */
-    uint8_t *memory[TIER_COUNT];
-    Slot *slots;           /* [slot_count] */
-    AttendRun *runs;       /* [slot_count] */
-    const void **pointers; /* [PINNED_MAX] bytes of the blocks in runs */
-    const Codec **codecs;  /* [PINNED_MAX] how each is stored; NULL: raw */
-    BlockId *pinned; /* [PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
-    uint32_t pinned_count, partial_count;
-    void **row_blocks;   /* [row_count_max] */
-    uint8_t *void_block; /* where rows of lost sequences go: written, never read */
-    uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
-    KvStaging staging;
-    uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
-    double seconds_stalled[TIER_COUNT];
-    bool corrupt_seen;
-};
-
-/* ---- opening ---- */
-
-static uint32_t record_count(const KvCacheOptions *options) {
-    uint64_t count = 0;
-    for (int tier = 0; tier < TIER_COUNT; tier++)
-        count += options->slots[tier];
-    CHECK(count < BLOCK_NONE);
-    return (uint32_t)count;
-}
-
-static bool has_lower_tiers(const KvCacheOptions *options) {
-    return options->slots[TIER_HOST] > 0 || options->slots[TIER_NVME] > 0;
-}
-
-/* Every block once a step, those that fill a second time, and what the next step will read first. */
-static uint32_t want_count_max(const KvCacheOptions *options) {
-    uint64_t fillings = (uint64_t)options->layer_count * options->slot_count;
-    uint64_t count = record_count(options) + fillings + 2 * (uint64_t)options->staging_slots;
-    CHECK(count < BLOCK_NONE);
-    return (uint32_t)count;
-}
-
-static Status create_manager(KvCache *cache) {
-    const KvCacheOptions *options = &cache->options;
-    bool spills = has_lower_tiers(options);
-    TierManagerOptions manager = {.placement = options->placement,
-                                  .trace = options->trace,
-                                  .trace_count = options->trace_count,
-                                  .record = options->record,
-                                  .record_user = options->record_user,
-                                  .staging_slots = options->staging_slots,
-                                  .stream_groups = options->layer_count,
-                                  .transfers_max = spills ? TRANSFERS_MAX : 1,
-                                  .writes_max = spills ? TRANSFERS_MAX / 2 : 1,
-                                  .want_count_max = want_count_max(options),
-                                  .staging_min = ATTEND_GROUP_BLOCKS,
-                                  .failures_to_off = FAILURES_TO_OFF,
-                                  .failure_window_ns = 60 * SECOND_NS,
-                                  .corrupt_to_off =
-                                      options->corrupt_max ? options->corrupt_max : CORRUPT_TO_OFF,
-                                  .grow_pause_ns = 30 * SECOND_NS};
-    for (int tier = 0; tier < TIER_COUNT; tier++)
-        manager.slot_count[tier] = options->slots[tier];
-    return tier_manager_create(&cache->manager, &manager);
-}
-
-static Status create_mover(KvCache *cache) {
-    const KvCacheOptions *options = &cache->options;
-    if (!has_lower_tiers(options)) return STATUS_OK;
-    MoverOptions mover = {.slot_bytes = options->layout.slot_bytes,
-                          .payload_bytes = (uint32_t)options->layout.payload_bytes,
-                          .ring = options->ring,
-                          .directories = options->directories,
-                          .io_timeout_ns = options->io_timeout_ns,
-                          .corrupt_is_fatal = options->corrupt_is_fatal,
-                          .transfers_max = TRANSFERS_MAX};
-    mover.ring.staging = cache->memory[TIER_DEVICE];
-    mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->options.layout.slot_bytes;
-    mover.ring.queue_count = TRANSFERS_MAX;
-    for (int tier = 0; tier < TIER_COUNT; tier++)
-        mover.slots[tier] = cache->memory[tier];
-    return mover_create(&cache->mover, &mover);
-}
-
-static Status take_memory(KvCache *cache) {
-    const KvCacheOptions *options = &cache->options;
-    static const MemoryPlace places[] = {[TIER_DEVICE] = MEMORY_DEVICE, [TIER_HOST] = MEMORY_HOST};
-    for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
-        if (options->slots[tier] > 0)
-            TRY(options->device->memory_take(options->device, places[tier],
-                                             options->slots[tier] *
-                                                 cache->options.layout.slot_bytes,
-                                             "KV blocks", (void **)&cache->memory[tier]));
-    TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(Slot), "KV slots"));
-    TRY(memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
-                    "attention runs"));
-    TRY(memory_take((void **)&cache->pointers, PINNED_MAX, sizeof(void *), "pinned blocks"));
-    TRY(memory_take((void **)&cache->codecs, PINNED_MAX, sizeof(Codec *), "pinned blocks"));
-    TRY(memory_take((void **)&cache->pinned, PINNED_MAX, sizeof(BlockId), "pinned blocks"));
-    TRY(memory_take((void **)&cache->void_block, cache->options.layout.slot_bytes, 1,
-                    "void block"));
-    TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
-                    "row blocks"));
-    return memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
-                       "row slots");
-}
-
-/* What is being attended, the group behind it, and what is in the kernel, twice: while one half arrives. */
-static uint32_t staging_least(const KvCacheOptions *options) {
-    uint32_t least = 2 * ATTEND_GROUP_BLOCKS + 2 * options->ring.depth;
-    return least < options->staging_slots ? least : options->staging_slots;
-}
-
-Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
-    CHECK(is_power_of_two(options->layout.shape.block_tokens) &&
-          options->layout.pack_blocks <= PACK_BLOCKS_MAX);
-    void *memory;
-    TRY(memory_take(&memory, 1, sizeof(KvCache), "KV cache"));
-    KvCache *cache = memory;
-    cache->options = *options;
-    cache->staging = (KvStaging){.slot_bytes = cache->options.layout.slot_bytes,
-                                 .slots_least = staging_least(options),
-                                 .slots_most = options->staging_slots};
-    Status status = take_memory(cache);
-    if (status == STATUS_OK &&
-        getrandom(&cache->run_id, sizeof cache->run_id, 0) != sizeof cache->run_id)
-        cache->run_id = monotonic_now_ns(&monotonic_system);
-    if (status == STATUS_OK) status = create_manager(cache);
-    if (status == STATUS_OK) status = create_mover(cache);
-    if (status != STATUS_OK) {
-        kv_cache_destroy(cache);
-        return status;
-    }
-    *out = cache;
-    return STATUS_OK;
-}
-
-void kv_cache_destroy(KvCache *cache) {
-    if (!cache) return;
-    /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
-    bool quiet = mover_destroy(cache->mover);
-    for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++) {
-        free(cache->slots[i].ids);
-        free(cache->slots[i].block_counts);
-    }
-    tier_manager_destroy(cache->manager);
-    for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
-        if (cache->memory[tier] && quiet)
-            cache->options.device->memory_give(
-                cache->options.device, tier == TIER_DEVICE ? MEMORY_DEVICE : MEMORY_HOST,
-                cache->memory[tier], cache->options.slots[tier] * cache->options.layout.slot_bytes);
-    free(cache->slots);
-    free(cache->runs);
-    free(cache->pointers);
-    free(cache->codecs);
-    free(cache->pinned);
-    free(cache->void_block);
-    free(cache->row_blocks);
-    free(cache->row_slots);
-    free(cache);
-}
 
 KvShape kv_cache_shape(const KvCache *cache) {
     return cache->options.layout.shape;
@@ -203,13 +21,8 @@ KvShape kv_cache_shape(const KvCache *cache) {
 
 /* ---- sequences ---- */
 
-static Slot *slot_at(const KvCache *cache, uint32_t slot_index) {
-    CHECK(slot_index < cache->options.slot_count);
-    return &cache->slots[slot_index];
-}
-
 Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequence) {
-    Slot *slot = slot_at(cache, slot_index);
+    KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(!slot->open);
     uint32_t layer_count = cache->options.layer_count;
     uint32_t block_capacity =
@@ -222,18 +35,15 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
         free(ids);
         return status;
     }
-    *slot = (Slot){.open = true,
-                   .sequence_id = sequence->id,
-                   .prompt_count = cache->options.codec_during_prefill ? 0 : sequence->prompt_count,
-                   .block_capacity = block_capacity,
-                   .block_counts = counts,
-                   .packed_counts = (uint32_t *)counts + layer_count,
-                   .ids = ids};
+    *slot =
+        (KvSlot){.open = true,
+                 .sequence_id = sequence->id,
+                 .prompt_count = cache->options.codec_during_prefill ? 0 : sequence->prompt_count,
+                 .block_capacity = block_capacity,
+                 .block_counts = counts,
+                 .packed_counts = (uint32_t *)counts + layer_count,
+                 .ids = ids};
     return STATUS_OK;
-}
-
-static BlockId *layer_ids(const Slot *slot, uint32_t layer) {
-    return slot->ids + (uint64_t)layer * slot->block_capacity;
 }
 
 static void let_go(KvCache *cache) {
@@ -245,33 +55,33 @@ static void let_go(KvCache *cache) {
 }
 
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
-    Slot *slot = slot_at(cache, slot_index);
+    KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open && cache->pinned_count + cache->partial_count == 0);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
-        const BlockId *ids = layer_ids(slot, layer);
+        const BlockId *ids = kv_layer_ids(slot, layer);
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
             if (i == 0 || ids[i] != ids[i - 1]) tier_manager_release(cache->manager, ids[i]);
     }
     free(slot->ids);
     free(slot->block_counts);
-    *slot = (Slot){0};
+    *slot = (KvSlot){0};
 }
 
 uint32_t kv_cache_token_count(const KvCache *cache, uint32_t slot_index) {
-    CHECK(slot_at(cache, slot_index)->open);
+    CHECK(kv_slot_at(cache, slot_index)->open);
     return cache->slots[slot_index].token_count;
 }
 
 bool kv_cache_is_lost(const KvCache *cache, uint32_t slot_index) {
-    return slot_at(cache, slot_index)->lost;
+    return kv_slot_at(cache, slot_index)->lost;
 }
 
 bool kv_cache_is_refused(const KvCache *cache, uint32_t slot_index) {
-    return slot_at(cache, slot_index)->refused;
+    return kv_slot_at(cache, slot_index)->refused;
 }
 
 void kv_cache_extend(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
-    Slot *slot = slot_at(cache, slot_index);
+    KvSlot *slot = kv_slot_at(cache, slot_index);
     slot->token_count += token_count;
     CHECK(slot->open && divide_up(slot->token_count, cache->options.layout.shape.block_tokens) <=
                             slot->block_capacity);
@@ -285,7 +95,7 @@ static void start_transfers(KvCache *cache) {
         const Block *block = tier_manager_block(cache->manager, transfer.block);
         MoverJob job = {
             .transfer = transfer, .identity = block->identity, .ordinal = block->ordinal};
-        CHECK(mover_submit(cache->mover, &job) == STATUS_OK); /* both sides hold TRANSFERS_MAX */
+        CHECK(mover_submit(cache->mover, &job) == STATUS_OK); /* both sides hold KV_TRANSFERS_MAX */
     }
 }
 
@@ -307,15 +117,10 @@ static void pump(KvCache *cache, uint64_t wait) {
     } while (count == RESULTS_AT_ONCE);
 }
 
-static void stall(KvCache *cache, Tier cause) {
+void kv_stall(KvCache *cache, Tier cause) {
     double start = monotonic_seconds();
     pump(cache, wait_ns);
     cache->seconds_stalled[cause] += monotonic_seconds() - start;
-}
-
-static uint8_t *payload(const KvCache *cache, uint32_t device_slot) {
-    return cache->memory[TIER_DEVICE] + device_slot * cache->options.layout.slot_bytes +
-           sizeof(SpillHeader);
 }
 
 /* ---- a step ---- */
@@ -352,11 +157,11 @@ static uint32_t away_count(const KvCache *cache, const Batch *batch) {
     uint32_t layer_count = cache->options.layer_count, count = 0;
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
-        const Slot *slot = &cache->slots[sequence->slot];
+        const KvSlot *slot = &cache->slots[sequence->slot];
         uint32_t ordinal = sequence->position_first / cache->options.layout.shape.block_tokens;
         for (uint32_t layer = 0; layer < layer_count && fills_on(cache, sequence); layer++)
             count += ordinal < slot->block_counts[layer] &&
-                     tier_manager_device_slot(cache->manager, layer_ids(slot, layer)[ordinal]) ==
+                     tier_manager_device_slot(cache->manager, kv_layer_ids(slot, layer)[ordinal]) ==
                          SLOT_NONE;
     }
     return (uint32_t)divide_up(count, layer_count);
@@ -381,16 +186,16 @@ static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, count = 0;
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
-        const Slot *slot = slot_at(cache, sequence->slot);
+        const KvSlot *slot = kv_slot_at(cache, sequence->slot);
         uint32_t ordinal = sequence->position_first / block_tokens;
         if (!slot->lost && fills_on(cache, sequence) && ordinal < slot->block_counts[layer])
-            tier_manager_want(cache->manager, layer_ids(slot, layer) + ordinal, 1, &taken);
+            tier_manager_want(cache->manager, kv_layer_ids(slot, layer) + ordinal, 1, &taken);
     }
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
-        const Slot *slot = slot_at(cache, batch->sequences[s].slot);
+        const KvSlot *slot = kv_slot_at(cache, batch->sequences[s].slot);
         uint32_t first = first_block(cache, &batch->sequences[s], want->window);
         if (!slot->lost && first < slot->block_counts[layer])
-            tier_manager_want(cache->manager, layer_ids(slot, layer) + first,
+            tier_manager_want(cache->manager, kv_layer_ids(slot, layer) + first,
                               slot->block_counts[layer] - first, &taken);
         count += slot->block_counts[layer];
     }
@@ -416,9 +221,9 @@ void kv_cache_want_ahead(KvCache *cache, const KvWant *want) {
 }
 
 /* A block, or a pack that begins with it. */
-static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
-                         const Codec *codec, BlockId *out) {
-    Slot *slot = &cache->slots[slot_index];
+Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
+                     const Codec *codec, BlockId *out) {
+    KvSlot *slot = &cache->slots[slot_index];
     BlockIdentity identity = {
         .words = {cache->options.model_fingerprint ^ cache->run_id, slot->sequence_id, layer,
                   ordinal ^ (codec ? hash_xxh3(codec->name, strlen(codec->name), 0) : 0)}};
@@ -426,7 +231,7 @@ static Status take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, ui
     for (;;) {
         Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, out);
         if (status != STATUS_AGAIN) return status;
-        stall(cache, TIER_DEVICE);
+        kv_stall(cache, TIER_DEVICE);
     }
 }
 
@@ -435,7 +240,7 @@ static Status hold_block(KvCache *cache, BlockId id) {
         uint32_t device_slot;
         Status status = tier_manager_hold(cache->manager, id, &device_slot);
         if (status != STATUS_AGAIN) return status;
-        stall(cache, tier_manager_tier(cache->manager, id)); /* on the device: for room */
+        kv_stall(cache, tier_manager_tier(cache->manager, id)); /* on the device: for room */
     }
 }
 
@@ -443,18 +248,18 @@ static Status hold_block(KvCache *cache, BlockId id) {
  * lost, or no room because a tier went away under running sequences, costs this sequence its blocks: it is computed
  * again when there is room. */
 static Status grow(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
-    Slot *slot = &cache->slots[sequence->slot];
+    KvSlot *slot = &cache->slots[sequence->slot];
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     uint32_t first = sequence->position_first / block_tokens;
     uint32_t wanted =
         (uint32_t)divide_up(sequence->position_first + sequence->row_count, block_tokens);
     Status status = STATUS_OK;
     if (!slot->lost && fills_on(cache, sequence))
-        status = hold_block(cache, layer_ids(slot, layer)[first]);
+        status = hold_block(cache, kv_layer_ids(slot, layer)[first]);
     while (!slot->lost && status == STATUS_OK && slot->block_counts[layer] < wanted) {
         uint32_t ordinal = slot->block_counts[layer];
-        status = take_block(cache, sequence->slot, layer, ordinal, NULL,
-                            layer_ids(slot, layer) + ordinal);
+        status = kv_take_block(cache, sequence->slot, layer, ordinal, NULL,
+                               kv_layer_ids(slot, layer) + ordinal);
         slot->block_counts[layer] += status == STATUS_OK;
     }
     if (status != STATUS_NO_SPACE && status != STATUS_IO) return status;
@@ -462,14 +267,14 @@ static Status grow(KvCache *cache, const BatchSequence *sequence, uint32_t layer
     return STATUS_OK;
 }
 
-static uint8_t *row_block(const KvCache *cache, const Slot *slot, uint32_t layer,
+static uint8_t *row_block(const KvCache *cache, const KvSlot *slot, uint32_t layer,
                           uint32_t ordinal) {
-    BlockId id = layer_ids(slot, layer)[ordinal];
-    return payload(cache, tier_manager_device_slot(cache->manager, id));
+    BlockId id = kv_layer_ids(slot, layer)[ordinal];
+    return kv_payload(cache, tier_manager_device_slot(cache->manager, id));
 }
 
 static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
-    const Slot *slot = &cache->slots[sequence->slot];
+    const KvSlot *slot = &cache->slots[sequence->slot];
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     for (uint32_t r = 0; r < sequence->row_count; r++) {
         uint32_t position = sequence->position_first + r;
@@ -504,7 +309,7 @@ KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index
 }
 
 /* The tier that the block comes from which pin_group waits for. */
-static Tier waited_tier(const KvCursor *cursor, const Slot *slot) {
+static Tier waited_tier(const KvCursor *cursor, const KvSlot *slot) {
     const BlockId *ids = slot->ids + (uint64_t)cursor->layer_index * slot->block_capacity;
     return tier_manager_tier(cursor->cache->manager,
                              ids[cursor->ordinal + cursor->cache->partial_count]);
@@ -512,10 +317,10 @@ static Tier waited_tier(const KvCursor *cursor, const Slot *slot) {
 
 /* Pins the next group of the cursor's sequence as far as it is at hand; a group that is not whole stays pinned as the
  * partial one. STATUS_AGAIN: more is on its way. */
-static Status pin_group(KvCursor *cursor, const Slot *slot, uint32_t end) {
+static Status pin_group(KvCursor *cursor, const KvSlot *slot, uint32_t end) {
     KvCache *cache = cursor->cache;
     const KvLayout *layout = &cache->options.layout;
-    const BlockId *ids = layer_ids(slot, cursor->layer_index);
+    const BlockId *ids = kv_layer_ids(slot, cursor->layer_index);
     uint32_t packed_count = slot->packed_counts[cursor->layer_index];
     while (cursor->ordinal + cache->partial_count < end) {
         uint32_t place = cache->pinned_count + cache->partial_count, device_slot;
@@ -524,7 +329,7 @@ static Status pin_group(KvCursor *cursor, const Slot *slot, uint32_t end) {
         TRY(tier_manager_pin(cache->manager, ids[ordinal], &device_slot));
         cache->pinned[place] = ids[ordinal];
         cache->pointers[place] =
-            payload(cache, device_slot) +
+            kv_payload(cache, device_slot) +
             (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
         cache->codecs[place] = packed ? layout->codec : NULL;
         cache->partial_count++;
@@ -558,7 +363,7 @@ static void next_sequence(KvCursor *cursor) {
 }
 
 /* A lost block: the sequence gives no more runs. What it holds pinned of a group that is not whole is let go. */
-static void lose_sequence(KvCursor *cursor, Slot *slot) {
+static void lose_sequence(KvCursor *cursor, KvSlot *slot) {
     KvCache *cache = cursor->cache;
     for (uint32_t i = 0; i < cache->partial_count; i++)
         tier_manager_unpin(cache->manager, cache->pinned[cache->pinned_count + i]);
@@ -579,7 +384,7 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
     pump(cache, 0);
     while (cursor->sequence < cursor->batch->sequence_count) {
         const BatchSequence *sequence = &cursor->batch->sequences[cursor->sequence];
-        Slot *slot = &cache->slots[sequence->slot];
+        KvSlot *slot = &cache->slots[sequence->slot];
         uint32_t block_count = slot->block_counts[cursor->layer_index];
         if (!cursor->entered) cursor->ordinal = first_block(cache, sequence, cursor->window);
         cursor->entered = true;
@@ -587,7 +392,7 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
             next_sequence(cursor);
             continue;
         }
-        if (cache->pinned_count + ATTEND_GROUP_BLOCKS > PINNED_MAX) break;
+        if (cache->pinned_count + ATTEND_GROUP_BLOCKS > KV_PINNED_MAX) break;
         uint32_t end = cursor->ordinal + ATTEND_GROUP_BLOCKS < block_count
                            ? cursor->ordinal + ATTEND_GROUP_BLOCKS
                            : block_count;
@@ -599,7 +404,7 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
         else if (run_count > 0)
             break;
         else
-            stall(cache, waited_tier(cursor, slot));
+            kv_stall(cache, waited_tier(cursor, slot));
     }
     kv_staging_work(&cache->staging, monotonic_seconds());
     *out_runs = cache->runs;
@@ -607,106 +412,10 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
     return cache->corrupt_seen && cache->options.corrupt_is_fatal ? STATUS_DEVICE : STATUS_OK;
 }
 
-/* ---- packs ---- */
-
-typedef struct PackJob {
-    const Kernels *kernels;
-    const KvLayout *layout;
-    const void *const *blocks; /* [pack_blocks] raw */
-    uint8_t *pack;
-    Status *statuses; /* [pack_blocks] */
-} PackJob;
-
-static void encode_block(void *user, uint32_t index, uint32_t thread_index) {
-    (void)thread_index;
-    const PackJob *job = user;
-    const KvLayout *layout = job->layout;
-    job->statuses[index] =
-        job->kernels->kv_encode(layout->codec, &layout->shape, job->blocks[index],
-                                job->pack + index * layout->encoded_bytes);
-}
-
-/* Pins raw blocks, as many as *out_count says. */
-static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32_t *out_count) {
-    for (*out_count = 0; *out_count < count;) {
-        uint32_t device_slot;
-        Status status = tier_manager_pin(cache->manager, ids[*out_count], &device_slot);
-        if (status == STATUS_AGAIN)
-            stall(cache, tier_manager_tier(cache->manager, ids[*out_count]));
-        else if (status != STATUS_OK)
-            return status;
-        else
-            cache->pointers[(*out_count)++] = payload(cache, device_slot);
-    }
-    return STATUS_OK;
-}
-
-/* Encodes raw blocks that are pinned into a new pack. */
-static Status fill_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                        BlockId pack) {
-    const KvLayout *layout = &cache->options.layout;
-    Status statuses[PACK_BLOCKS_MAX];
-    PackJob job = {.kernels = kernels,
-                   .layout = layout,
-                   .blocks = cache->pointers,
-                   .pack = payload(cache, tier_manager_device_slot(cache->manager, pack)),
-                   .statuses = statuses};
-    team_run(context->team, layout->pack_blocks, encode_block, &job);
-    for (uint32_t i = 0; i < layout->pack_blocks; i++)
-        TRY(statuses[i]);
-    return STATUS_OK;
-}
-
-/* Blocks ordinal … of the stream become a pack, and are released. STATUS_BAD_INPUT: not finite; STATUS_IO, STATUS_NO_SPACE: the
- * sequence has to be computed again. */
-static Status make_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                        uint32_t slot_index, uint32_t layer) {
-    Slot *slot = &cache->slots[slot_index];
-    uint32_t ordinal = slot->packed_counts[layer], count = cache->options.layout.pack_blocks,
-             pinned;
-    BlockId *ids = layer_ids(slot, layer) + ordinal, pack;
-    Status status = pin_raw(cache, ids, count, &pinned);
-    if (status == STATUS_OK)
-        status = take_block(cache, slot_index, layer, ordinal, cache->options.layout.codec, &pack);
-    bool taken = status == STATUS_OK;
-    if (taken) status = fill_pack(cache, kernels, context, pack);
-    for (uint32_t i = 0; i < pinned; i++)
-        tier_manager_unpin(cache->manager, ids[i]);
-    if (status != STATUS_OK) {
-        if (taken) tier_manager_release(cache->manager, pack);
-        return status;
-    }
-    tier_manager_seal(cache->manager, pack);
-    for (uint32_t i = 0; i < count; i++) {
-        tier_manager_release(cache->manager, ids[i]);
-        ids[i] = pack;
-    }
-    slot->packed_counts[layer] += count;
-    cache->packs++;
-    return STATUS_OK;
-}
-
-static Status pack_cold(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                        const BatchSequence *sequence, uint32_t layer) {
-    Slot *slot = &cache->slots[sequence->slot];
-    uint32_t token_count = sequence->position_first + sequence->row_count;
-    if (token_count < slot->prompt_count) return STATUS_OK;
-    uint32_t cold = kv_layout_packed_blocks(&cache->options.layout, token_count);
-    while (!slot->lost && slot->packed_counts[layer] < cold) {
-        Status status = make_pack(cache, kernels, context, sequence->slot, layer);
-        if (status == STATUS_OK) continue;
-        slot->refused = status == STATUS_BAD_INPUT;
-        slot->lost = true;
-        if (status != STATUS_BAD_INPUT && status != STATUS_IO && status != STATUS_NO_SPACE)
-            return status;
-    }
-    return STATUS_OK;
-}
-
 static void seal_sequence(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
-    const Slot *slot = &cache->slots[sequence->slot];
-    const BlockId *ids = layer_ids(slot, layer);
+    const KvSlot *slot = &cache->slots[sequence->slot];
+    const BlockId *ids = kv_layer_ids(slot, layer);
     uint32_t full_now = (sequence->position_first + sequence->row_count) / block_tokens;
     for (uint32_t ordinal = sequence->position_first / block_tokens;
          ordinal < slot->block_counts[layer]; ordinal++)
@@ -721,13 +430,13 @@ Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         seal_sequence(cache, &batch->sequences[s], layer_index);
     for (uint32_t s = 0; s < batch->sequence_count && cache->options.layout.codec; s++)
-        TRY(pack_cold(cache, kernels, context, &batch->sequences[s], layer_index));
+        TRY(kv_pack_cold(cache, kernels, context, &batch->sequences[s], layer_index));
     pump(cache, 0);
     return STATUS_OK;
 }
 
 /* Values of magnitude 1/4 to 1/2 and either sign. */
-static void fill_block(const KvCache *cache, const Slot *slot, uint32_t layer, uint32_t ordinal) {
+static void fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer, uint32_t ordinal) {
     uint64_t words = kv_block_bytes(&cache->options.layout.shape) / sizeof(uint64_t);
     Random random = {.key = slot->sequence_id, .stream = (uint64_t)layer << 32 | ordinal};
     uint8_t *bytes = row_block(cache, slot, layer, ordinal);
@@ -739,7 +448,7 @@ static void fill_block(const KvCache *cache, const Slot *slot, uint32_t layer, u
 
 Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                      uint32_t slot_index, uint32_t token_count) {
-    const Slot *slot = slot_at(cache, slot_index);
+    const KvSlot *slot = kv_slot_at(cache, slot_index);
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     CHECK(slot->token_count == 0);
     for (uint32_t first = 0; first < token_count; first += block_tokens) {
@@ -759,38 +468,12 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
 }
 
 void kv_cache_park(KvCache *cache, uint32_t slot_index) {
-    const Slot *slot = slot_at(cache, slot_index);
+    const KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
-            tier_manager_park(cache->manager, layer_ids(slot, layer)[i]);
+            tier_manager_park(cache->manager, kv_layer_ids(slot, layer)[i]);
     pump(cache, 0);
-}
-
-static Status visit_layer(KvCache *cache, const Slot *slot, uint32_t layer,
-                          Status (*visit)(void *user, const KvShape *shape, const void *block),
-                          void *user) {
-    const KvShape *shape = &cache->options.layout.shape;
-    uint32_t full = slot->token_count / shape->block_tokens, pinned;
-    for (uint32_t i = slot->packed_counts[layer]; i < full; i++) {
-        BlockId id = layer_ids(slot, layer)[i];
-        TRY(pin_raw(cache, &id, 1, &pinned));
-        Status status = visit(user, shape, cache->pointers[0]);
-        tier_manager_unpin(cache->manager, id);
-        TRY(status);
-    }
-    return STATUS_OK;
-}
-
-Status kv_cache_visit(KvCache *cache,
-                      Status (*visit)(void *user, const KvShape *shape, const void *block),
-                      void *user) {
-    for (uint32_t s = 0; s < cache->options.slot_count; s++)
-        for (uint32_t layer = 0; layer < cache->options.layer_count && cache->slots[s].open;
-             layer++)
-            if (!cache->slots[s].lost)
-                TRY(visit_layer(cache, &cache->slots[s], layer, visit, user));
-    return STATUS_OK;
 }
 
 void kv_cache_settle(KvCache *cache) {

@@ -1,0 +1,153 @@
+/* Opening and closing: all memory of the cache, its tier manager, its mover. */
+
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/bytes.h"
+#include "runtime/base/monotonic.h"
+#include "runtime/engine/kv_cache_parts.h"
+
+enum { FAILURES_TO_OFF = 3, CORRUPT_TO_OFF = 16 }; /* failures: a minute */
+
+#define SECOND_NS 1000000000ull
+
+static uint32_t record_count(const KvCacheOptions *options) {
+    uint64_t count = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        count += options->slots[tier];
+    CHECK(count < BLOCK_NONE);
+    return (uint32_t)count;
+}
+
+static bool has_lower_tiers(const KvCacheOptions *options) {
+    return options->slots[TIER_HOST] > 0 || options->slots[TIER_NVME] > 0;
+}
+
+/* Every block once a step, those that fill a second time, and what the next step will read first. */
+static uint32_t want_count_max(const KvCacheOptions *options) {
+    uint64_t fillings = (uint64_t)options->layer_count * options->slot_count;
+    uint64_t count = record_count(options) + fillings + 2 * (uint64_t)options->staging_slots;
+    CHECK(count < BLOCK_NONE);
+    return (uint32_t)count;
+}
+
+static Status create_manager(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    bool spills = has_lower_tiers(options);
+    TierManagerOptions manager = {.placement = options->placement,
+                                  .trace = options->trace,
+                                  .trace_count = options->trace_count,
+                                  .record = options->record,
+                                  .record_user = options->record_user,
+                                  .staging_slots = options->staging_slots,
+                                  .stream_groups = options->layer_count,
+                                  .transfers_max = spills ? KV_TRANSFERS_MAX : 1,
+                                  .writes_max = spills ? KV_TRANSFERS_MAX / 2 : 1,
+                                  .want_count_max = want_count_max(options),
+                                  .staging_min = ATTEND_GROUP_BLOCKS,
+                                  .failures_to_off = FAILURES_TO_OFF,
+                                  .failure_window_ns = 60 * SECOND_NS,
+                                  .corrupt_to_off =
+                                      options->corrupt_max ? options->corrupt_max : CORRUPT_TO_OFF,
+                                  .grow_pause_ns = 30 * SECOND_NS};
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        manager.slot_count[tier] = options->slots[tier];
+    return tier_manager_create(&cache->manager, &manager);
+}
+
+static Status create_mover(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    if (!has_lower_tiers(options)) return STATUS_OK;
+    MoverOptions mover = {.slot_bytes = options->layout.slot_bytes,
+                          .payload_bytes = (uint32_t)options->layout.payload_bytes,
+                          .ring = options->ring,
+                          .directories = options->directories,
+                          .io_timeout_ns = options->io_timeout_ns,
+                          .corrupt_is_fatal = options->corrupt_is_fatal,
+                          .transfers_max = KV_TRANSFERS_MAX};
+    mover.ring.staging = cache->memory[TIER_DEVICE];
+    mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->options.layout.slot_bytes;
+    mover.ring.queue_count = KV_TRANSFERS_MAX;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        mover.slots[tier] = cache->memory[tier];
+    return mover_create(&cache->mover, &mover);
+}
+
+static Status take_memory(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    static const MemoryPlace places[] = {[TIER_DEVICE] = MEMORY_DEVICE, [TIER_HOST] = MEMORY_HOST};
+    for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
+        if (options->slots[tier] > 0)
+            TRY(options->device->memory_take(options->device, places[tier],
+                                             options->slots[tier] *
+                                                 cache->options.layout.slot_bytes,
+                                             "KV blocks", (void **)&cache->memory[tier]));
+    TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(KvSlot), "KV slots"));
+    TRY(memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
+                    "attention runs"));
+    TRY(memory_take((void **)&cache->pointers, KV_PINNED_MAX, sizeof(void *), "pinned blocks"));
+    TRY(memory_take((void **)&cache->codecs, KV_PINNED_MAX, sizeof(Codec *), "pinned blocks"));
+    TRY(memory_take((void **)&cache->pinned, KV_PINNED_MAX, sizeof(BlockId), "pinned blocks"));
+    TRY(memory_take((void **)&cache->void_block, cache->options.layout.slot_bytes, 1,
+                    "void block"));
+    TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
+                    "row blocks"));
+    return memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
+                       "row slots");
+}
+
+/* What is being attended, the group behind it, and what is in the kernel, twice: while one half arrives. */
+static uint32_t staging_least(const KvCacheOptions *options) {
+    uint32_t least = 2 * ATTEND_GROUP_BLOCKS + 2 * options->ring.depth;
+    return least < options->staging_slots ? least : options->staging_slots;
+}
+
+Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
+    CHECK(is_power_of_two(options->layout.shape.block_tokens) &&
+          options->layout.pack_blocks <= KV_PACK_BLOCKS_MAX);
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(KvCache), "KV cache"));
+    KvCache *cache = memory;
+    cache->options = *options;
+    cache->staging = (KvStaging){.slot_bytes = cache->options.layout.slot_bytes,
+                                 .slots_least = staging_least(options),
+                                 .slots_most = options->staging_slots};
+    Status status = take_memory(cache);
+    if (status == STATUS_OK &&
+        getrandom(&cache->run_id, sizeof cache->run_id, 0) != sizeof cache->run_id)
+        cache->run_id = monotonic_now_ns(&monotonic_system);
+    if (status == STATUS_OK) status = create_manager(cache);
+    if (status == STATUS_OK) status = create_mover(cache);
+    if (status != STATUS_OK) {
+        kv_cache_destroy(cache);
+        return status;
+    }
+    *out = cache;
+    return STATUS_OK;
+}
+
+void kv_cache_destroy(KvCache *cache) {
+    if (!cache) return;
+    /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
+    bool quiet = mover_destroy(cache->mover);
+    for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++) {
+        free(cache->slots[i].ids);
+        free(cache->slots[i].block_counts);
+    }
+    tier_manager_destroy(cache->manager);
+    for (int tier = TIER_DEVICE; tier <= TIER_HOST; tier++)
+        if (cache->memory[tier] && quiet)
+            cache->options.device->memory_give(
+                cache->options.device, tier == TIER_DEVICE ? MEMORY_DEVICE : MEMORY_HOST,
+                cache->memory[tier], cache->options.slots[tier] * cache->options.layout.slot_bytes);
+    free(cache->slots);
+    free(cache->runs);
+    free(cache->pointers);
+    free(cache->codecs);
+    free(cache->pinned);
+    free(cache->void_block);
+    free(cache->row_blocks);
+    free(cache->row_slots);
+    free(cache);
+}

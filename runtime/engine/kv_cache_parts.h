@@ -1,0 +1,77 @@
+#ifndef RUNTIME_ENGINE_KV_CACHE_PARTS_H
+#define RUNTIME_ENGINE_KV_CACHE_PARTS_H
+
+/* What the KV cache is made of, for its own files: kv_cache_open.c (memory, manager, mover), kv_cache.c (a step), kv_pack.c (cold
+ * blocks into packs). */
+
+#include "runtime/base/invariant.h"
+#include "runtime/engine/kv_cache.h"
+#include "runtime/engine/kv_staging.h"
+#include "tiers/spill_header.h"
+
+enum {
+    KV_TRANSFERS_MAX = 256, /* that manager and mover have under way */
+    KV_PINNED_MAX = 4096,   /* blocks of one call of attention */
+    KV_PACK_BLOCKS_MAX = 16,
+};
+
+typedef struct KvSlot {
+    bool open, lost, refused;
+    uint64_t sequence_id;
+    uint32_t prompt_count;
+    uint32_t token_count;
+    uint32_t block_capacity; /* a stream */
+    uint32_t *block_counts;  /* [layer_count] blocks that there are, owned */
+    uint32_t *
+        packed_counts; /* [layer_count] of them, the first that are in packs; behind block_counts */
+    BlockId *ids; /* [layer_count][block_capacity], owned; the blocks of a pack have the same id */
+} KvSlot;
+
+struct KvCache {
+    KvCacheOptions options;
+    uint64_t run_id; /* random: another process's blocks are not ours */
+    TierManager *manager;
+    Mover *mover; /* NULL without lower tiers */
+    uint8_t *memory[TIER_COUNT];
+    KvSlot *slots;         /* [slot_count] */
+    AttendRun *runs;       /* [slot_count] */
+    const void **pointers; /* [KV_PINNED_MAX] bytes of the blocks in runs */
+    const Codec **codecs;  /* [KV_PINNED_MAX] how each is stored; NULL: raw */
+    BlockId
+        *pinned; /* [KV_PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
+    uint32_t pinned_count, partial_count;
+    void **row_blocks;   /* [row_count_max] */
+    uint8_t *void_block; /* where rows of lost sequences go: written, never read */
+    uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
+    KvStaging staging;
+    uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
+    double seconds_stalled[TIER_COUNT];
+    bool corrupt_seen;
+};
+
+static inline KvSlot *kv_slot_at(const KvCache *cache, uint32_t slot_index) {
+    CHECK(slot_index < cache->options.slot_count);
+    return &cache->slots[slot_index];
+}
+
+static inline BlockId *kv_layer_ids(const KvSlot *slot, uint32_t layer) {
+    return slot->ids + (uint64_t)layer * slot->block_capacity;
+}
+
+/* Of the slot on the device: what lies behind the header. */
+static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
+    return cache->memory[TIER_DEVICE] + device_slot * cache->options.layout.slot_bytes +
+           sizeof(SpillHeader);
+}
+
+/* kv_cache.c: waits for a transfer, as booked under `cause`. */
+void kv_stall(KvCache *cache, Tier cause);
+/* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */
+Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
+                     const Codec *codec, BlockId *out);
+
+/* kv_pack.c: what the sequence's tokens have made cold in the layer is encoded. */
+Status kv_pack_cold(KvCache *cache, const Kernels *kernels, const KernelContext *context,
+                    const BatchSequence *sequence, uint32_t layer);
+
+#endif
