@@ -1,6 +1,6 @@
 #include "kernels/codec.h"
 
-#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "runtime/base/invariant.h"
@@ -29,6 +29,14 @@ const Codec *codec_find(const char *name) {
     for (uint32_t i = 0; (row = codec_at(i)); i++)
         if (!strcmp(row->name, name)) return row;
     return NULL;
+}
+
+const char *codec_names(char *out, size_t bytes) {
+    const Codec *row;
+    size_t used = 0;
+    for (uint32_t i = 0; used < bytes && (row = codec_at(i)); i++)
+        used += (size_t)snprintf(out + used, bytes - used, "%s%s", i ? ", " : "", row->name);
+    return out;
 }
 
 const char *codec_refusal(const Codec *codec, const KvShape *shape) {

@@ -12,6 +12,7 @@
  * Encoding is deterministic: the same block gives the same bytes on every instruction set. Decoders take any bytes: what
  * they read and write depends on the head's shape only. Pure functions, any thread. */
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "runtime/base/status.h"
@@ -69,6 +70,9 @@ struct Codec {
 const Codec *codec_at(uint32_t index);
 
 const Codec *codec_find(const char *name); /* NULL when unknown */
+
+/* "f16, int8, ..." for messages, cut at `bytes` (> 0) with its zero. Returns `out`. */
+const char *codec_names(char *out, size_t bytes);
 
 /* NULL (and "f16") stand for blocks as they are. */
 static inline bool codec_is_raw(const Codec *codec) {

@@ -104,14 +104,11 @@ typedef struct Roundtrip {
 } Roundtrip;
 
 static Status find_codec(const char *name, const Codec **out) {
-    char names[256] = "";
-    const Codec *codec;
-    for (uint32_t i = 0; (codec = codec_at(i)); i++) {
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", codec->name);
-    }
+    char names[256];
     *out = codec_find(name);
-    if (!*out) FAIL(USAGE, "there is no codec \"%s\"; there are %s", name, names);
+    if (!*out)
+        FAIL(USAGE, "there is no codec \"%s\"; there are %s", name,
+             codec_names(names, sizeof names));
     return STATUS_OK;
 }
 

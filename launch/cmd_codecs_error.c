@@ -2,12 +2,12 @@
  * goes through every codec. */
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include <jansson.h>
 
+#include "launch/codec_bench.h"
 #include "launch/command.h"
 #include "launch/session.h"
 #include "launch/whole_file.h"
@@ -15,45 +15,26 @@
 
 enum { TEXT_BYTES_MAX = 1 << 24, CODECS_MAX = 32 };
 
-typedef struct CodecError {
-    double squares[CODEC_PART_COUNT], errors[CODEC_PART_COUNT]; /* sums over all numbers */
-} CodecError;
-
 typedef struct ErrorJob {
     Session *session;
     TokenList tokens;
     KvShape shape;
-    CodecError codecs[CODECS_MAX];
+    CodecErrorSums codecs[CODECS_MAX][CODEC_PART_COUNT]; /* over all numbers */
     uint64_t block_count;
     void *bytes;       /* an encoded block */
     uint16_t *decoded; /* a block */
     Status status;
 } ErrorJob;
 
-static float number_of(uint16_t half) {
-    _Float16 number;
-    __builtin_memcpy(&number, &half, sizeof number);
-    return (float)number;
-}
-
-static void add_part(const uint16_t *expected, const uint16_t *got, uint64_t count, double *square,
-                     double *error) {
-    for (uint64_t i = 0; i < count; i++) {
-        double number = number_of(expected[i]), off = number_of(got[i]) - number;
-        *square += number * number;
-        *error += off * off;
-    }
-}
-
-static Status add_block(ErrorJob *job, const Codec *codec, CodecError *sum, const void *block) {
+static Status add_block(ErrorJob *job, const Codec *codec, CodecErrorSums *sums,
+                        const void *block) {
     const uint16_t *halves = block;
     uint64_t count = kv_block_bytes(&job->shape) / sizeof *halves / CODEC_PART_COUNT;
     if (codec_encode_block(codec, &job->shape, block, job->bytes) != STATUS_OK)
         FAIL(NAN_LOGITS, "keys or values of this text are not finite");
     codec_decode_block(codec, &job->shape, job->bytes, job->decoded);
     for (int part = 0; part < CODEC_PART_COUNT; part++)
-        add_part(halves + part * count, job->decoded + part * count, count, &sum->squares[part],
-                 &sum->errors[part]);
+        codec_error_add(&sums[part], halves + part * count, job->decoded + part * count, count);
     return STATUS_OK;
 }
 
@@ -73,7 +54,7 @@ static Status visit(void *user, const KvShape *shape, const void *block) {
     job->block_count++;
     for (uint32_t i = 0; i < CODECS_MAX && codec_at(i); i++)
         if (!codec_refusal(codec_at(i), shape))
-            TRY(add_block(job, codec_at(i), &job->codecs[i], block));
+            TRY(add_block(job, codec_at(i), job->codecs[i], block));
     return STATUS_OK;
 }
 
@@ -101,23 +82,18 @@ static Status read_text(Session *session, void *user) {
     return status;
 }
 
-static double relative(double error, double square) {
-    return square > 0 ? sqrt(error / square) : 0;
-}
-
 static json_t *figures(const ErrorJob *job) {
     json_t *list = json_array();
     for (uint32_t i = 0; i < CODECS_MAX && codec_at(i); i++) {
-        const CodecError *sum = &job->codecs[i];
+        const CodecErrorSums *sums = job->codecs[i];
         const Codec *codec = codec_at(i);
         if (codec_refusal(codec, &job->shape)) continue;
         double bits = 8.0 * (double)codec_block_bytes(codec, &job->shape) /
                       ((double)kv_block_bytes(&job->shape) / 2);
-        json_array_append_new(
-            list,
-            json_pack("{ss sf sf sf}", "name", codec->name, "bits_per_value", bits, "key_error",
-                      relative(sum->errors[CODEC_KEYS], sum->squares[CODEC_KEYS]), "value_error",
-                      relative(sum->errors[CODEC_VALUES], sum->squares[CODEC_VALUES])));
+        json_array_append_new(list,
+                              json_pack("{ss sf sf sf}", "name", codec->name, "bits_per_value",
+                                        bits, "key_error", codec_error_relative(&sums[CODEC_KEYS]),
+                                        "value_error", codec_error_relative(&sums[CODEC_VALUES])));
     }
     return list;
 }

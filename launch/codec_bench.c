@@ -163,17 +163,25 @@ static double seconds_of(CodecBench *bench, const Codec *codec,
     return bench_statistics(seconds, ROUNDS).median;
 }
 
-static double relative_error(const CodecBench *bench) {
-    const uint16_t *numbers = (const uint16_t *)bench->raw;
-    const uint16_t *decoded = (const uint16_t *)bench->decoded;
-    double squares = 0.0, off_squares = 0.0;
-    for (uint64_t i = 0; i < DRAWN_COUNT * bench->block_bytes / sizeof *numbers; i++) {
+void codec_error_add(CodecErrorSums *sums, const uint16_t *numbers, const uint16_t *decoded,
+                     uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
         double number = (double)f16_to_f32(numbers[i]);
         double off = number - (double)f16_to_f32(decoded[i]);
-        squares += number * number;
-        off_squares += off * off;
+        sums->numbers += number * number;
+        sums->offs += off * off;
     }
-    return sqrt(off_squares / squares);
+}
+
+double codec_error_relative(const CodecErrorSums *sums) {
+    return sums->numbers > 0 ? sqrt(sums->offs / sums->numbers) : 0;
+}
+
+static double relative_error(const CodecBench *bench) {
+    CodecErrorSums sums = {0};
+    codec_error_add(&sums, (const uint16_t *)bench->raw, (const uint16_t *)bench->decoded,
+                    DRAWN_COUNT * bench->block_bytes / sizeof(uint16_t));
+    return codec_error_relative(&sums);
 }
 
 double codec_bench_copy_bytes_per_second(CodecBench *bench) {

@@ -19,6 +19,16 @@ typedef struct CodecFigures {
     double attend_tokens_per_second; /* of one layer, for one new token */
 } CodecFigures;
 
+/* How far decoding is off: sums of squares, zero at first. */
+typedef struct CodecErrorSums {
+    double numbers, offs;
+} CodecErrorSums;
+
+/* f16 arrays of `count` */
+void codec_error_add(CodecErrorSums *sums, const uint16_t *numbers, const uint16_t *decoded,
+                     uint64_t count);
+double codec_error_relative(const CodecErrorSums *sums); /* as in CodecFigures; 0 of zeros */
+
 /* The kernels must outlive it. */
 Status codec_bench_create(CodecBench **out, const Kernels *kernels);
 void codec_bench_destroy(CodecBench *bench); /* NULL is fine */

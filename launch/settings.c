@@ -886,12 +886,9 @@ const OptionTable settings_table = {
 /* Commands without an engine have none. */
 static Status check_codec(const Settings *settings) {
     if (!settings->kv_codec || codec_find(settings->kv_codec)) return STATUS_OK;
-    char names[256] = "";
-    for (uint32_t i = 0; codec_at(i); i++) {
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", codec_at(i)->name);
-    }
-    FAIL(USAGE, "--kv-codec %s: there are %s", settings->kv_codec, names);
+    char names[256];
+    FAIL(USAGE, "--kv-codec %s: there are %s", settings->kv_codec,
+         codec_names(names, sizeof names));
 }
 
 /* By what the policy needs, not by its name. Commands without an engine have none. */

@@ -50,4 +50,15 @@ static inline uint16_t half_from_float(float x) {
     return f32_to_f16(float_clamp(x, -HALF_MAX, HALF_MAX));
 }
 
+/* The decode of a codec whose numbers are rounded once, at the end: every token expanded. */
+static inline void decode_expanded(const CodecHead *head, const uint8_t *bytes,
+                                   uint16_t *out_halves) {
+    float row[CODEC_HEAD_DIM_MAX];
+    for (uint32_t token = 0; token < head->token_count; token++) {
+        head->codec->expand(head, bytes, token, row);
+        for (uint32_t d = 0; d < head->head_dim; d++)
+            *out_halves++ = half_from_float(row[d]);
+    }
+}
+
 #endif

@@ -67,15 +67,6 @@ static void expand_fp8(const CodecHead *head, const uint8_t *bytes, uint32_t tok
         out[d] = scale * fp8_to_float(codes[d]);
 }
 
-static void decode_fp8(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
-    float row[CODEC_HEAD_DIM_MAX];
-    for (uint32_t token = 0; token < head->token_count; token++) {
-        expand_fp8(head, bytes, token, row);
-        for (uint32_t d = 0; d < head->head_dim; d++)
-            out_halves[(uint64_t)token * head->head_dim + d] = half_from_float(row[d]);
-    }
-}
-
 /* Half a step of 32 at the top; the scale's own rounding; then the rounding to f16. */
 static double error_max_fp8(const Codec *codec, double min, double max, double norm) {
     (void)codec, (void)norm;
@@ -92,7 +83,7 @@ const Codec codec_fp8[] = {
         .check = check_fp8,
         .head_bytes = head_bytes_fp8,
         .encode = encode_fp8,
-        .decode = decode_fp8,
+        .decode = decode_expanded,
         .expand = expand_fp8,
         .error_max = error_max_fp8,
     },

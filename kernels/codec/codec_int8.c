@@ -56,15 +56,6 @@ static void expand_int8(const CodecHead *head, const uint8_t *bytes, uint32_t to
         out[d] = half_get(scales, d / GROUP) * (float)(int8_t)codes[d];
 }
 
-static void decode_int8(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
-    float row[CODEC_HEAD_DIM_MAX];
-    for (uint32_t token = 0; token < head->token_count; token++) {
-        expand_int8(head, bytes, token, row);
-        for (uint32_t d = 0; d < head->head_dim; d++)
-            out_halves[(uint64_t)token * head->head_dim + d] = half_from_float(row[d]);
-    }
-}
-
 /* Half a step; that the scale is rounded moves the ends by 127 times its error; then the rounding to f16. */
 static double error_max_int8(const Codec *codec, double min, double max, double norm) {
     (void)codec, (void)norm;
@@ -82,7 +73,7 @@ const Codec codec_int8[] = {
         .check = check_int8,
         .head_bytes = head_bytes_int8,
         .encode = encode_int8,
-        .decode = decode_int8,
+        .decode = decode_expanded,
         .expand = expand_int8,
         .error_max = error_max_int8,
     },

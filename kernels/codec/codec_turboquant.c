@@ -241,15 +241,6 @@ static void expand_turboquant(const CodecHead *head, const uint8_t *bytes, uint3
     }
 }
 
-static void decode_turboquant(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
-    float row[CODEC_HEAD_DIM_MAX];
-    for (uint32_t token = 0; token < head->token_count; token++) {
-        expand_turboquant(head, bytes, token, row);
-        for (uint32_t d = 0; d < head->head_dim; d++)
-            *out_halves++ = half_from_float(row[d]);
-    }
-}
-
 /* A unit vector's coordinates lie in a cell of their centroid or beyond the last one: the first kind is off by half the
  * widest cell, 1.5 / sqrt(dim), the second by less than itself. */
 static double error_max_turboquant(const Codec *codec, double min, double max, double norm) {
@@ -257,13 +248,12 @@ static double error_max_turboquant(const Codec *codec, double min, double max, d
     return norm * (sqrt(1.0 + 1.5 * 1.5) + 0x1p-9) + 16 * 0x1p-24;
 }
 
-#define TURBOQUANT_ROW(label, low, outlier, fits)                                                \
-    {                                                                                            \
-        .name = "turboquant" label, .paper = "TurboQuant, arXiv 2504.19874", .code_bits = (low), \
-        .outlier_bits = (outlier), .group_tokens = 1, .check = (fits),                           \
-        .head_bytes = head_bytes_turboquant, .encode = encode_turboquant,                        \
-        .decode = decode_turboquant, .expand = expand_turboquant,                                \
-        .error_max = error_max_turboquant                                                        \
+#define TURBOQUANT_ROW(label, low, outlier, fits)                                                 \
+    {                                                                                             \
+        .name = "turboquant" label, .paper = "TurboQuant, arXiv 2504.19874", .code_bits = (low),  \
+        .outlier_bits = (outlier), .group_tokens = 1, .check = (fits),                            \
+        .head_bytes = head_bytes_turboquant, .encode = encode_turboquant,                         \
+        .decode = decode_expanded, .expand = expand_turboquant, .error_max = error_max_turboquant \
     }
 
 const Codec codec_turboquant[] = {
