@@ -98,6 +98,7 @@ static void print_throughput(const Session *session, const BenchTimes *times,
         printf("%-4s mean median std p99    %.3f %.3f %.3f %.3f ms\n", rows[i].name,
                rows[i].statistics.mean * 1e3, rows[i].statistics.median * 1e3,
                rows[i].statistics.std * 1e3, rows[i].statistics.p99 * 1e3);
+    bench_print_weights(session);
     bench_print_split(&times->split);
     bench_print_stored(session);
     print_limits(session, times, limits);
@@ -223,6 +224,7 @@ static Status report_latency(const Session *session, const BenchTimes *times,
     printf("prefill, decode             %.2f, %.2f tok/s of their own steps\n",
            bench_rate((double)times->input_tokens, times->split.prefill),
            bench_rate((double)times->decode_tokens, times->split.decode));
+    bench_print_weights(session);
     bench_print_split(&times->split);
     bench_print_stored(session);
     print_limits(session, times, limits);

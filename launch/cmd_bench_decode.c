@@ -109,6 +109,7 @@ static void print_figures(const Session *session, const BenchDecodeTimes *times,
            figures->tokens_per_second, figures->median_tokens_per_second);
     printf("step                        %.2f ms, CPU %.2f ms of %u threads and the tier thread\n",
            figures->step_seconds * 1e3, figures->cpu_step_seconds * 1e3, session->ranks.threads);
+    bench_print_weights(session);
     bench_print_split(&times->split);
     bench_print_stored(session);
     printf("stalled a step              nvme %.2f, host %.2f, room %.2f ms: %.1f %%\n",

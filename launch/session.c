@@ -99,9 +99,22 @@ static Status open_text(Session *session, const SessionPlan *plan) {
     return STATUS_OK;
 }
 
+static Status open_weights(Session *session) {
+    const Settings *settings = session->settings;
+    const RandomWeights random = {.allowed = settings->random_weights,
+                                  .type = settings->weight_type,
+                                  .seed = (uint64_t)settings->weight_seed,
+                                  .list_tensors = model_list_tensors};
+    TRY(weights_open_shape(&session->weights, settings->model, &random));
+    if (settings->random_weights && !weights_are_random(session->weights))
+        FAIL(USAGE, "--random-weights is given, but \"%s\" has weights of its own: leave it out",
+             settings->model);
+    return STATUS_OK;
+}
+
 static Status open_model(Session *session, const SessionPlan *plan) {
     TRY(kv_sizes_resolve(session->settings, session->ranks.comm->local_size, &session->kv_sizes));
-    TRY(weights_open(&session->weights, session->settings->model));
+    TRY(open_weights(session));
     TRY(open_text(session, plan));
     if (session->settings->kv_trace)
         TRY(kv_trace_read(&session->kv_trace, session->settings->kv_trace));
@@ -237,6 +250,11 @@ static void print_banner(const Session *session) {
              engine_max_model_len(session->engine),
              (double)stats->tiers[TIER_DEVICE].capacity_bytes / 1048576, stats->kv_block_tokens,
              (double)stats->weight_bytes / 1048576, load_seconds(session));
+    if (stats->random_weights)
+        log_note(
+            "the weights are random numbers (%s, seed %lld): it measures speed and memory, and "
+            "what it answers means nothing",
+            session->settings->weight_type, (long long)session->settings->weight_seed);
 }
 
 static Status open_files(Session *session, const SessionPlan *plan) {

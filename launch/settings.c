@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/codec.h"
+#include "kernels/quant.h"
 #include "runtime/base/bytes.h"
 #include "tiers/placement.h"
 #include "tiers/placement/placement_names.h"
@@ -45,7 +46,8 @@ static const OptionRow rows[] = {
      .value_name = "FILE",
      .group = "general",
      .not_in_config = true,
-     .help = "read options from a YAML file; flags and SPILLWAY_ variables win over it",
+     .help = "read options from a YAML file, or from a configuration that is built in, such as "
+             "opt-30b; flags and SPILLWAY_ variables win over it",
      AT(config)},
     {.name = "print-config",
      .type = OPTION_FLAG,
@@ -180,8 +182,34 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "MODEL",
      .group = "model",
-     .help = "a GGUF file, or a folder as Hugging Face writes it",
+     .help =
+         "a GGUF file, a folder as Hugging Face writes it, or the name of a shape, such as opt-30b",
      AT(model)},
+    {.name = "random-weights",
+     .type = OPTION_FLAG,
+     .group = "model",
+     .help =
+         "run a shape, or a folder with nothing but config.json, with random numbers for weights",
+     AT(random_weights)},
+    {.name = "weight-type",
+     .type = OPTION_STRING,
+     .value_name = "NAME",
+     .group = "model",
+     .default_text = "q4_0",
+     .expert = true,
+     .help =
+         "number format of the matrices of random weights; f16 where rows do not fit its blocks",
+     AT(weight_type)},
+    {.name = "weight-seed",
+     .type = OPTION_INTEGER,
+     .value_name = "N",
+     .group = "model",
+     .default_text = "0",
+     .min = 0,
+     .max = 0x1p63,
+     .expert = true,
+     .help = "equal seeds give equal random weights",
+     AT(weight_seed)},
     {.name = "served-model-name",
      .aliases = "alias",
      .type = OPTION_STRING,
@@ -913,7 +941,18 @@ static Status check_placement(const Settings *settings) {
     return STATUS_OK;
 }
 
+/* Commands without a model have none. */
+static Status check_weight_type(const Settings *settings) {
+    char names[256];
+    size_t at = 0;
+    if (!settings->weight_type || quant_find(settings->weight_type)) return STATUS_OK;
+    for (const Quant *const *row = quants; *row && at < sizeof names; row++)
+        at += (size_t)snprintf(names + at, sizeof names - at, at ? ", %s" : "%s", (*row)->name);
+    FAIL(USAGE, "--weight-type %s: there are %s", settings->weight_type, names);
+}
+
 Status settings_check(const Settings *settings) {
+    TRY(check_weight_type(settings));
     TRY(check_codec(settings));
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))

@@ -21,6 +21,9 @@ typedef struct Settings {
 
     /* model */
     const char *model;
+    bool random_weights;
+    const char *weight_type;
+    int64_t weight_seed;
     const char *served_model_name;
     const char *chat_template;
 

@@ -25,7 +25,7 @@ static json_t *to_json(const Summary *summary) {
     char digest[32];
     snprintf(digest, sizeof digest, "%016" PRIx64, stats->determinism_digest);
     return json_pack(
-        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{sf sf sf sf}} s{sf sf} so so sI sI sI sI ss}",
+        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{sf sf sf sf}} s{sf sf} so so sI sI sI sI sb ss}",
         "lines", "ok", (json_int_t)summary->lines_ok, "failed", (json_int_t)summary->lines_failed,
         "skipped", (json_int_t)summary->lines_skipped, "tokens", "prompt",
         (json_int_t)stats->prompt_tokens, "generated", (json_int_t)stats->generated_tokens,
@@ -37,7 +37,8 @@ static json_t *to_json(const Summary *summary) {
         "decode", summary_decode_rate(summary), "tiers", tier_view_tiers(stats), "kv",
         tier_view_kv(stats), "corrupt_blocks", (json_int_t)stats->corrupt_blocks, "io_errors",
         (json_int_t)stats->io_errors, "late_transfers", (json_int_t)stats->late_transfers,
-        "memory_peak_bytes", (json_int_t)stats->memory_peak_bytes, "determinism_digest", digest);
+        "memory_peak_bytes", (json_int_t)stats->memory_peak_bytes, "random_weights",
+        stats->random_weights, "determinism_digest", digest);
 }
 
 Status summary_write_json(const Summary *summary, const char *path) {
@@ -85,6 +86,8 @@ void summary_print(const Summary *summary, FILE *out) {
             (double)device->peak_bytes / mebibyte, (double)device->capacity_bytes / mebibyte,
             (double)stats->memory_peak_bytes / mebibyte);
     if (tier_view_spills(stats)) print_tiers(stats, out);
+    if (stats->random_weights)
+        fprintf(out, "weights    random numbers: no answer means anything\n");
     if (stats->corrupt_blocks + stats->io_errors + stats->late_transfers > 0)
         fprintf(out,
                 "faults     %" PRIu64 " corrupt blocks, %" PRIu64 " I/O errors, %" PRIu64

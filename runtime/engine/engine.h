@@ -63,7 +63,6 @@ typedef struct EngineOptions {
     uint32_t corrupt_max;      /* wrong blocks that turn a tier off; 0: 16 */
     bool corrupt_is_fatal;     /* E-SPILL-CRC instead of computing again */
     IoFaultPlan *io_faults;    /* tests; NULL: none */
-    bool synthetic_weights;    /* later: random weights of the config */
     EngineHooks hooks;
 } EngineOptions;
 
@@ -108,6 +107,7 @@ typedef struct EngineStats {
         kv_stored_bytes; /* of the cached tokens as f16, and as they lay, when they were most */
     uint32_t kv_block_tokens;
     uint64_t weight_bytes;      /* packed, this rank */
+    bool random_weights;        /* the model is a shape: no answer means anything */
     uint64_t memory_peak_bytes; /* resident; summed over ranks once engine_stop is through */
     double seconds_load;
     uint64_t

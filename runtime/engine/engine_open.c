@@ -306,6 +306,7 @@ static Status open_all(Engine *engine) {
     engine->stats.kv_pack_blocks = engine->layout.pack_blocks;
     engine->stats.kv_residual_tokens = engine->layout.residual_tokens;
     engine->stats.weight_bytes = engine->model.weight_bytes;
+    engine->stats.random_weights = weights_are_random(engine->weights);
     engine_note_kv(engine);
     return STATUS_OK;
 }

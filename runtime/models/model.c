@@ -185,6 +185,24 @@ static Status load(ModelLoader *loader) {
     return fill_rope(loader);
 }
 
+Status model_list_tensors(Weights *weights) {
+    ModelConfig config;
+    TRY(model_read_config(weights, &config));
+    const ModelLoadOptions whole = {.rank_count = 1};
+    Model model = {.config = config};
+    ModelLoader loader = {.phase = LOADER_LIST,
+                          .listed = weights,
+                          .weights = weights,
+                          .config = &config,
+                          .options = &whole,
+                          .model = &model};
+    TRY(split(weights, &config, &whole, &model.share));
+    TRY(memory_take((void **)&model.layers, config.layer_count, sizeof(LayerWeights), "layers"));
+    Status status = config.family->bind(&loader, &model);
+    free(model.layers);
+    return status;
+}
+
 Status model_load(Model *out, const Weights *weights, const ModelConfig *config,
                   const ModelLoadOptions *options) {
     Model model = {.config = *config, .device = options->device};

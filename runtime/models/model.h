@@ -101,6 +101,9 @@ Status model_load(Model *out, const Weights *weights, const ModelConfig *config,
                   const ModelLoadOptions *options);
 void model_unload(Model *model); /* takes a zeroed Model */
 
+/* For weights that are only a shape (RandomWeights.list_tensors): every tensor that the family would ask for. */
+Status model_list_tensors(Weights *weights);
+
 struct Pass;
 struct ModelLoader;
 

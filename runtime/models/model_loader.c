@@ -31,6 +31,7 @@ const NamedTensor *loader_find(ModelLoader *loader, const char *name) {
 }
 
 void loader_ignore(ModelLoader *loader, const char *name) {
+    if (loader->phase == LOADER_LIST) return;
     (void)loader_find(loader, name);
 }
 
@@ -38,8 +39,19 @@ static Status loader_missing(const ModelLoader *loader, const char *name) {
     FAIL(TENSOR, "%s: tensor %s is missing", weights_path(loader->weights), name);
 }
 
+/* With the first prefix, for that is how models are saved. A tied table is asked for twice. */
+static Status list_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns) {
+    char full[TENSOR_NAME_BYTES_MAX];
+    loader_key(loader->prefixes ? loader->prefixes[0] : "", name, full);
+    for (size_t i = 0; i < weights_tensor_count(loader->listed); i++)
+        if (!strcmp(weights_tensor(loader->listed, i)->name, full)) return STATUS_OK;
+    return weights_add_random(loader->listed, full, rows, columns);
+}
+
 Status loader_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns,
                      Tensor *out) {
+    *out = (Tensor){0};
+    if (loader->phase == LOADER_LIST) return list_tensor(loader, name, rows, columns);
     const NamedTensor *found = loader_find(loader, name);
     if (!found) return loader_missing(loader, name);
     const Tensor *tensor = &found->tensor;
@@ -76,6 +88,7 @@ Status loader_memory(ModelLoader *loader, uint64_t bytes, const char *what, void
 Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *slice, Matrix *out) {
     Tensor tensor;
     TRY(loader_tensor(loader, name, slice->rows, slice->columns, &tensor));
+    if (loader->phase == LOADER_LIST) return STATUS_OK;
     MatrixSource source = {.tensor = tensor,
                            .row_begin = slice->row_share.begin,
                            .row_end = slice->row_share.end,
@@ -101,11 +114,11 @@ static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor
 
 Status loader_vector(ModelLoader *loader, const char *name, uint32_t count, Share share,
                      bool optional, const float **out) {
+    *out = NULL;
+    if (loader->phase == LOADER_LIST)
+        return optional ? STATUS_OK : list_tensor(loader, name, count, 0);
     const NamedTensor *found = loader_find(loader, name);
-    if (!found) {
-        *out = NULL;
-        return optional ? STATUS_OK : loader_missing(loader, name);
-    }
+    if (!found) return optional ? STATUS_OK : loader_missing(loader, name);
     const Tensor *tensor = &found->tensor;
     if (!tensor->quant || count % tensor->quant->block_elements != 0 || tensor->dim_count != 1 ||
         tensor->shape[0] != count)
@@ -120,7 +133,9 @@ Status loader_vector(ModelLoader *loader, const char *name, uint32_t count, Shar
 Status loader_table(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns,
                     const float **out) {
     Tensor tensor;
+    *out = NULL;
     TRY(loader_tensor(loader, name, rows, columns, &tensor));
+    if (loader->phase == LOADER_LIST) return STATUS_OK;
     return decode(loader, name, &tensor, rows * columns, out);
 }
 

@@ -9,7 +9,15 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
+/* What a bind is for. */
+typedef enum LoaderPhase {
+    LOADER_LOAD, /* tensors are taken and packed */
+    LOADER_LIST, /* nothing is there yet: names and shapes are added to the weights (model_list_tensors) */
+} LoaderPhase;
+
 typedef struct ModelLoader {
+    LoaderPhase phase;
+    Weights *listed; /* LOADER_LIST: where tensors are added */
     const Weights *weights;
     const ModelConfig *config;
     const ModelLoadOptions *options;
