@@ -71,6 +71,11 @@ Status kv_sizes_resolve(const Settings *settings, int local_ranks, KvSizes *out)
     if (host->per_cent > 0)
         TRY(memory_bytes(host, "kv-host-size", local_ranks, &out->bytes[TIER_HOST]));
     bool on_disk = nvme->per_cent > 0 || nvme->bytes > 0;
+    if (settings->placement) { /* which makes the sizes */
+        out->nvme_dirs = settings->kv_nvme_dir.items;
+        out->nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count;
+        return STATUS_OK;
+    }
     if (!on_disk && settings->kv_nvme_dir.count > 0)
         FAIL(USAGE, "--kv-nvme-dir is given, but no --kv-nvme-size: say how much may lie there, as "
                     "in 64GiB or 50%%");

@@ -7,6 +7,7 @@
 
 #include "build_libraries.h"
 #include "launch/model_defaults.h"
+#include "launch/session_placement.h"
 #include "launch/stop.h"
 #include "launch/summary.h"
 #include "launch/tier_view.h"
@@ -281,6 +282,7 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
         .seconds_total = monotonic_seconds() - session->started_seconds,
         .seconds_load = load_seconds(session),
         .decode_tokens = session->decode_tokens,
+        .plan = session->plan_predicts ? &session->plan : NULL,
     };
     if (plan->tells_summary && !session->settings->quiet) summary_print(&summary, stderr);
     if (!session->settings->summary_json) return STATUS_OK;
@@ -367,6 +369,7 @@ static Status run_all(Session *session, const SessionPlan *plan) {
     Status status = add_kv_options(session, &options);
     error_capture_end();
     TRY(ranks_vote_captured(&session->ranks, status));
+    TRY(session_placement_choose(session, plan->prompt_tokens, &options));
     TRY(open_engine(session, &options));
     status = session->ranks.comm->rank == 0 ? lead_work(session, plan) : follow(session);
     return ranks_vote(&session->ranks, status);

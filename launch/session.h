@@ -17,6 +17,7 @@
 #include "launch/settings.h"
 #include "launch/tier_socket.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/planner.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -32,6 +33,8 @@ typedef struct Session {
     KvSizes kv_sizes;
     KvTrace kv_trace;              /* --kv-trace */
     KvTraceWriter kv_trace_writer; /* --kv-trace-out, rank 0 */
+    PlanChoice plan;               /* --placement, rank 0 */
+    bool plan_predicts;            /* its speeds are of this machine */
     TierSocket tier_socket;        /* rank 0, where spillway tiers asks; may be closed */
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */
@@ -55,8 +58,9 @@ typedef struct SessionPlan {
     Status (*reference_work)(Session *session, void *user);
     /* Rank 0, with the engine open. */
     Status (*work)(Session *session, void *user);
-    bool runs_together; /* --max-num-seqs at once, also where KV budgets make them dear */
-    bool tells_summary; /* print the summary at the end, unless --quiet */
+    bool runs_together;     /* --max-num-seqs at once, also where KV budgets make them dear */
+    uint32_t prompt_tokens; /* of all requests, for --placement; 0: not known */
+    bool tells_summary;     /* print the summary at the end, unless --quiet */
     void *user;
 } SessionPlan;
 

@@ -51,6 +51,10 @@ typedef struct Settings {
     OptionList fault;
     const char *tiers_socket;
 
+    /* plan */
+    const char *placement, *machine;
+    bool probe, any_codec;
+
     /* sampling */
     int64_t seed;
     double temperature, top_p, min_p;

@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "launch/plan_report.h"
 #include "launch/tier_view.h"
 
 static double rate(uint64_t count, double seconds) {
@@ -43,6 +44,7 @@ static json_t *to_json(const Summary *summary) {
 
 Status summary_write_json(const Summary *summary, const char *path) {
     json_t *root = to_json(summary);
+    if (summary->plan) json_object_set_new(root, "plan", plan_choice_json(summary->plan));
     if (!root) FAIL(MEMORY, "no memory for the summary");
     FILE *file = fopen(path, "we");
     if (!file) {
@@ -63,6 +65,20 @@ static void print_tiers(const EngineStats *stats, FILE *out) {
     json_decref(view);
 }
 
+static double off_percent(double predicted, double measured) {
+    return measured > 0 ? 100 * (predicted / measured - 1) : 0;
+}
+
+static void print_plan(const Summary *summary, FILE *out) {
+    const PlanCost *cost = &summary->plan->cost;
+    double prefill = summary_prefill_rate(summary), decode = summary_decode_rate(summary);
+    fprintf(out,
+            "plan       decode %.1f tok/s predicted, %.1f measured (%+.0f %%); prefill %.1f, %.1f "
+            "(%+.0f %%); bound by %s\n",
+            cost->decode_rate, decode, off_percent(cost->decode_rate, decode), cost->prompt_rate,
+            prefill, off_percent(cost->prompt_rate, prefill), plan_bottleneck_name(cost));
+}
+
 void summary_print(const Summary *summary, FILE *out) {
     const EngineStats *stats = summary->stats;
     const double mebibyte = 1048576;
@@ -73,6 +89,7 @@ void summary_print(const Summary *summary, FILE *out) {
             " recomputed\n",
             stats->prompt_tokens, summary_prefill_rate(summary), stats->generated_tokens,
             summary_decode_rate(summary), stats->recomputed_tokens);
+    if (summary->plan) print_plan(summary, out);
     fprintf(out, "seconds    %.2f in all: load %.2f, prefill %.2f, decode %.2f; with peers %.2f",
             summary->seconds_total, summary->seconds_load, stats->seconds_prefill,
             stats->seconds_decode, stats->seconds_collective);
