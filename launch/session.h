@@ -16,6 +16,7 @@
 #include "launch/ranks.h"
 #include "launch/settings.h"
 #include "launch/tier_socket.h"
+#include "launch/weight_sizes.h"
 #include "runtime/engine/engine.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -28,8 +29,10 @@ typedef struct Session {
     const ChatTemplate *chat; /* NULL: none, or one that is not known */
     char chat_refusal[512];   /* why the model's own cannot be used; "" when it has none */
     Engine *engine;
-    IoFaultPlan faults; /* --fault; empty without */
+    IoFaultPlan faults;        /* --fault; empty without */
+    IoFaultPlan weight_faults; /* the same for files of streamed weights */
     KvSizes kv_sizes;
+    WeightSizes weight_sizes;
     KvTrace kv_trace;              /* --kv-trace */
     KvTraceWriter kv_trace_writer; /* --kv-trace-out, rank 0 */
     TierSocket tier_socket;        /* rank 0, where spillway tiers asks; may be closed */
