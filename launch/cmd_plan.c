@@ -15,7 +15,7 @@ typedef struct Plan {
     PlanShape shape;
     PlanMachine machine;
     PlanWork work;
-    PlanLimits limits;
+    PlanFreedom limits;
     const Codec *codecs[PLAN_CODECS_MAX];
     PlanChoice choice, nearest, others[PLAN_CODECS_MAX];
     uint32_t other_count;
@@ -59,7 +59,7 @@ static Status read_shape(Plan *plan) {
 
 static Status cost_given(Plan *plan, const double *percent) {
     PlanPlacement *placement = &plan->choice.placement;
-    const PlanLimits *limits = &plan->limits;
+    const PlanFreedom *limits = &plan->limits;
     uint32_t most = plan->work.batch < PLAN_SEQUENCES_MAX ? plan->work.batch : PLAN_SEQUENCES_MAX;
     *placement = (PlanPlacement){.codec = plan->codecs[0],
                                  .residual_tokens = limits->residual_tokens,
@@ -77,7 +77,7 @@ static Status cost_given(Plan *plan, const double *percent) {
 static Status look_for_gains(Plan *plan) {
     const PlanMachine *machine = &plan->machine;
     const Codec *codec = plan->choice.placement.codec;
-    PlanLimits limits = plan->limits;
+    PlanFreedom limits = plan->limits;
     limits.codecs = &codec;
     limits.codec_count = 1;
     plan->looked_for_gains = true;
@@ -98,7 +98,7 @@ static Status look_for_gains(Plan *plan) {
 static Status search_all(Plan *plan) {
     bool found = false;
     for (uint32_t i = 0; i < plan->limits.codec_count; i++) {
-        PlanLimits limits = plan->limits;
+        PlanFreedom limits = plan->limits;
         PlanChoice *own = &plan->others[plan->other_count];
         limits.codecs = &plan->codecs[i];
         limits.codec_count = 1;
@@ -170,7 +170,7 @@ const Command command_plan[] = {
      .needs = "model",
      .takes = "model weight-type batch-size prompt output placement machine probe any-codec json "
               "ranks threads cpu-isa max-num-seqs max-num-batched-tokens block-size kv-codec "
-              "kv-residual kv-nvme-dir io io-depth",
+              "kv-residual kv-nvme-dir io io-depth memory-limit",
      .run = plan},
     {.name = NULL},
 };

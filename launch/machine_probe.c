@@ -24,6 +24,8 @@ enum {
     PROBE_FORM = 1 /* rises when figures change their meaning */
 };
 static const double collective_seconds = 20e-6; /* waking a rank of the same node */
+/* Of a rank: the program, tables, kernel scratch; and what is left to the system. */
+static const double program_bytes = 128 << 20, spare_share = 0.03;
 
 /* ---- what the speeds belong to ---- */
 
@@ -129,10 +131,14 @@ static Status set_sizes(const MachineProbeOptions *options, PlanMachine *machine
     machine->rank_count = options->rank_count;
     machine->node_count = options->node_count;
     machine->host_bytes = (double)machine_available_bytes();
+    double ranks = plan_machine_local_ranks(machine), limit = options->memory_limit_bytes * ranks;
+    if (limit > 0 && limit < machine->host_bytes) machine->host_bytes = limit;
+    machine->host_bytes *= 1 - spare_share;
+    machine->host_bytes -= program_bytes * ranks;
     machine->disk_bytes = free_disk_bytes(options);
     machine->peer_rate = machine->copy_rate / 2; /* written by one, read by the other */
     machine->peer_seconds = collective_seconds;
-    if (machine->host_bytes == 0)
+    if (machine_available_bytes() == 0)
         FAIL(UNAVAILABLE, "/proc/meminfo does not tell the free memory: plan with --machine FILE");
     return STATUS_OK;
 }

@@ -16,9 +16,10 @@ typedef struct MachineProbeOptions {
         directories; /* [directory_count] that spill files go to; speeds are of the first, times their number */
     uint32_t directory_count;
     const char *io_engine;
-    uint32_t io_depth; /* 0: auto */
-    bool renew;        /* measure, whatever is kept */
-    bool only_kept;    /* never measure */
+    uint32_t io_depth;         /* 0: auto */
+    double memory_limit_bytes; /* of a rank; 0: none */
+    bool renew;                /* measure, whatever is kept */
+    bool only_kept;            /* never measure */
 } MachineProbeOptions;
 
 /* E-UNAVAILABLE, E-SPILL-CREATE and what the ring says. A cache that cannot be read or written is only missed. STATUS_NOT_FOUND, not

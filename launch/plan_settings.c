@@ -51,6 +51,7 @@ Status plan_settings_machine(const Settings *settings, const PlanRanks *ranks, P
         .directory_count = (uint32_t)settings->kv_nvme_dir.count,
         .io_engine = settings->io,
         .io_depth = (uint32_t)settings->io_depth,
+        .memory_limit_bytes = (double)settings->memory_limit.bytes,
         .renew = settings->probe,
         .only_kept = ranks->only_kept,
     };
@@ -84,10 +85,10 @@ static bool is_given(const Settings *settings, const char *name) {
     return options_source(settings->options, name) != OPTION_SOURCE_DEFAULT;
 }
 
-PlanLimits plan_settings_limits(const Settings *settings, const Codec *codecs[PLAN_CODECS_MAX]) {
-    PlanLimits limits = {.codecs = codecs,
-                         .residual_tokens = settings->kv_residual,
-                         .block_tokens = (uint32_t)settings->block_size};
+PlanFreedom plan_settings_limits(const Settings *settings, const Codec *codecs[PLAN_CODECS_MAX]) {
+    PlanFreedom limits = {.codecs = codecs,
+                          .residual_tokens = settings->kv_residual,
+                          .block_tokens = (uint32_t)settings->block_size};
     codecs[limits.codec_count++] = codec_find(settings->kv_codec);
     for (uint32_t i = 0; settings->any_codec && i < PLAN_CODECS_MAX - 1 && codec_at(i); i++)
         if (codec_at(i) != codecs[0]) codecs[limits.codec_count++] = codec_at(i);

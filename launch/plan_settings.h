@@ -25,7 +25,7 @@ Status plan_settings_shape(const Settings *settings, const Weights *weights,
                            const PlanMachine *machine, const PlanWork *work, PlanShape *out);
 
 /* `codecs` is room for all of them, for --any-codec. What was not given is free. */
-PlanLimits plan_settings_limits(const Settings *settings, const Codec *codecs[PLAN_CODECS_MAX]);
+PlanFreedom plan_settings_limits(const Settings *settings, const Codec *codecs[PLAN_CODECS_MAX]);
 
 SPILLWAY_EXTERN_C_END
 

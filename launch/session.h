@@ -16,6 +16,7 @@
 #include "launch/ranks.h"
 #include "launch/settings.h"
 #include "launch/tier_socket.h"
+#include "launch/weight_sizes.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/planner.h"
 
@@ -29,8 +30,10 @@ typedef struct Session {
     const ChatTemplate *chat; /* NULL: none, or one that is not known */
     char chat_refusal[512];   /* why the model's own cannot be used; "" when it has none */
     Engine *engine;
-    IoFaultPlan faults; /* --fault; empty without */
+    IoFaultPlan faults;        /* --fault; empty without */
+    IoFaultPlan weight_faults; /* the same for files of streamed weights */
     KvSizes kv_sizes;
+    WeightSizes weight_sizes;
     KvTrace kv_trace;              /* --kv-trace */
     KvTraceWriter kv_trace_writer; /* --kv-trace-out, rank 0 */
     PlanChoice plan;               /* --placement, rank 0 */

@@ -9,11 +9,13 @@
 /* What rank 0 tells the others. */
 typedef struct Budgets {
     uint64_t kv_bytes[TIER_COUNT];
+    double weight_percent[TIER_COUNT];
     uint32_t sequences;
 } Budgets;
 
 static Status check_alone(const Settings *settings) {
-    static const char *const names[] = {"kv-device-size", "kv-host-size", "kv-nvme-size"};
+    static const char *const names[] = {"kv-device-size", "kv-host-size", "kv-nvme-size",
+                                        "weights-device-size", "weights-host-size"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (options_source(settings->options, names[i]) != OPTION_SOURCE_DEFAULT)
             FAIL(USAGE, "--placement makes the budgets: leave --%s out", names[i]);
@@ -74,21 +76,20 @@ static Status take_given(const Choosing *choosing, const double *percent, PlanPl
     memcpy(placement->percent, percent, sizeof placement->percent);
     TRY(plan_cost(&choosing->shape, &choosing->machine, &choosing->work, placement, &out->cost));
     out->placement = *placement;
-    if (percent[PLAN_ACTIVATIONS_DEVICE] != 100 || percent[PLAN_WEIGHTS_DEVICE] != 100)
-        FAIL(PLACEMENT, "weights and activations stay on the device here: 100,0,…,100,0");
+    if (percent[PLAN_ACTIVATIONS_DEVICE] != 100)
+        FAIL(PLACEMENT, "activations stay on the device: the last two numbers must be 100,0");
     if (planned && !out->cost.fits) FAIL(PLACEMENT, "%s", out->cost.refusal);
     return STATUS_OK;
 }
 
 static Status search(const Choosing *choosing, const PlanPlacement *placement, PlanChoice *out) {
     const EngineOptions *options = choosing->options;
-    const PlanLimits limits = {.codecs = &placement->codec,
-                               .codec_count = 1,
-                               .residual_tokens = placement->residual_tokens,
-                               .block_tokens = placement->block_tokens,
-                               .sequences = options->max_num_seqs_auto ? 0 : options->max_num_seqs,
-                               .rows = options->max_num_batched_tokens,
-                               .weights_stay = true};
+    const PlanFreedom limits = {.codecs = &placement->codec,
+                                .codec_count = 1,
+                                .residual_tokens = placement->residual_tokens,
+                                .block_tokens = placement->block_tokens,
+                                .sequences = options->max_num_seqs_auto ? 0 : options->max_num_seqs,
+                                .rows = options->max_num_batched_tokens};
     TRY(plan_search(&choosing->shape, &choosing->machine, &choosing->work, &limits, out));
     if (!out->cost.fits) FAIL(PLACEMENT, "%s", out->cost.refusal);
     return STATUS_OK;
@@ -128,8 +129,33 @@ static Status choose(Session *session, uint32_t prompt_tokens, const EngineOptio
               : search(&choosing, &placement, &session->plan));
     if (session->plan.cost.kv_bytes[TIER_NVME] > 0 && session->kv_sizes.nvme_dir_count == 0)
         FAIL(USAGE, "--placement puts keys and values on disk: say where with --kv-nvme-dir");
+    if (session->plan.cost.weight_bytes[TIER_NVME] > 0 && session->weight_sizes.nvme_dir_count == 0)
+        FAIL(USAGE, "--placement puts weights on disk: say where with --weights-nvme-dir or "
+                    "--kv-nvme-dir");
     tell(&session->plan, session->plan_predicts);
     return STATUS_OK;
+}
+
+/* Matrices stay whole: where none shall be on disk, the host takes all that the device leaves. */
+static Budgets budgets_of(const PlanChoice *choice) {
+    const double *percent = choice->placement.percent;
+    double device = percent[PLAN_WEIGHTS_DEVICE], host = percent[PLAN_WEIGHTS_HOST];
+    Budgets budgets = {.weight_percent = {device, host, 100 - device - host},
+                       .sequences = choice->placement.sequences};
+    if (budgets.weight_percent[TIER_NVME] <= 0 && device < 100)
+        budgets.weight_percent[TIER_HOST] = 100;
+    memcpy(budgets.kv_bytes, choice->cost.kv_bytes, sizeof budgets.kv_bytes);
+    return budgets;
+}
+
+static void set_weights(const Budgets *budgets, EngineOptions *options) {
+    const double *percent = budgets->weight_percent;
+    bool stay = percent[TIER_DEVICE] >= 100;
+    options->weight_bytes[TIER_DEVICE] = stay ? UINT64_MAX : 0;
+    options->weight_bytes[TIER_HOST] = 0;
+    options->weight_bytes[TIER_NVME] = percent[TIER_NVME] > 0 ? UINT64_MAX : 0;
+    options->weight_per_cent[TIER_DEVICE] = stay ? 0 : percent[TIER_DEVICE];
+    options->weight_per_cent[TIER_HOST] = percent[TIER_HOST];
 }
 
 Status session_placement_choose(Session *session, uint32_t prompt_tokens, EngineOptions *options) {
@@ -141,10 +167,10 @@ Status session_placement_choose(Session *session, uint32_t prompt_tokens, Engine
     if (comm->rank == 0) status = choose(session, prompt_tokens, options);
     error_capture_end();
     TRY(ranks_vote_captured(&session->ranks, status));
-    memcpy(budgets.kv_bytes, session->plan.cost.kv_bytes, sizeof budgets.kv_bytes);
-    budgets.sequences = session->plan.placement.sequences;
+    if (comm->rank == 0) budgets = budgets_of(&session->plan);
     TRY(comm_broadcast(comm, 0, &budgets, sizeof budgets));
     memcpy(options->kv_bytes, budgets.kv_bytes, sizeof budgets.kv_bytes);
+    set_weights(&budgets, options);
     options->max_num_seqs = budgets.sequences;
     options->max_num_seqs_auto = false;
     return STATUS_OK;

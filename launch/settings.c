@@ -368,6 +368,38 @@ static const OptionRow rows[] = {
      .help =
          "disk space of the node for them, over all --kv-nvme-dir; also per cent of what is free",
      AT(kv_nvme_size)},
+    {.name = "weights-device-size",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "engine",
+     .default_text = "100%",
+     .least_word = "min",
+     .help = "packed layers of each rank that stay where it computes: 4GiB, per cent of them, or "
+             "min; the rest streams "
+             "from disk through every pass",
+     AT(weights_device_size)},
+    {.name = "weights-host-size",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "engine",
+     .default_text = "0",
+     .help = "further memory of each rank for those that do not fit there; also per cent of them",
+     AT(weights_host_size)},
+    {.name = "weights-nvme-dir",
+     .type = OPTION_LIST,
+     .value_name = "DIR",
+     .group = "engine",
+     .help = "folder on a disk for layers that stream; several are striped; without one those of "
+             "--kv-nvme-dir",
+     AT(weights_nvme_dir)},
+    {.name = "memory-limit",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "engine",
+     .default_text = "0",
+     .help = "memory that each rank may take in all; what needs more is refused before anything "
+             "runs, with the numbers",
+     AT(memory_limit)},
     {.name = "kv-codec",
      .type = OPTION_STRING,
      .value_name = "NAME",
@@ -481,7 +513,8 @@ static const OptionRow rows[] = {
      .value_name = "POINT:KIND",
      .group = "engine",
      .expert = true,
-     .help = "makes I/O fail on purpose, for tests: io.read:eio:odds=0.01,seed=7",
+     .help = "makes I/O fail on purpose, for tests: io.read:eio:odds=0.01,seed=7; "
+             "weights.io.read:… for files of weights",
      AT(fault)},
 
     {.name = "placement",

@@ -39,6 +39,8 @@ typedef struct Settings {
     int64_t block_size; /* tokens; 0: auto */
     OptionSize kv_device_size, kv_host_size, kv_nvme_size;
     OptionList kv_nvme_dir;
+    OptionSize weights_device_size, weights_host_size, memory_limit;
+    OptionList weights_nvme_dir;
     const char *kv_codec;
     int64_t kv_residual;
     bool codec_during_prefill;

@@ -156,7 +156,14 @@ static Status set_up(Load *load, PlanCost *out) {
 
 /* ---- does it fit ---- */
 
-/* As runtime/engine/pass.c lays them out. */
+/* Where KV spills, a longer prompt than a step runs layer by layer. */
+static bool runs_by_layer(const Load *load) {
+    double prompt = load->work->prompt_tokens;
+    return cache_spills(load->placement) && prompt > rows_of(load->placement) &&
+           prompt * load->shape->hidden_size * 4 <= prompt_bytes_max;
+}
+
+/* As runtime/engine/pass.c lays them out, and the residual stream of a prompt that runs by layer. */
 static double activation_bytes(const Load *load) {
     const PlanShape *shape = load->shape;
     double heads = load->share.heads * shape->head_count * shape->head_dim;
@@ -164,7 +171,8 @@ static double activation_bytes(const Load *load) {
     double mlp = load->share.mlp * shape->intermediate_size;
     double row = 3.0 * shape->hidden_size + 2 * heads + 2 * kv + 2 * mlp;
     double logits = load->share.vocab * shape->vocab_count * load->placement->sequences;
-    return 4 * (row * rows_of(load->placement) + logits);
+    double prompt = runs_by_layer(load) ? load->work->prompt_tokens : 0;
+    return 4 * (row * rows_of(load->placement) + logits + prompt * shape->hidden_size);
 }
 
 /* Weights that are not on the device, of one layer. */
@@ -341,8 +349,13 @@ static void add_decode_traffic(const Load *load, double context, PlanStep *step)
     add_below(load, travelling + sealed, step->kv_written);
 }
 
-static void add_weight_traffic(const Load *load, double passes, PlanStep *step) {
-    double layers = passes * load->shape->layer_count;
+/* Two layers that stream find the frames of the last pass. */
+static void add_weight_traffic(const Load *load, PlanStep *step) {
+    double layers = load->shape->layer_count;
+    if (layers <= LAYERS_STAGED) {
+        step->weights_read[TIER_DEVICE] = layers * load->weight_bytes;
+        return;
+    }
     step->weights_read[TIER_HOST] = layers * streamed_bytes(load, PLAN_WEIGHTS_HOST);
     step->weights_read[TIER_NVME] = layers * streamed_bytes(load, PLAN_WEIGHTS_DEVICE);
     step->weights_read[TIER_DEVICE] =
@@ -402,7 +415,7 @@ static void decode_step(const Load *load, PlanStep *step) {
     double rows = load->placement->sequences, context = context_of(load->work);
     add_compute(load, rows, attention_seconds(load, context), step);
     add_decode_traffic(load, context, step);
-    add_weight_traffic(load, 1, step);
+    add_weight_traffic(load, step);
     add_activities(load, step);
     add_head(load, rows, step);
     finish_step(step);
@@ -419,13 +432,10 @@ static double staging_of(const Load *load, const PlanStep *step) {
 
 /* ---- prompts ---- */
 
-/* Rows that one pass over the layers works on. Where KV spills, a longer prompt than a step runs layer by layer. */
+/* Rows that one pass over the layers works on. */
 static double rows_of_pass(const Load *load) {
     double rows = rows_of(load->placement), prompt = load->work->prompt_tokens;
-    double all = prompt * load->placement->sequences;
-    bool by_layer = cache_spills(load->placement) && prompt > rows &&
-                    prompt * load->shape->hidden_size * 4 <= prompt_bytes_max;
-    return smaller(by_layer ? prompt : rows, all);
+    return smaller(runs_by_layer(load) ? prompt : rows, prompt * load->placement->sequences);
 }
 
 static void prompt_pass(const Load *load, double rows, PlanStep *step) {
@@ -441,7 +451,7 @@ static void prompt_pass(const Load *load, double rows, PlanStep *step) {
         *parts[i] *= rows / chunk;
     double slots = slots_of(load, prompt), all = prompt * load->placement->sequences;
     add_below(load, larger(0, slots - load->home) * rows / all, step->kv_written);
-    add_weight_traffic(load, 1, step);
+    add_weight_traffic(load, step);
     add_activities(load, step);
     add_head(load, load->placement->sequences * rows / all, step);
     finish_step(step);

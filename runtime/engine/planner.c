@@ -10,7 +10,7 @@ typedef struct Search {
     const PlanShape *shape;
     const PlanMachine *machine;
     const PlanWork *work;
-    const PlanLimits *limits;
+    const PlanFreedom *limits;
     PlanChoice best;
     bool found;
 } Search;
@@ -121,10 +121,6 @@ static Status scan_host(Search *search, PlanPlacement *placement) {
 static Status scan_weights(Search *search, PlanPlacement *placement) {
     double *device = &placement->percent[PLAN_WEIGHTS_DEVICE], fits;
     placement->percent[PLAN_ACTIVATIONS_DEVICE] = 100;
-    if (search->limits->weights_stay) {
-        *device = 100;
-        return scan_host(search, placement);
-    }
     *device = placement->percent[PLAN_WEIGHTS_HOST] = 0;
     TRY(weights_that_fit(search, placement, TIER_DEVICE, &fits));
     TRY(scan_host(search, placement));
@@ -192,13 +188,12 @@ static Status refuse_all(Search *search, const PlanPlacement *tried, PlanChoice 
                            .sequences = tried->sequences,
                            .rows = search->limits->rows ? search->limits->rows : 512};
     least.percent[PLAN_ACTIVATIONS_DEVICE] = 100;
-    least.percent[PLAN_WEIGHTS_DEVICE] = search->limits->weights_stay ? 100 : 0;
     out->placement = least;
     return cost_of(search, &least, &out->cost);
 }
 
 Status plan_search(const PlanShape *shape, const PlanMachine *machine, const PlanWork *work,
-                   const PlanLimits *limits, PlanChoice *out) {
+                   const PlanFreedom *limits, PlanChoice *out) {
     Search search = {.shape = shape, .machine = machine, .work = work, .limits = limits};
     PlanPlacement placement = {.residual_tokens = limits->residual_tokens};
     PlanShare share;

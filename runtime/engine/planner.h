@@ -13,16 +13,15 @@ SPILLWAY_EXTERN_C_BEGIN
 
 enum { PLAN_SEQUENCES_MAX = 256 }; /* that the engine runs at once */
 
-/* What is not free to choose. */
-typedef struct PlanLimits {
+/* What may be chosen. */
+typedef struct PlanFreedom {
     const Codec *const *codecs; /* [codec_count]; NULL in it: f16 */
     uint32_t codec_count;
     int64_t residual_tokens; /* negative: each codec's own */
     uint32_t block_tokens;   /* 0: chosen */
     uint32_t sequences;      /* 0: chosen, up to PLAN_SEQUENCES_MAX */
     uint32_t rows;           /* 0: chosen */
-    bool weights_stay;       /* on the device, all of them */
-} PlanLimits;
+} PlanFreedom;
 
 typedef struct PlanChoice {
     PlanPlacement placement;
@@ -32,7 +31,7 @@ typedef struct PlanChoice {
 /* The fastest that fits; when none does, out->cost.fits is false and its refusal says what lacks with one sequence at once and
  * everything as low as it goes. E-TOO-MANY-RANKS; E-USAGE: no codec of the limits fits the model. */
 Status plan_search(const PlanShape *shape, const PlanMachine *machine, const PlanWork *work,
-                   const PlanLimits *limits, PlanChoice *out);
+                   const PlanFreedom *limits, PlanChoice *out);
 
 /* The one that fits with the least of weights and of keys and values elsewhere than `asked` has them, in steps of 5 per cent; with
  * half the sequences at once, a quarter, … when none does. out->cost.fits is false when nothing helps. */

@@ -467,6 +467,32 @@ Status weights_read_string(const Weights *weights, const char *key, const char *
     return STATUS_OK;
 }
 
+/* ---- page cache ---- */
+
+static const MappedFile *file_of(const Weights *weights, const uint8_t *bytes) {
+    for (size_t i = 0; i < weights->file_count; i++) {
+        const MappedFile *file = &weights->files[i];
+        if (file->bytes && bytes >= file->bytes && bytes < file->bytes + file->size_bytes)
+            return file;
+    }
+    return NULL;
+}
+
+/* Whole pages, those at both ends too: a neighbour's part comes back when it is read. */
+void weights_forget(const Weights *weights, const Tensor *tensor) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE),
+              first = (uintptr_t)tensor->data & ~(page - 1);
+    size_t bytes = align_up((uintptr_t)tensor->data + tensor->bytes, page) - first;
+    const MappedFile *file = file_of(weights, tensor->data);
+    if (!file && !weights->random_data) return;
+    madvise((void *)first, bytes, MADV_DONTNEED);
+    int descriptor = file ? open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (descriptor < 0) return;
+    posix_fadvise(descriptor, (off_t)(first - (uintptr_t)file->bytes), (off_t)bytes,
+                  POSIX_FADV_DONTNEED);
+    close(descriptor);
+}
+
 /* ---- files beside the weights ---- */
 
 enum { SIDE_FILE_BYTES_MAX = 256 << 20 };

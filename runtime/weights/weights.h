@@ -110,6 +110,10 @@ Status weights_read_float(const Weights *weights, const char *key, double *out);
 Status weights_read_bool(const Weights *weights, const char *key, bool *out);
 Status weights_read_string(const Weights *weights, const char *key, const char **out);
 
+/* What has been read of the tensor leaves this process and, where nobody else has it mapped, the page cache; it is read again when it is
+ * touched. Advice only. */
+void weights_forget(const Weights *weights, const Tensor *tensor);
+
 /* A file that is truncated while it is mapped raises SIGBUS in whoever reads it. Installs a handler for the process that says
  * which file and offset became unreadable and exits 74 (E-WEIGHTS-IO); other SIGBUS go where they went before. Call once,
  * after log_configure and before other threads read weights. */

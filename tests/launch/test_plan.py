@@ -10,7 +10,6 @@ import sys
 import tempfile
 
 SPILLWAY, MODELS, MACHINES = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
-MODEL = MODELS / "gguf_llama_f32" / "gguf_llama_f32.gguf"
 T4 = MACHINES / "t4-flexgen.json"
 TREE = MACHINES.parent.parent
 KEYS = {"decode_tokens_per_second", "prefill_tokens_per_second", "total_tokens_per_second", "bottleneck", "kv_bytes_per_token",
@@ -119,7 +118,7 @@ SHAPE = ["--threads", "1", "--block-size", "4", "--max-num-batched-tokens", "12"
 
 def bench(folder, placement, cache, *more):
     result, summary = folder / "result.json", folder / "summary.json"
-    done = run("bench", "decode", MODEL, *SHAPE, "--batch-size", BATCH, "--random-input-len", CONTEXT, "--num-steps", STEPS,
+    done = run("bench", "decode", "tiny-llama", "--random-weights", *SHAPE, "--batch-size", BATCH, "--random-input-len", CONTEXT, "--num-steps", STEPS,
                "--num-steps-warmup", "4", "--synthetic-kv", "--placement", placement, "--kv-nvme-dir", folder, "--save-result",
                "--result-filename", result, "--summary-json", summary, *more, cache=cache)
     return done, json.loads(result.read_text()), json.loads(summary.read_text())
@@ -128,14 +127,14 @@ def bench(folder, placement, cache, *more):
 def test_this_machine(folder):
     """Bytes a step are those that move; what was measured once is kept; the summary has both."""
     cache = folder / "cache"
-    asked = [MODEL, *SHAPE, "--batch", BATCH, "--prompt", CONTEXT, "--output", 2 * STEPS, "--kv-nvme-dir", folder]
+    asked = ["tiny-llama", *SHAPE, "--batch", BATCH, "--prompt", CONTEXT, "--output", 2 * STEPS, "--kv-nvme-dir", folder]
     done, _, summary = bench(folder, "100,0,40,0,100,0", cache)
     assert "plan" not in summary and "would measure this machine" in done.stderr, done.stderr
     assert "measuring this machine" in run("plan", *asked, cache=cache).stderr
     assert "measuring" not in run("plan", *asked, cache=cache).stderr
     kept = list((cache / "spillway").iterdir())
     assert len(kept) == 1 and json.loads(kept[0].read_text())["disk"]["read_bytes_per_second"] > 0
-    for placement in ("100,0,40,0,100,0", "100,0,0,100,100,0", "100,0,20,30,100,0"):
+    for placement in ("100,0,40,0,100,0", "100,0,0,100,100,0", "100,0,20,30,100,0", "40,20,50,0,100,0"):
         planned = plan(*asked, "--placement", placement, cache=cache)
         done, measured, summary = bench(folder, placement, cache)
         assert summary["plan"]["placement"] == planned["placement"] and "decode" in done.stderr
@@ -143,6 +142,9 @@ def test_this_machine(folder):
         told = sum(planned["tiers"][tier]["kv_read_bytes_a_step"] for tier in ("host", "nvme"))
         moved = sum(measured["tiers"][tier]["read_bytes_a_step"] for tier in ("host", "nvme"))
         assert told > 0 and abs(moved / told - 1) < 0.15, (placement, told, moved)
+        told = planned["tiers"]["nvme"]["weights_read_bytes_a_step"]
+        moved = measured["weights"]["read_bytes_a_step"]
+        assert abs(moved - told) <= 0.2 * told, (placement, told, moved)  # matrices stay whole
         for tier in ("host", "nvme"):
             there = measured["tiers"][tier]["capacity_bytes"]
             assert planned["tiers"][tier]["kv_bytes"] * 0.9 <= there <= planned["tiers"][tier]["kv_bytes"], (placement, tier)
@@ -151,15 +153,18 @@ def test_this_machine(folder):
     assert measured["moved_bytes_a_step"] == 0
 
 
-def test_placement_refusals(folder):
+def test_placement_of_runs(folder):
     text = ["run", MODELS / "llama_text", "-p", "hello", "-n", "4", "--ignore-eos", "--threads", "1", "--raw", "--quiet"]
     plain = run(*text).stdout
-    assert run(*text, "--placement", "100,0,50,50,100,0").stdout == plain
+    for placement in ("100,0,50,50,100,0", "0,100,100,0,100,0", "30,30,20,30,100,0", "0,0,0,0,100,0"):
+        assert run(*text, "--placement", placement, "--kv-nvme-dir", folder).stdout == plain, placement
     for code, status, arguments in (
         ("E-PLACEMENT", 65, ["--placement", "100,0,0,0,0,100"]),
         ("E-PLACEMENT", 65, ["--placement", "half"]),
         ("E-USAGE", 64, ["--placement", "100,0,50,50,100,0", "--kv-host-size", "1MiB"]),
+        ("E-USAGE", 64, ["--placement", "100,0,100,0,100,0", "--weights-host-size", "10%"]),
         ("E-USAGE", 64, ["--placement", "100,0,50,0,100,0"]),  # no folder
+        ("E-USAGE", 64, ["--placement", "50,0,100,0,100,0"]),
     ):
         done = run(*text, *arguments, rc=status)
         assert f"error[{code}]" in done.stderr and done.stderr.count("error[") == 1, (arguments, done.stderr)

@@ -138,11 +138,14 @@ static void weights_stream(void **state) {
     const PlanWork work = {8, 60, 8};
     PlanPlacement placement = placement_of(25, 50, 100, 0, 8);
     PlanCost cost = cost_of(&shape, &machine, &work, &placement);
-    near(cost.decode.weights_read[TIER_DEVICE], 4e6);
-    near(cost.decode.weights_read[TIER_HOST], 8e6);
-    near(cost.decode.weights_read[TIER_NVME], 4e6);
-    near(cost.decode.activity[PLAN_DISK], 4e6 / 1e7);
-    near(cost.decode.activity[PLAN_TO_DEVICE], 12e6 / 1e9);
+    near(cost.decode.weights_read[TIER_DEVICE], 16e6); /* two layers stay in their frames */
+    shape.layer_count = 4;
+    cost = cost_of(&shape, &machine, &work, &placement);
+    near(cost.decode.weights_read[TIER_DEVICE], 8e6);
+    near(cost.decode.weights_read[TIER_HOST], 16e6);
+    near(cost.decode.weights_read[TIER_NVME], 8e6);
+    near(cost.decode.activity[PLAN_DISK], 8e6 / 1e7);
+    near(cost.decode.activity[PLAN_TO_DEVICE], 24e6 / 1e9);
     near(cost.needs[TIER_DEVICE].staging, 2 * 6e6); /* two layers' */
     near(cost.needs[TIER_HOST].staging, 2 * 2e6);
     assert_string_equal(plan_bottleneck_name(&cost), "disk");
@@ -217,12 +220,12 @@ static PlanMachine random_machine(Random *random) {
 static PlanChoice best_of(const PlanShape *shape, const PlanMachine *machine, const PlanWork *work,
                           uint32_t sequences) {
     static const Codec *const raw[] = {NULL};
-    const PlanLimits limits = {.codecs = raw,
-                               .codec_count = 1,
-                               .residual_tokens = -1,
-                               .block_tokens = 32,
-                               .sequences = sequences,
-                               .rows = 512};
+    const PlanFreedom limits = {.codecs = raw,
+                                .codec_count = 1,
+                                .residual_tokens = -1,
+                                .block_tokens = 32,
+                                .sequences = sequences,
+                                .rows = 512};
     PlanChoice choice;
     assert_int_equal(plan_search(shape, machine, work, &limits, &choice), STATUS_OK);
     return choice;
@@ -283,6 +286,7 @@ static void search_beats_the_grid(void **state) {
     int fitted = 0, spilled = 0;
     for (int round = 0; round < 16; round++) {
         PlanMachine machine = random_machine(&random);
+        shape.layer_count = 2 + 2 * (round % 2);
         const PlanWork work = {8, 100 + (uint32_t)random_below(&random, 1900), 16};
         machine.device_bytes = between(&random, 24e6, 50e6); /* about what is needed */
         machine.host_bytes = between(&random, 28e6, 60e6);
