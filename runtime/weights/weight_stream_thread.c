@@ -152,7 +152,7 @@ static void take_result(WeightStream *stream, const RingResult *result) {
     if (problem) fail(stream, frame, flight.chunk, problem);
     stream->progress++;
     if (frame->kind == RING_READ) stream->stats.read_bytes += bytes;
-    if (frame->chunks_left == 0) {
+    if (frame->chunks_left == 0 && !stream->failed) { /* else it holds wrong bytes, for ever */
         bool read = frame->kind == RING_READ;
         frame->state = read ? FRAME_READY : FRAME_FREE;
         frame->moves = false;

@@ -226,6 +226,21 @@ static void test_faults(void **state) {
     fixture->timeout_seconds = 60;
 }
 
+/* A wrong bit in any chunk, the last of a frame too, is met by whoever wants the layer. */
+static void test_every_chunk(void **state) {
+    Fixture *fixture = *state;
+    char fault[64];
+    draw(fixture, 19);
+    for (uint32_t i = 0; i < 20; i++) {
+        snprintf(fault, sizeof fault, "io.read:flip:after=%u,count=1", i);
+        assert_int_equal(open_stream(fixture, "auto", fault), STATUS_OK);
+        error_capture_begin();
+        assert_int_equal(run_passes(fixture), STATUS_DEVICE);
+        error_capture_end();
+        weight_stream_destroy(fixture->stream);
+    }
+}
+
 /* Told at the start: no room, no folder, no such way to read. */
 static void test_refused(void **state) {
     Fixture *fixture = *state;
@@ -269,7 +284,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_passes),   cmocka_unit_test(test_any_order),
         cmocka_unit_test(test_expected), cmocka_unit_test(test_few_layers),
-        cmocka_unit_test(test_faults),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_faults),   cmocka_unit_test(test_every_chunk),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
