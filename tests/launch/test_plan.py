@@ -151,6 +151,21 @@ def test_this_machine(folder):
     done, measured, summary = bench(folder, "auto", cache)
     assert summary["plan"]["placement"] == [100, 0, 100, 0, 100, 0] and "placement 100,0,100,0,100,0" in done.stderr
     assert measured["moved_bytes_a_step"] == 0
+    hindsight_test(folder, cache)
+
+
+def hindsight_test(folder, cache):
+    """A prediction is made for the longest requests; at the end for those that came."""
+    summary = folder / "summary.json"
+    (folder / "in.jsonl").write_text("".join(json.dumps({"prompt": "a b c " * 9, "max_tokens": 12, "ignore_eos": True}) + "\n"
+                                             for _ in range(5)))
+    text = run("batch", MODELS / "llama_text", "-i", folder / "in.jsonl", "-o", folder / "out.jsonl", "--threads", "1", "--placement",
+               "auto", "--kv-nvme-dir", folder, "--io", "threads", "--summary-json", summary, cache=cache).stderr
+    assert "measuring" not in text and "predicted for these requests" in text and "placement 100,0,100,0,100,0" in text, text
+    planned = json.loads(summary.read_text())["plan"]
+    came = planned["for_these_requests"]
+    assert came["sequences"] == 5 and came["decode_tokens_per_second"] > 0 and planned["decode_tokens_per_second"] > 0
+    assert came["seconds"] < planned["seconds"], planned
 
 
 def test_placement_of_runs(folder):
