@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""`spillway plan` and --placement, on tiny models and described machines: test_plan.py SPILLWAY GOLDEN_MODELS MACHINES"""
+"""`spillway plan` and --placement, on tiny models and described machines: test_plan.py SPILLWAY GOLDEN_MODELS MACHINES [ranks]"""
 
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -185,7 +186,23 @@ def test_placement_of_runs(folder):
         assert f"error[{code}]" in done.stderr and done.stderr.count("error[") == 1, (arguments, done.stderr)
 
 
-tests = [test for name, test in list(globals().items()) if name.startswith("test_")]
+def ranks_test(folder):
+    """Rank 0 chooses, all take the budgets, no bit changes."""
+    outputs = []
+    for number, placement in enumerate(([], ["--placement", "50,0,30,20,100,0", "--kv-nvme-dir", folder])):
+        output = folder / f"{number}.npy"
+        run("logits", MODELS / "llama_text", "-p", "hello world, said the bee", "--ranks", "2", "--threads", "1", "--quiet",
+            "--block-size", "4", "-b", "4", "--output", output, *placement)
+        outputs.append(output.read_bytes())
+    assert outputs[0] == outputs[1]
+    done = run("logits", MODELS / "llama_text", "-p", "x", "--ranks", "2", "--quiet", "--output", folder / "x.npy", "--placement",
+               "100,0,0,0,0,0", rc=65)
+    assert done.stderr.count("error[E-PLACEMENT]") == 1, done.stderr
+
+
+if sys.argv[4:] == ["ranks"] and (not shutil.which("mpirun") or "mpi none" in run("version", "--verbose").stdout):
+    sys.exit(77)
+tests = [ranks_test] if sys.argv[4:] == ["ranks"] else [test for name, test in list(globals().items()) if name.startswith("test_")]
 for test in tests:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         test(pathlib.Path(name))
