@@ -54,6 +54,7 @@ static const Field fields[] = {
     {"compute", "prompt_operations_per_second", FIELD_REAL, POSITIVE, FIELD(prompt_rate)},
     {"compute", "activation_bytes_per_second", FIELD_REAL, POSITIVE, FIELD(row_rate)},
     {"compute", "seconds_per_layer", FIELD_REAL, OPTIONAL, FIELD(layer_seconds)},
+    {"compute", "seconds_per_sequence", FIELD_REAL, OPTIONAL, FIELD(sequence_seconds)},
     {"compute", "logits_per_second", FIELD_REAL, POSITIVE, FIELD(logit_rate)},
 };
 

@@ -86,7 +86,7 @@ static Status measure_checksum(double *out_seconds) {
     for (size_t at = 0; at < checked_bytes; at += 4096)
         bytes[at] = 1; /* pages of its own */
     Checked checked = {.bytes = bytes};
-    *out_seconds = probe_seconds(check_bytes, &checked) / (double)checked_bytes;
+    *out_seconds = probe_seconds(1, check_bytes, &checked) / (double)checked_bytes;
     free(bytes);
     return STATUS_OK;
 }

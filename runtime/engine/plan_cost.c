@@ -290,10 +290,11 @@ static double attention_seconds(const Load *load, double context) {
            attention_part(load, layout->codec, packed, (double)layout->encoded_bytes / block);
 }
 
-static double rows_seconds(const Load *load, double rows) {
+static double rows_seconds(const Load *load, double rows, double sequences) {
     double floats = ROW_FLOATS_HIDDEN * (double)load->shape->hidden_size +
                     ROW_FLOATS_MLP * load->share.mlp * load->shape->intermediate_size;
-    return load->machine->layer_seconds + seconds_at(4 * floats * rows, load->machine->row_rate);
+    return load->machine->layer_seconds + sequences * load->machine->sequence_seconds +
+           seconds_at(4 * floats * rows, load->machine->row_rate);
 }
 
 /* Two sums over ranks a layer, each sliced, exchanged and gathered. */
@@ -306,13 +307,14 @@ static double collective_seconds(const Load *load, double rows) {
 }
 
 /* What one layer computes beside attention; sets the parts of the step. */
-static void add_compute(const Load *load, double rows, double attention, PlanStep *step) {
+static void add_compute(const Load *load, double rows, double sequences, double attention,
+                        PlanStep *step) {
     const PlanShape *shape = load->shape;
     double layers = shape->layer_count;
     step->matmul = layers * (matmul_seconds(load, &shape->attention, load->share.heads, rows) +
                              matmul_seconds(load, &shape->mlp, load->share.mlp, rows));
     step->attention = layers * attention;
-    step->rows = layers * rows_seconds(load, rows);
+    step->rows = layers * rows_seconds(load, rows, sequences);
     step->collective = layers * collective_seconds(load, rows);
     step->activity[PLAN_COMPUTE] = step->matmul + step->attention + step->rows + step->collective;
 }
@@ -413,7 +415,7 @@ static double context_of(const PlanWork *work) {
 
 static void decode_step(const Load *load, PlanStep *step) {
     double rows = load->placement->sequences, context = context_of(load->work);
-    add_compute(load, rows, attention_seconds(load, context), step);
+    add_compute(load, rows, rows, attention_seconds(load, context), step);
     add_decode_traffic(load, context, step);
     add_weight_traffic(load, step);
     add_activities(load, step);
@@ -443,8 +445,9 @@ static void prompt_pass(const Load *load, double rows, PlanStep *step) {
     double prompt = load->work->prompt_tokens, chunk = smaller(rows, rows_of(load->placement));
     double heads = load->share.heads * shape->head_count;
     double operations = 2 * heads * shape->head_dim * prompt * rows; /* half of it is masked */
-    add_compute(load, chunk, seconds_at(operations, load->machine->prompt_rate) * chunk / rows,
-                step);
+    double prompts = larger(1, chunk / prompt);
+    add_compute(load, chunk, prompts,
+                seconds_at(operations, load->machine->prompt_rate) * chunk / rows, step);
     double *parts[] = {&step->matmul, &step->attention, &step->rows, &step->collective,
                        &step->activity[PLAN_COMPUTE]};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
