@@ -104,6 +104,8 @@ typedef struct EngineStats {
     uint32_t kv_pack_blocks;            /* encoded blocks that share a slot; 0 without a codec */
     uint32_t kv_residual_tokens;        /* the newest, never encoded */
     uint64_t kv_packs;                  /* slots of encoded blocks that were made */
+    double seconds_encode,
+        seconds_encode_waited; /* behind steps; of it, while a step waited for it */
     uint64_t kv_raw_bytes,
         kv_stored_bytes; /* of the cached tokens as f16, and as they lay, when they were most */
     uint32_t kv_block_tokens;

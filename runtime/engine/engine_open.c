@@ -167,6 +167,7 @@ static Status open_cache(Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvCacheOptions cache = {
         .device = engine->device,
+        .kernels = &engine->kernels,
         .layout = engine->layout,
         .codec_during_prefill = options->codec_during_prefill,
         .layer_count = engine->config.layer_count,

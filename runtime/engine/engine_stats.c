@@ -56,6 +56,8 @@ void engine_note_kv(Engine *engine) {
     stats->blocks_lost = cache.manager.lost;
     stats->seconds_tier_thread = cache.mover.seconds_cpu;
     stats->kv_packs = cache.packs;
+    stats->seconds_encode = cache.seconds_encode;
+    stats->seconds_encode_waited = cache.seconds_encode_waited;
     stats->kv_raw_bytes = cache.raw_bytes;
     stats->kv_stored_bytes = cache.stored_bytes;
     stats->corrupt_blocks = cache.manager.corrupt_blocks;

@@ -30,7 +30,7 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
     void *ids, *counts;
     TRY(memory_take(&ids, (uint64_t)block_capacity * layer_count, sizeof(BlockId), "block ids"));
     Status status =
-        memory_take(&counts, 2 * (uint64_t)layer_count, sizeof(uint32_t), "block counts");
+        memory_take(&counts, 3 * (uint64_t)layer_count, sizeof(uint32_t), "block counts");
     if (status != STATUS_OK) {
         free(ids);
         return status;
@@ -42,6 +42,7 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
                  .block_capacity = block_capacity,
                  .block_counts = counts,
                  .packed_counts = (uint32_t *)counts + layer_count,
+                 .begun_counts = (uint32_t *)counts + 2 * (uint64_t)layer_count,
                  .ids = ids};
     return STATUS_OK;
 }
@@ -57,6 +58,7 @@ static void let_go(KvCache *cache) {
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
     KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open && cache->pinned_count + cache->partial_count == 0);
+    kv_packs_finish(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
         const BlockId *ids = kv_layer_ids(slot, layer);
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
@@ -119,7 +121,7 @@ static void pump(KvCache *cache, uint64_t wait) {
 
 void kv_stall(KvCache *cache, Tier cause) {
     double start = monotonic_seconds();
-    pump(cache, wait_ns);
+    if (!kv_packs_finish(cache, KV_ALL_LAYERS)) pump(cache, wait_ns);
     cache->seconds_stalled[cause] += monotonic_seconds() - start;
 }
 
@@ -143,8 +145,8 @@ static void note_ratio(KvCache *cache) {
     if (raw <= cache->raw_bytes) return;
     TierManagerStats stats = tier_manager_stats(cache->manager);
     cache->raw_bytes = raw;
-    cache->stored_bytes =
-        ((uint64_t)stats.filling + stats.sealed) * cache->options.layout.slot_bytes;
+    cache->stored_bytes = ((uint64_t)stats.filling + stats.sealed - cache->pending_count) *
+                          cache->options.layout.slot_bytes;
 }
 
 /* The batch's first token of the sequence goes into a block that is begun already. */
@@ -230,6 +232,7 @@ Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32
     uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
     for (;;) {
         Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, out);
+        if (status == STATUS_NO_SPACE && kv_packs_finish(cache, KV_ALL_LAYERS)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, TIER_DEVICE);
     }
@@ -239,6 +242,7 @@ static Status hold_block(KvCache *cache, BlockId id) {
     for (;;) {
         uint32_t device_slot;
         Status status = tier_manager_hold(cache->manager, id, &device_slot);
+        if (status == STATUS_NO_SPACE && kv_packs_finish(cache, KV_ALL_LAYERS)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, tier_manager_tier(cache->manager, id)); /* on the device: for room */
     }
@@ -287,6 +291,7 @@ static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t l
 Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                       const Batch *batch, uint32_t layer_index, const KvRows *rows) {
     CHECK(batch->row_count <= cache->options.row_count_max);
+    kv_packs_finish(cache, layer_index);
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         TRY(grow(cache, &batch->sequences[s], layer_index));
     for (uint32_t s = 0; s < batch->sequence_count; s++)
@@ -425,12 +430,11 @@ static void seal_sequence(KvCache *cache, const BatchSequence *sequence, uint32_
             tier_manager_let_go(cache->manager, ids[ordinal]);
 }
 
-Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                     const Batch *batch, uint32_t layer_index) {
+Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         seal_sequence(cache, &batch->sequences[s], layer_index);
     for (uint32_t s = 0; s < batch->sequence_count && cache->options.layout.codec; s++)
-        TRY(kv_pack_cold(cache, kernels, context, &batch->sequences[s], layer_index));
+        TRY(kv_pack_cold(cache, &batch->sequences[s], layer_index));
     pump(cache, 0);
     return STATUS_OK;
 }
@@ -446,8 +450,7 @@ static void fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer,
     }
 }
 
-Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                     uint32_t slot_index, uint32_t token_count) {
+Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     CHECK(slot->token_count == 0);
@@ -461,7 +464,7 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
         for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
             TRY(grow(cache, &sequence, layer));
             if (!slot->lost) fill_block(cache, slot, layer, first / block_tokens);
-            TRY(kv_cache_seal(cache, kernels, context, &batch, layer));
+            TRY(kv_cache_seal(cache, &batch, layer));
         }
     }
     return STATUS_OK;
@@ -470,6 +473,7 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
 void kv_cache_park(KvCache *cache, uint32_t slot_index) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open);
+    kv_packs_finish(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
             tier_manager_park(cache->manager, kv_layer_ids(slot, layer)[i]);
@@ -477,6 +481,7 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
 }
 
 void kv_cache_settle(KvCache *cache) {
+    kv_packs_finish(cache, KV_ALL_LAYERS);
     for (int i = 0; i < SETTLE_WAITS && tier_manager_in_flight(cache->manager) > 0; i++)
         pump(cache, wait_ns);
 }
@@ -487,6 +492,9 @@ KvCacheStats kv_cache_stats(const KvCache *cache) {
                           .raw_bytes = cache->raw_bytes,
                           .stored_bytes = cache->stored_bytes,
                           .packs = cache->packs,
+                          .seconds_encode = cache->encoder ? kv_encoder_seconds(cache->encoder) : 0,
+                          .seconds_encode_waited =
+                              cache->encoder ? kv_encoder_seconds_waited(cache->encoder) : 0,
                           .places = tier_manager_places(cache->manager)};
     if (cache->mover) stats.mover = mover_stats(cache->mover);
     for (int tier = 0; tier < TIER_COUNT; tier++)

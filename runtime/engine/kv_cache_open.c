@@ -119,6 +119,8 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
         cache->run_id = monotonic_now_ns(&monotonic_system);
     if (status == STATUS_OK) status = create_manager(cache);
     if (status == STATUS_OK) status = create_mover(cache);
+    if (status == STATUS_OK && options->layout.codec)
+        status = kv_encoder_create(&cache->encoder, options->kernels, &options->layout);
     if (status != STATUS_OK) {
         kv_cache_destroy(cache);
         return status;
@@ -129,6 +131,8 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
 
 void kv_cache_destroy(KvCache *cache) {
     if (!cache) return;
+    if (cache->encoder) kv_packs_finish(cache, KV_ALL_LAYERS);
+    kv_encoder_destroy(cache->encoder);
     /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
     bool quiet = mover_destroy(cache->mover);
     for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++) {

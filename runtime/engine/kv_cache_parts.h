@@ -6,14 +6,16 @@
 
 #include "runtime/base/invariant.h"
 #include "runtime/engine/kv_cache.h"
+#include "runtime/engine/kv_encoder.h"
 #include "runtime/engine/kv_staging.h"
 #include "tiers/spill_header.h"
 
 enum {
     KV_TRANSFERS_MAX = 256, /* that manager and mover have under way */
     KV_PINNED_MAX = 4096,   /* blocks of one call of attention */
-    KV_PACK_BLOCKS_MAX = 16,
 };
+
+#define KV_ALL_LAYERS UINT32_MAX
 
 typedef struct KvSlot {
     bool open, lost, refused;
@@ -24,8 +26,17 @@ typedef struct KvSlot {
     uint32_t *block_counts;  /* [layer_count] blocks that there are, owned */
     uint32_t *
         packed_counts; /* [layer_count] of them, the first that are in packs; behind block_counts */
+    uint32_t *
+        begun_counts; /* [layer_count] the same with packs that are being made; behind packed_counts */
     BlockId *ids; /* [layer_count][block_capacity], owned; the blocks of a pack have the same id */
 } KvSlot;
+
+/* A pack that the encoder works on: until it is done its raw blocks are pinned and the pack is held. */
+typedef struct KvPendingPack {
+    uint32_t slot_index, layer, ordinal;
+    BlockId pack;
+    uint32_t job_index;
+} KvPendingPack;
 
 struct KvCache {
     KvCacheOptions options;
@@ -43,6 +54,9 @@ struct KvCache {
     void **row_blocks;   /* [row_count_max] */
     uint8_t *void_block; /* where rows of lost sequences go: written, never read */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
+    KvEncoder *encoder;  /* NULL without a codec */
+    KvPendingPack pending[KV_ENCODER_JOBS_MAX];
+    uint32_t pending_count;
     KvStaging staging;
     uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
     double seconds_stalled[TIER_COUNT];
@@ -64,14 +78,15 @@ static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
            sizeof(SpillHeader);
 }
 
-/* kv_cache.c: waits for a transfer, as booked under `cause`. */
+/* kv_cache.c: waits for a transfer, as booked under `cause`; for packs that are being made first, which pin blocks. */
 void kv_stall(KvCache *cache, Tier cause);
 /* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */
 Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
                      const Codec *codec, BlockId *out);
 
-/* kv_pack.c: what the sequence's tokens have made cold in the layer is encoded. */
-Status kv_pack_cold(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                    const BatchSequence *sequence, uint32_t layer);
+/* kv_pack.c: what the sequence's tokens have made cold in the layer goes to the encoder. */
+Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
+/* kv_pack.c: packs of the layer (or KV_ALL_LAYERS) that are being made take the place of their blocks; false when there were none. */
+bool kv_packs_finish(KvCache *cache, uint32_t layer);
 
 #endif

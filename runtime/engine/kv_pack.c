@@ -1,23 +1,7 @@
-/* Cold blocks into packs: several encoded blocks to a slot, see kv_layout.h. */
+/* Cold blocks into packs: several encoded blocks to a slot, see kv_layout.h. A pack begins once its blocks are cold and takes their
+ * place when the layer runs again, or sooner where its raw blocks are in somebody's way: what attention reads in a layer is the same. */
 
 #include "runtime/engine/kv_cache_parts.h"
-
-typedef struct PackJob {
-    const Kernels *kernels;
-    const KvLayout *layout;
-    const void *const *blocks; /* [pack_blocks] raw */
-    uint8_t *pack;
-    Status *statuses; /* [pack_blocks] */
-} PackJob;
-
-static void encode_block(void *user, uint32_t index, uint32_t thread_index) {
-    (void)thread_index;
-    const PackJob *job = user;
-    const KvLayout *layout = job->layout;
-    job->statuses[index] =
-        job->kernels->kv_encode(layout->codec, &layout->shape, job->blocks[index],
-                                job->pack + index * layout->encoded_bytes);
-}
 
 /* Pins raw blocks, as many as *out_count says. */
 static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32_t *out_count) {
@@ -34,65 +18,77 @@ static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32
     return STATUS_OK;
 }
 
-/* Encodes raw blocks that are pinned into a new pack. */
-static Status fill_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                        BlockId pack) {
-    const KvLayout *layout = &cache->options.layout;
-    Status statuses[KV_PACK_BLOCKS_MAX];
-    PackJob job = {.kernels = kernels,
-                   .layout = layout,
-                   .blocks = cache->pointers,
-                   .pack = kv_payload(cache, tier_manager_device_slot(cache->manager, pack)),
-                   .statuses = statuses};
-    team_run(context->team, layout->pack_blocks, encode_block, &job);
-    for (uint32_t i = 0; i < layout->pack_blocks; i++)
-        TRY(statuses[i]);
-    return STATUS_OK;
-}
-
-/* Blocks ordinal … of the stream become a pack, and are released. STATUS_BAD_INPUT: not finite; STATUS_IO, STATUS_NO_SPACE: the
- * sequence has to be computed again. */
-static Status make_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                        uint32_t slot_index, uint32_t layer) {
+/* Blocks from `ordinal` on of the stream go to the encoder. STATUS_IO, STATUS_NO_SPACE: the sequence has to be computed again. */
+static Status begin_pack(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal) {
     KvSlot *slot = &cache->slots[slot_index];
-    uint32_t ordinal = slot->packed_counts[layer], count = cache->options.layout.pack_blocks,
-             pinned;
+    const KvLayout *layout = &cache->options.layout;
     BlockId *ids = kv_layer_ids(slot, layer) + ordinal, pack;
-    Status status = pin_raw(cache, ids, count, &pinned);
+    uint32_t pinned;
+    if (cache->pending_count == KV_ENCODER_JOBS_MAX) kv_packs_finish(cache, KV_ALL_LAYERS);
+    Status status = pin_raw(cache, ids, layout->pack_blocks, &pinned);
     if (status == STATUS_OK)
-        status =
-            kv_take_block(cache, slot_index, layer, ordinal, cache->options.layout.codec, &pack);
-    bool taken = status == STATUS_OK;
-    if (taken) status = fill_pack(cache, kernels, context, pack);
-    for (uint32_t i = 0; i < pinned; i++)
-        tier_manager_unpin(cache->manager, ids[i]);
+        status = kv_take_block(cache, slot_index, layer, ordinal, layout->codec, &pack);
     if (status != STATUS_OK) {
-        if (taken) tier_manager_release(cache->manager, pack);
+        for (uint32_t i = 0; i < pinned; i++)
+            tier_manager_unpin(cache->manager, ids[i]);
         return status;
     }
-    tier_manager_seal(cache->manager, pack);
-    for (uint32_t i = 0; i < count; i++) {
-        tier_manager_release(cache->manager, ids[i]);
-        ids[i] = pack;
-    }
-    slot->packed_counts[layer] += count;
-    cache->packs++;
+    KvEncoderJob job = {.pack = kv_payload(cache, tier_manager_device_slot(cache->manager, pack))};
+    for (uint32_t i = 0; i < layout->pack_blocks; i++)
+        job.blocks[i] = cache->pointers[i];
+    cache->pending[cache->pending_count++] =
+        (KvPendingPack){.slot_index = slot_index,
+                        .layer = layer,
+                        .ordinal = ordinal,
+                        .pack = pack,
+                        .job_index = kv_encoder_submit(cache->encoder, &job)};
+    slot->begun_counts[layer] = ordinal + layout->pack_blocks;
     return STATUS_OK;
 }
 
-Status kv_pack_cold(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                    const BatchSequence *sequence, uint32_t layer) {
+/* The pack takes the place of its raw blocks, which are released. */
+static void finish_pack(KvCache *cache, const KvPendingPack *pending) {
+    KvSlot *slot = &cache->slots[pending->slot_index];
+    BlockId *ids = kv_layer_ids(slot, pending->layer) + pending->ordinal;
+    uint32_t count = cache->options.layout.pack_blocks;
+    bool right = kv_encoder_wait(cache->encoder, pending->job_index) == STATUS_OK;
+    for (uint32_t i = 0; i < count; i++)
+        tier_manager_unpin(cache->manager, ids[i]);
+    if (!right) slot->refused = slot->lost = true;
+    if (slot->lost) {
+        tier_manager_release(cache->manager, pending->pack);
+        return;
+    }
+    tier_manager_seal(cache->manager, pending->pack);
+    for (uint32_t i = 0; i < count; i++) {
+        tier_manager_release(cache->manager, ids[i]);
+        ids[i] = pending->pack;
+    }
+    slot->packed_counts[pending->layer] += count;
+    cache->packs++;
+}
+
+bool kv_packs_finish(KvCache *cache, uint32_t layer) {
+    uint32_t kept = 0, count = cache->pending_count;
+    for (uint32_t i = 0; i < count; i++)
+        if (layer == KV_ALL_LAYERS || cache->pending[i].layer == layer)
+            finish_pack(cache, &cache->pending[i]);
+        else
+            cache->pending[kept++] = cache->pending[i];
+    cache->pending_count = kept;
+    return kept < count;
+}
+
+Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
     KvSlot *slot = &cache->slots[sequence->slot];
     uint32_t token_count = sequence->position_first + sequence->row_count;
     if (token_count < slot->prompt_count) return STATUS_OK;
     uint32_t cold = kv_layout_packed_blocks(&cache->options.layout, token_count);
-    while (!slot->lost && slot->packed_counts[layer] < cold) {
-        Status status = make_pack(cache, kernels, context, sequence->slot, layer);
+    while (!slot->lost && slot->begun_counts[layer] < cold) {
+        Status status = begin_pack(cache, sequence->slot, layer, slot->begun_counts[layer]);
         if (status == STATUS_OK) continue;
-        slot->refused = status == STATUS_BAD_INPUT;
         slot->lost = true;
-        if (status != STATUS_BAD_INPUT && status != STATUS_IO && status != STATUS_NO_SPACE)
-            return status;
+        if (status != STATUS_IO && status != STATUS_NO_SPACE) return status;
     }
     return STATUS_OK;
 }
@@ -115,6 +111,7 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
 Status kv_cache_visit(KvCache *cache,
                       Status (*visit)(void *user, const KvShape *shape, const void *block),
                       void *user) {
+    kv_packs_finish(cache, KV_ALL_LAYERS);
     for (uint32_t s = 0; s < cache->options.slot_count; s++)
         for (uint32_t layer = 0; layer < cache->options.layer_count && cache->slots[s].open;
              layer++)
