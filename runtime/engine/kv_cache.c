@@ -58,7 +58,7 @@ static void let_go(KvCache *cache) {
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
     KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open && cache->pinned_count + cache->partial_count == 0);
-    kv_packs_finish(cache, KV_ALL_LAYERS);
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
         const BlockId *ids = kv_layer_ids(slot, layer);
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
@@ -121,7 +121,7 @@ static void pump(KvCache *cache, uint64_t wait) {
 
 void kv_stall(KvCache *cache, Tier cause) {
     double start = monotonic_seconds();
-    if (!kv_packs_finish(cache, KV_ALL_LAYERS)) pump(cache, wait_ns);
+    if (!kv_finish_encoding(cache, KV_ALL_LAYERS)) pump(cache, wait_ns);
     cache->seconds_stalled[cause] += monotonic_seconds() - start;
 }
 
@@ -182,7 +182,7 @@ void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count
     tier_manager_set_free_target(cache->manager, free_target < home / 4 ? free_target : home / 4);
 }
 
-/* How many blocks it asked for. */
+/* How many blocks it asked for. Those that fill come first; a pack that will grow is read for attention, and once more to be held. */
 static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     const Batch *batch = want->batch;
     uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, count = 0;
@@ -200,6 +200,13 @@ static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
             tier_manager_want(cache->manager, kv_layer_ids(slot, layer) + first,
                               slot->block_counts[layer] - first, &taken);
         count += slot->block_counts[layer];
+    }
+    for (uint32_t s = 0; s < batch->sequence_count; s++) {
+        const BatchSequence *sequence = &batch->sequences[s];
+        const KvSlot *slot = kv_slot_at(cache, sequence->slot);
+        BlockId pack =
+            kv_pack_growing(cache, slot, layer, sequence->position_first + sequence->row_count);
+        if (!slot->lost && pack != BLOCK_NONE) tier_manager_want(cache->manager, &pack, 1, &taken);
     }
     return count;
 }
@@ -232,17 +239,17 @@ Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32
     uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
     for (;;) {
         Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, out);
-        if (status == STATUS_NO_SPACE && kv_packs_finish(cache, KV_ALL_LAYERS)) continue;
+        if (status == STATUS_NO_SPACE && kv_finish_encoding(cache, KV_ALL_LAYERS)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, TIER_DEVICE);
     }
 }
 
-static Status hold_block(KvCache *cache, BlockId id) {
+Status kv_hold_block(KvCache *cache, BlockId id) {
     for (;;) {
         uint32_t device_slot;
         Status status = tier_manager_hold(cache->manager, id, &device_slot);
-        if (status == STATUS_NO_SPACE && kv_packs_finish(cache, KV_ALL_LAYERS)) continue;
+        if (status == STATUS_NO_SPACE && kv_finish_encoding(cache, KV_ALL_LAYERS)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, tier_manager_tier(cache->manager, id)); /* on the device: for room */
     }
@@ -259,7 +266,7 @@ static Status grow(KvCache *cache, const BatchSequence *sequence, uint32_t layer
         (uint32_t)divide_up(sequence->position_first + sequence->row_count, block_tokens);
     Status status = STATUS_OK;
     if (!slot->lost && fills_on(cache, sequence))
-        status = hold_block(cache, kv_layer_ids(slot, layer)[first]);
+        status = kv_hold_block(cache, kv_layer_ids(slot, layer)[first]);
     while (!slot->lost && status == STATUS_OK && slot->block_counts[layer] < wanted) {
         uint32_t ordinal = slot->block_counts[layer];
         status = kv_take_block(cache, sequence->slot, layer, ordinal, NULL,
@@ -291,7 +298,7 @@ static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t l
 Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                       const Batch *batch, uint32_t layer_index, const KvRows *rows) {
     CHECK(batch->row_count <= cache->options.row_count_max);
-    kv_packs_finish(cache, layer_index);
+    kv_finish_encoding(cache, layer_index);
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         TRY(grow(cache, &batch->sequences[s], layer_index));
     for (uint32_t s = 0; s < batch->sequence_count; s++)
@@ -462,6 +469,7 @@ Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) 
         const Batch batch = {.sequences = &sequence, .sequence_count = 1};
         kv_cache_extend(cache, slot_index, sequence.row_count);
         for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
+            kv_finish_encoding(cache, layer);
             TRY(grow(cache, &sequence, layer));
             if (!slot->lost) fill_block(cache, slot, layer, first / block_tokens);
             TRY(kv_cache_seal(cache, &batch, layer));
@@ -473,7 +481,7 @@ Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) 
 void kv_cache_park(KvCache *cache, uint32_t slot_index) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open);
-    kv_packs_finish(cache, KV_ALL_LAYERS);
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
             tier_manager_park(cache->manager, kv_layer_ids(slot, layer)[i]);
@@ -481,7 +489,7 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
 }
 
 void kv_cache_settle(KvCache *cache) {
-    kv_packs_finish(cache, KV_ALL_LAYERS);
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (int i = 0; i < SETTLE_WAITS && tier_manager_in_flight(cache->manager) > 0; i++)
         pump(cache, wait_ns);
 }

@@ -131,7 +131,7 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
 
 void kv_cache_destroy(KvCache *cache) {
     if (!cache) return;
-    if (cache->encoder) kv_packs_finish(cache, KV_ALL_LAYERS);
+    if (cache->encoder) kv_finish_encoding(cache, KV_ALL_LAYERS);
     kv_encoder_destroy(cache->encoder);
     /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
     bool quiet = mover_destroy(cache->mover);

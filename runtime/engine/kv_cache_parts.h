@@ -27,16 +27,16 @@ typedef struct KvSlot {
     uint32_t *
         packed_counts; /* [layer_count] of them, the first that are in packs; behind block_counts */
     uint32_t *
-        begun_counts; /* [layer_count] the same with packs that are being made; behind packed_counts */
+        begun_counts; /* [layer_count] the same with those that are being encoded; behind packed_counts */
     BlockId *ids; /* [layer_count][block_capacity], owned; the blocks of a pack have the same id */
 } KvSlot;
 
-/* A pack that the encoder works on: until it is done its raw blocks are pinned and the pack is held. */
-typedef struct KvPendingPack {
-    uint32_t slot_index, layer, ordinal;
+/* Blocks that the encoder works on: until it is done they are pinned raw, and the pack that they join is held. */
+typedef struct KvPending {
+    uint32_t slot_index, layer, ordinal, block_count;
     BlockId pack;
     uint32_t job_index;
-} KvPendingPack;
+} KvPending;
 
 struct KvCache {
     KvCacheOptions options;
@@ -55,7 +55,7 @@ struct KvCache {
     uint8_t *void_block; /* where rows of lost sequences go: written, never read */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
     KvEncoder *encoder;  /* NULL without a codec */
-    KvPendingPack pending[KV_ENCODER_JOBS_MAX];
+    KvPending pending[KV_ENCODER_JOBS_MAX];
     uint32_t pending_count;
     KvStaging staging;
     uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
@@ -78,15 +78,20 @@ static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
            sizeof(SpillHeader);
 }
 
-/* kv_cache.c: waits for a transfer, as booked under `cause`; for packs that are being made first, which pin blocks. */
+/* kv_cache.c: waits for a transfer, as booked under `cause`; for what is being encoded first, as that pins blocks. */
 void kv_stall(KvCache *cache, Tier cause);
 /* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */
 Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
                      const Codec *codec, BlockId *out);
+/* kv_cache.c: makes a filling block's bytes writable; waits likewise. */
+Status kv_hold_block(KvCache *cache, BlockId id);
 
 /* kv_pack.c: what the sequence's tokens have made cold in the layer goes to the encoder. */
 Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
-/* kv_pack.c: packs of the layer (or KV_ALL_LAYERS) that are being made take the place of their blocks; false when there were none. */
-bool kv_packs_finish(KvCache *cache, uint32_t layer);
+/* kv_pack.c: the open pack that blocks of the layer will join once the stream has token_count tokens; BLOCK_NONE: none. */
+BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
+                        uint32_t token_count);
+/* kv_pack.c: what is being encoded of the layer (or KV_ALL_LAYERS) takes the place of the raw blocks; false when there was nothing. */
+bool kv_finish_encoding(KvCache *cache, uint32_t layer);
 
 #endif

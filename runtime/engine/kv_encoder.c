@@ -37,9 +37,9 @@ static void run_job(KvEncoder *encoder, Slot *slot) {
     const KvLayout *layout = &encoder->layout;
     double start = monotonic_seconds();
     Status status = STATUS_OK;
-    for (uint32_t i = 0; i < layout->pack_blocks && status == STATUS_OK; i++)
+    for (uint32_t i = 0; i < slot->job.block_count && status == STATUS_OK; i++)
         status = encoder->kernels->kv_encode(layout->codec, &layout->shape, slot->job.blocks[i],
-                                             slot->job.pack + i * layout->encoded_bytes);
+                                             slot->job.out_bytes + i * layout->encoded_bytes);
     slot->status = status;
     slot->seconds = monotonic_seconds() - start;
     if (atomic_exchange(&slot->state, JOB_DONE) == JOB_WATCHED) futex_wake(&slot->state);

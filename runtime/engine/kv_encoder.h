@@ -1,8 +1,8 @@
 #ifndef RUNTIME_ENGINE_KV_ENCODER_H
 #define RUNTIME_ENGINE_KV_ENCODER_H
 
-/* Encodes cold blocks behind the step's back: a thread of its own takes packs (kv_layout.h) from a bounded queue while the layers
- * go on. When a pack is used is the cache's business (kv_pack.c), so that what attention reads never depends on how fast
+/* Encodes cold blocks behind the step's back: a thread of its own takes them from a bounded queue while the layers
+ * go on. When an encoded block is used is the cache's business (kv_pack.c), so that what attention reads never depends on how fast
  * this is. The bytes of a job belong to the encoder from submit to wait. One owner thread; nothing is allocated after create. */
 
 #include "runtime/engine/kv_layout.h"
@@ -14,8 +14,9 @@ enum { KV_PACK_BLOCKS_MAX = 16, KV_ENCODER_JOBS_MAX = 64 };
 typedef struct KvEncoder KvEncoder;
 
 typedef struct KvEncoderJob {
-    const void *blocks[KV_PACK_BLOCKS_MAX]; /* [layout.pack_blocks] raw */
-    uint8_t *pack;                          /* one encoded block every layout.encoded_bytes */
+    const void *blocks[KV_PACK_BLOCKS_MAX]; /* [block_count] raw */
+    uint32_t block_count;
+    uint8_t *out_bytes; /* [block_count][layout.encoded_bytes] inside a pack */
 } KvEncoderJob;
 
 /* Starts the thread. The layout has a codec; kernels are borrowed. */

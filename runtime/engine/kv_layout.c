@@ -29,18 +29,17 @@ KvLayout kv_layout(const KvShape *shape, const Codec *codec, uint32_t residual_t
     return layout;
 }
 
-uint32_t kv_layout_packed_blocks(const KvLayout *layout, uint32_t token_count) {
+uint32_t kv_layout_cold_blocks(const KvLayout *layout, uint32_t token_count) {
     if (!layout->codec || token_count < layout->residual_tokens) return 0;
-    uint32_t cold = (token_count - layout->residual_tokens) / layout->shape.block_tokens;
-    return cold - cold % layout->pack_blocks;
+    return (token_count - layout->residual_tokens) / layout->shape.block_tokens;
 }
 
 uint32_t kv_layout_slots(const KvLayout *layout, uint32_t token_count) {
     uint32_t block_tokens = layout->shape.block_tokens;
     uint32_t blocks = (uint32_t)divide_up(token_count, block_tokens);
     if (!layout->codec) return blocks;
-    uint32_t raw_most =
-        (uint32_t)divide_up(layout->residual_tokens, block_tokens) + layout->pack_blocks + 1;
-    uint32_t packs = kv_layout_packed_blocks(layout, token_count) / layout->pack_blocks;
-    return packs + (blocks < raw_most ? blocks : raw_most) + 1;
+    uint32_t raw_most = (uint32_t)divide_up(layout->residual_tokens, block_tokens) + 2;
+    uint32_t packs =
+        (uint32_t)divide_up(kv_layout_cold_blocks(layout, token_count), layout->pack_blocks);
+    return packs + (blocks < raw_most ? blocks : raw_most);
 }

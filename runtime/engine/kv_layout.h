@@ -5,12 +5,12 @@
  * itself; encoded blocks share one, as many as fit, so that they move in transfers as large as raw ones do and tiers need
  * to know nothing of codecs:
  *
- *     tokens  0 ........................................ packed | .......................... now
- *     slots   [ pack: blocks 0 … n-1 encoded ] [ next pack ] …  | [ raw ] [ raw ] … [ filling ]
+ *     tokens  0 ....................................... cold | .......................... now
+ *     slots   [ pack: blocks 0 … n-1 encoded ] [ pack, open ] | [ raw ] [ raw ] … [ filling ]
  *
- * A pack is made when all its blocks are cold: wholly older than the `residual_tokens` newest tokens, once the prompt has been
- * through the layer. That is a function of the stream's token count alone, so what attention reads never depends on budgets,
- * threads or neighbours. Pure functions. */
+ * A block is encoded when it is cold: wholly older than the `residual_tokens` newest tokens, once the prompt has been
+ * through the layer. It joins the last pack until that is full. When is a function of the stream's token count alone, so what
+ * attention reads never depends on budgets, threads or neighbours. Pure functions. */
 
 #include "kernels/kernels.h"
 
@@ -29,10 +29,10 @@ typedef struct KvLayout {
 /* codec: NULL or one that codec_refusal accepts for the shape. */
 KvLayout kv_layout(const KvShape *shape, const Codec *codec, uint32_t residual_tokens, bool spills);
 
-/* Blocks of the stream's first `token_count` tokens that are in packs. */
-uint32_t kv_layout_packed_blocks(const KvLayout *layout, uint32_t token_count);
+/* Blocks of the stream's first `token_count` tokens that are encoded. */
+uint32_t kv_layout_cold_blocks(const KvLayout *layout, uint32_t token_count);
 
-/* Slots that a stream may need on its way to token_count tokens: packs, raw blocks, and a pack in the making. */
+/* Slots that a stream may need on its way to token_count tokens: packs, and raw blocks with those that are being encoded. */
 uint32_t kv_layout_slots(const KvLayout *layout, uint32_t token_count);
 
 SPILLWAY_EXTERN_C_END

@@ -1,5 +1,5 @@
-/* Cold blocks into packs: several encoded blocks to a slot, see kv_layout.h. A pack begins once its blocks are cold and takes their
- * place when the layer runs again, or sooner where its raw blocks are in somebody's way: what attention reads in a layer is the same. */
+/* Cold blocks into packs: several encoded blocks to a slot, see kv_layout.h. Encoding begins once blocks are cold; the codes take their
+ * place when the layer runs again, or sooner where the raw blocks are in somebody's way: what attention reads in a layer is the same. */
 
 #include "runtime/engine/kv_cache_parts.h"
 
@@ -18,74 +18,109 @@ static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32
     return STATUS_OK;
 }
 
-/* Blocks from `ordinal` on of the stream go to the encoder. STATUS_IO, STATUS_NO_SPACE: the sequence has to be computed again. */
-static Status begin_pack(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal) {
+static bool starts_pack(const KvCache *cache, uint32_t ordinal) {
+    return ordinal % cache->options.layout.pack_blocks == 0;
+}
+
+/* The pack that the block `ordinal` joins, held: a new one, or the one that the block before it is in. */
+static Status hold_pack(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
+                        BlockId *out) {
+    if (starts_pack(cache, ordinal))
+        return kv_take_block(cache, slot_index, layer, ordinal, cache->options.layout.codec, out);
+    *out = kv_layer_ids(&cache->slots[slot_index], layer)[ordinal - 1];
+    return kv_hold_block(cache, *out);
+}
+
+/* `count` blocks from `ordinal` on, of one pack, go to the encoder. STATUS_IO, STATUS_NO_SPACE: the sequence has to be computed
+ * again. */
+static Status begin_encoding(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
+                             uint32_t count) {
     KvSlot *slot = &cache->slots[slot_index];
     const KvLayout *layout = &cache->options.layout;
-    BlockId *ids = kv_layer_ids(slot, layer) + ordinal, pack;
+    BlockId *ids = kv_layer_ids(slot, layer) + ordinal, pack = BLOCK_NONE;
     uint32_t pinned;
-    if (cache->pending_count == KV_ENCODER_JOBS_MAX) kv_packs_finish(cache, KV_ALL_LAYERS);
-    Status status = pin_raw(cache, ids, layout->pack_blocks, &pinned);
-    if (status == STATUS_OK)
-        status = kv_take_block(cache, slot_index, layer, ordinal, layout->codec, &pack);
+    if (cache->pending_count == KV_ENCODER_JOBS_MAX) kv_finish_encoding(cache, KV_ALL_LAYERS);
+    Status status = pin_raw(cache, ids, count, &pinned);
+    if (status == STATUS_OK) status = hold_pack(cache, slot_index, layer, ordinal, &pack);
     if (status != STATUS_OK) {
         for (uint32_t i = 0; i < pinned; i++)
             tier_manager_unpin(cache->manager, ids[i]);
         return status;
     }
-    KvEncoderJob job = {.pack = kv_payload(cache, tier_manager_device_slot(cache->manager, pack))};
-    for (uint32_t i = 0; i < layout->pack_blocks; i++)
+    KvEncoderJob job = {.block_count = count,
+                        .out_bytes =
+                            kv_payload(cache, tier_manager_device_slot(cache->manager, pack)) +
+                            ordinal % layout->pack_blocks * layout->encoded_bytes};
+    for (uint32_t i = 0; i < count; i++)
         job.blocks[i] = cache->pointers[i];
     cache->pending[cache->pending_count++] =
-        (KvPendingPack){.slot_index = slot_index,
-                        .layer = layer,
-                        .ordinal = ordinal,
-                        .pack = pack,
-                        .job_index = kv_encoder_submit(cache->encoder, &job)};
-    slot->begun_counts[layer] = ordinal + layout->pack_blocks;
+        (KvPending){.slot_index = slot_index,
+                    .layer = layer,
+                    .ordinal = ordinal,
+                    .block_count = count,
+                    .pack = pack,
+                    .job_index = kv_encoder_submit(cache->encoder, &job)};
+    slot->begun_counts[layer] = ordinal + count;
     return STATUS_OK;
 }
 
-/* The pack takes the place of its raw blocks, which are released. */
-static void finish_pack(KvCache *cache, const KvPendingPack *pending) {
+/* The codes take the place of the raw blocks, which are released. Of a lost sequence a pack that nobody knows goes with them. */
+static void end_encoding(KvCache *cache, const KvPending *pending) {
     KvSlot *slot = &cache->slots[pending->slot_index];
     BlockId *ids = kv_layer_ids(slot, pending->layer) + pending->ordinal;
-    uint32_t count = cache->options.layout.pack_blocks;
+    uint32_t end = pending->ordinal + pending->block_count;
     bool right = kv_encoder_wait(cache->encoder, pending->job_index) == STATUS_OK;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < pending->block_count; i++)
         tier_manager_unpin(cache->manager, ids[i]);
     if (!right) slot->refused = slot->lost = true;
+    if (starts_pack(cache, end))
+        tier_manager_seal(cache->manager, pending->pack);
+    else
+        tier_manager_let_go(cache->manager, pending->pack);
     if (slot->lost) {
-        tier_manager_release(cache->manager, pending->pack);
+        if (starts_pack(cache, pending->ordinal))
+            tier_manager_release(cache->manager, pending->pack);
         return;
     }
-    tier_manager_seal(cache->manager, pending->pack);
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < pending->block_count; i++) {
         tier_manager_release(cache->manager, ids[i]);
         ids[i] = pending->pack;
     }
-    slot->packed_counts[pending->layer] += count;
-    cache->packs++;
+    slot->packed_counts[pending->layer] = end;
+    cache->packs += starts_pack(cache, pending->ordinal);
 }
 
-bool kv_packs_finish(KvCache *cache, uint32_t layer) {
+bool kv_finish_encoding(KvCache *cache, uint32_t layer) {
     uint32_t kept = 0, count = cache->pending_count;
     for (uint32_t i = 0; i < count; i++)
         if (layer == KV_ALL_LAYERS || cache->pending[i].layer == layer)
-            finish_pack(cache, &cache->pending[i]);
+            end_encoding(cache, &cache->pending[i]);
         else
             cache->pending[kept++] = cache->pending[i];
     cache->pending_count = kept;
     return kept < count;
 }
 
+BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
+                        uint32_t token_count) {
+    uint32_t begun = slot->begun_counts[layer];
+    if (!cache->options.layout.codec || starts_pack(cache, begun) ||
+        token_count < slot->prompt_count ||
+        kv_layout_cold_blocks(&cache->options.layout, token_count) <= begun)
+        return BLOCK_NONE;
+    return kv_layer_ids(slot, layer)[begun - 1];
+}
+
 Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
     KvSlot *slot = &cache->slots[sequence->slot];
     uint32_t token_count = sequence->position_first + sequence->row_count;
     if (token_count < slot->prompt_count) return STATUS_OK;
-    uint32_t cold = kv_layout_packed_blocks(&cache->options.layout, token_count);
+    uint32_t cold = kv_layout_cold_blocks(&cache->options.layout, token_count),
+             pack_blocks = cache->options.layout.pack_blocks;
     while (!slot->lost && slot->begun_counts[layer] < cold) {
-        Status status = begin_pack(cache, sequence->slot, layer, slot->begun_counts[layer]);
+        uint32_t ordinal = slot->begun_counts[layer], room = pack_blocks - ordinal % pack_blocks,
+                 count = cold - ordinal < room ? cold - ordinal : room;
+        Status status = begin_encoding(cache, sequence->slot, layer, ordinal, count);
         if (status == STATUS_OK) continue;
         slot->lost = true;
         if (status != STATUS_IO && status != STATUS_NO_SPACE) return status;
@@ -111,7 +146,7 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
 Status kv_cache_visit(KvCache *cache,
                       Status (*visit)(void *user, const KvShape *shape, const void *block),
                       void *user) {
-    kv_packs_finish(cache, KV_ALL_LAYERS);
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t s = 0; s < cache->options.slot_count; s++)
         for (uint32_t layer = 0; layer < cache->options.layer_count && cache->slots[s].open;
              layer++)

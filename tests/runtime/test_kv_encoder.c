@@ -64,7 +64,8 @@ static int close_rig(void **state) {
 }
 
 static uint32_t submit(const Rig *rig, uint32_t pack, const uint32_t *blocks) {
-    KvEncoderJob job = {.pack = rig->packs + pack * pack_bytes(rig)};
+    KvEncoderJob job = {.block_count = rig->layout.pack_blocks,
+                        .out_bytes = rig->packs + pack * pack_bytes(rig)};
     for (uint32_t i = 0; i < rig->layout.pack_blocks; i++)
         job.blocks[i] = raw_block(rig, blocks[i]);
     return kv_encoder_submit(rig->encoder, &job);
