@@ -160,6 +160,8 @@ static Status add_kv_options(Session *session, EngineOptions *options) {
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
     options->kv_codec = settings->kv_codec;
+    options->kv_tier_codecs[TIER_HOST] = settings->kv_host_codec;
+    options->kv_tier_codecs[TIER_NVME] = settings->kv_nvme_codec;
     options->kv_residual = settings->kv_residual;
     options->codec_during_prefill = settings->codec_during_prefill;
     if (settings->kv_trace_out && session->ranks.comm->rank == 0) {
@@ -221,6 +223,20 @@ static void print_codec(const Session *session) {
     if (session->settings->codec_during_prefill)
         log_note("--codec-during-prefill: chunks of a prompt read what is encoded of those before "
                  "them, so its own forward pass is lossy, too");
+}
+
+static void print_tier_codecs(const Session *session) {
+    const Settings *settings = session->settings;
+    if (codec_is_raw(codec_find(settings->kv_host_codec)) &&
+        codec_is_raw(codec_find(settings->kv_nvme_codec)))
+        return;
+    log_line(LOG_INFO, "session",
+             "KV codecs on spill: host %s, nvme %s, of blocks older than the newest %u tokens",
+             settings->kv_host_codec, settings->kv_nvme_codec,
+             engine_stats(session->engine)->kv_residual_tokens);
+    log_note("--kv-host-codec, --kv-nvme-codec: which blocks are encoded follows from budgets and "
+             "timing, and "
+             "so do answers; --kv-codec depends on token counts alone");
 }
 
 static void print_banner(const Session *session) {
@@ -291,6 +307,7 @@ static Status open_tier_socket(Session *session) {
 static Status lead(Session *session, Status (*work)(Session *session, void *user), void *user) {
     print_banner(session);
     print_codec(session);
+    print_tier_codecs(session);
     print_tiers(session);
     Status status = open_tier_socket(session);
     if (status == STATUS_OK) status = work(session, user);

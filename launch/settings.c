@@ -347,6 +347,23 @@ static const OptionRow rows[] = {
      .default_text = "f16",
      .help = "how keys and values are stored once they are cold, in every tier; see `codecs`",
      AT(kv_codec)},
+    {.name = "kv-host-codec",
+     .type = OPTION_STRING,
+     .value_name = "NAME",
+     .group = "engine",
+     .default_text = "f16",
+     .expert = true,
+     .help = "encode cold blocks only as they go down to host memory; what is encoded then depends "
+             "on how much memory there is, and so do answers",
+     AT(kv_host_codec)},
+    {.name = "kv-nvme-codec",
+     .type = OPTION_STRING,
+     .value_name = "NAME",
+     .group = "engine",
+     .default_text = "f16",
+     .expert = true,
+     .help = "the same as they go down to disk: fewer bytes move, but none of its space is saved",
+     AT(kv_nvme_codec)},
     {.name = "kv-residual",
      .type = OPTION_INTEGER,
      .value_name = "TOKENS",
@@ -884,11 +901,24 @@ const OptionTable settings_table = {
 };
 
 /* Commands without an engine have none. */
-static Status check_codec(const Settings *settings) {
-    if (!settings->kv_codec || codec_find(settings->kv_codec)) return STATUS_OK;
+static Status check_codec(const char *option, const char *codec) {
+    if (!codec || codec_find(codec)) return STATUS_OK;
     char names[256];
-    FAIL(USAGE, "--kv-codec %s: there are %s", settings->kv_codec,
-         codec_names(names, sizeof names));
+    FAIL(USAGE, "--%s %s: there are %s", option, codec, codec_names(names, sizeof names));
+}
+
+static Status check_codecs(const Settings *settings) {
+    TRY(check_codec("kv-codec", settings->kv_codec));
+    TRY(check_codec("kv-host-codec", settings->kv_host_codec));
+    TRY(check_codec("kv-nvme-codec", settings->kv_nvme_codec));
+    if (!settings->kv_codec || codec_is_raw(codec_find(settings->kv_codec))) return STATUS_OK;
+    if (!codec_is_raw(codec_find(settings->kv_host_codec)) ||
+        !codec_is_raw(codec_find(settings->kv_nvme_codec)))
+        FAIL(USAGE,
+             "--kv-codec %s encodes cold blocks in every tier, so that --kv-host-codec and "
+             "--kv-nvme-codec would find none: give either that or these",
+             settings->kv_codec);
+    return STATUS_OK;
 }
 
 /* By what the policy needs, not by its name. Commands without an engine have none. */
@@ -914,7 +944,7 @@ static Status check_placement(const Settings *settings) {
 }
 
 Status settings_check(const Settings *settings) {
-    TRY(check_codec(settings));
+    TRY(check_codecs(settings));
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
         FAIL(USAGE, "--block-size %lld is no power of two", (long long)settings->block_size);

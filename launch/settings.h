@@ -36,7 +36,7 @@ typedef struct Settings {
     int64_t block_size; /* tokens; 0: auto */
     OptionSize kv_device_size, kv_host_size, kv_nvme_size;
     OptionList kv_nvme_dir;
-    const char *kv_codec;
+    const char *kv_codec, *kv_host_codec, *kv_nvme_codec;
     int64_t kv_residual;
     bool codec_during_prefill;
     const char *kv_placement, *kv_trace, *kv_trace_out;

@@ -48,7 +48,8 @@ typedef struct EngineOptions {
     const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */
     uint32_t kv_nvme_dir_count;
     const char *kv_codec; /* name of a row of kernels/codec.h; NULL or "f16": none */
-    int64_t kv_residual;  /* newest tokens that stay f16; negative: the codec's own */
+    const char *kv_tier_codecs[TIER_COUNT]; /* the same, of blocks that go down to host or nvme */
+    int64_t kv_residual; /* newest tokens that stay f16; negative: the codec's own */
     bool
         codec_during_prefill; /* also of a prompt that is on its way: lossy prefill, for comparisons */
     const char *kv_placement; /* name of a row */

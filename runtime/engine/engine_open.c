@@ -27,18 +27,46 @@ static KvBudgetInput budget_input(const Engine *engine) {
     return input;
 }
 
+/* *out NULL: blocks stay as they are. */
+static Status find_codec(const char *option, const char *name, const KvShape *shape,
+                         const Codec **out) {
+    const Codec *codec = name ? codec_find(name) : NULL;
+    if (name && !codec) FAIL(USAGE, "--%s %s: no such codec; see `spillway codecs`", option, name);
+    *out = NULL;
+    if (codec_is_raw(codec)) return STATUS_OK;
+    const char *refusal = codec_refusal(codec, shape);
+    if (refusal) FAIL(USAGE, "--%s %s does not fit: %s", option, name, refusal);
+    *out = codec;
+    return STATUS_OK;
+}
+
+static Status find_tier_codecs(const Engine *engine, const KvShape *shape,
+                               const Codec *out[TIER_COUNT]) {
+    static const char *const names[TIER_COUNT] = {
+        [TIER_HOST] = "kv-host-codec", [TIER_NVME] = "kv-nvme-codec"};
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
+        TRY(find_codec(names[tier], engine->options.kv_tier_codecs[tier], shape, &out[tier]));
+        if (out[tier] && engine->options.kv_bytes[tier] == 0)
+            FAIL(USAGE, "--%s %s: there is no such tier; see --kv-%s-size", names[tier],
+                 out[tier]->name, tier_name((Tier)tier));
+    }
+    return STATUS_OK;
+}
+
 static Status plan_layout(Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvShape shape = {share_count(engine->model.share.kv_heads), engine->config.head_dim,
                      options->block_tokens};
-    const Codec *codec = codec_find(options->kv_codec ? options->kv_codec : "f16");
-    if (!codec)
-        FAIL(USAGE, "--kv-codec %s: no such codec; see `spillway codecs`", options->kv_codec);
-    const char *refusal = codec_refusal(codec, &shape);
-    if (refusal) FAIL(USAGE, "--kv-codec %s does not fit: %s", options->kv_codec, refusal);
-    uint32_t residual_tokens =
-        options->kv_residual < 0 ? codec->residual_tokens : (uint32_t)options->kv_residual;
+    const Codec *codec, *tier_codecs[TIER_COUNT] = {NULL};
+    TRY(find_codec("kv-codec", options->kv_codec, &shape, &codec));
+    TRY(find_tier_codecs(engine, &shape, tier_codecs));
+    uint32_t residual_tokens = codec ? codec->residual_tokens : 0;
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
+        if (tier_codecs[tier] && tier_codecs[tier]->residual_tokens > residual_tokens)
+            residual_tokens = tier_codecs[tier]->residual_tokens;
+    if (options->kv_residual >= 0) residual_tokens = (uint32_t)options->kv_residual;
     engine->layout = kv_layout(&shape, codec, residual_tokens, spills(engine));
+    memcpy(engine->layout.tier_codecs, tier_codecs, sizeof tier_codecs);
     return STATUS_OK;
 }
 

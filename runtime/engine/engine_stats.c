@@ -7,9 +7,12 @@
 
 static const double blocks_interval_s = 0.05;
 
-static void add_moves(EngineMoves *sum, uint64_t blocks, uint64_t block_bytes) {
-    sum->blocks += blocks;
-    sum->bytes += blocks * block_bytes;
+static void add_moves(EngineMoves *sum, const uint64_t blocks[TIER_COUNT],
+                      const uint64_t moved_bytes[TIER_COUNT]) {
+    for (int form = 0; form < TIER_COUNT; form++) {
+        sum->blocks += blocks[form];
+        sum->bytes += blocks[form] * moved_bytes[form];
+    }
 }
 
 static EngineTierStats tier_stats(const KvCacheStats *cache, Tier tier) {
@@ -25,9 +28,9 @@ static EngineTierStats tier_stats(const KvCacheStats *cache, Tier tier) {
                              .off_count = slots->off};
     for (int other = 0; other < TIER_COUNT; other++)
         for (int reason = 0; reason < REASON_COUNT; reason++) {
-            add_moves(&stats.moves_out[reason], slots->moves[other][reason], cache->slot_bytes);
-            add_moves(&stats.moves_in[reason], cache->manager.tiers[other].moves[tier][reason],
-                      cache->slot_bytes);
+            const TierStats *from = &cache->manager.tiers[other];
+            add_moves(&stats.moves_out[reason], slots->moves[other][reason], cache->moved_bytes);
+            add_moves(&stats.moves_in[reason], from->moves[tier][reason], cache->moved_bytes);
         }
     return stats;
 }

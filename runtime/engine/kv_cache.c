@@ -343,7 +343,9 @@ static Status pin_group(KvCursor *cursor, const KvSlot *slot, uint32_t end) {
         cache->pointers[place] =
             kv_payload(cache, device_slot) +
             (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
-        cache->codecs[place] = packed ? layout->codec : NULL;
+        cache->codecs[place] =
+            packed ? layout->codec
+                   : layout->tier_codecs[tier_manager_block(cache->manager, ids[ordinal])->form];
         cache->partial_count++;
     }
     return STATUS_OK;
@@ -442,6 +444,9 @@ Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
         seal_sequence(cache, &batch->sequences[s], layer_index);
     for (uint32_t s = 0; s < batch->sequence_count && cache->options.layout.codec; s++)
         TRY(kv_pack_cold(cache, &batch->sequences[s], layer_index));
+    for (uint32_t s = 0;
+         s < batch->sequence_count && kv_layout_encodes_on_spill(&cache->options.layout); s++)
+        kv_cool(cache, &batch->sequences[s], layer_index);
     pump(cache, 0);
     return STATUS_OK;
 }
@@ -505,6 +510,8 @@ KvCacheStats kv_cache_stats(const KvCache *cache) {
                               cache->encoder ? kv_encoder_seconds_waited(cache->encoder) : 0,
                           .places = tier_manager_places(cache->manager)};
     if (cache->mover) stats.mover = mover_stats(cache->mover);
+    for (uint32_t form = 0; form < TIER_COUNT && cache->mover; form++)
+        stats.moved_bytes[form] = mover_moved_bytes(cache->mover, form);
     for (int tier = 0; tier < TIER_COUNT; tier++)
         stats.seconds_stalled[tier] = cache->seconds_stalled[tier];
     return stats;

@@ -127,6 +127,7 @@ typedef struct KvCacheStats {
     TierManagerStats manager;
     MoverStats mover;
     uint64_t slot_bytes;
+    uint64_t moved_bytes[TIER_COUNT]; /* of a slot, by form (Block.form) */
     uint64_t raw_bytes,
         stored_bytes; /* of the cached tokens as f16, and in slots, when they were most */
     uint64_t packs;   /* made */

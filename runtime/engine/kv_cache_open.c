@@ -51,12 +51,33 @@ static Status create_manager(KvCache *cache) {
                                   .corrupt_to_off =
                                       options->corrupt_max ? options->corrupt_max : CORRUPT_TO_OFF,
                                   .grow_pause_ns = 30 * SECOND_NS};
-    for (int tier = 0; tier < TIER_COUNT; tier++)
+    if (kv_layout_encodes_on_spill(&options->layout)) manager.writes_max = KV_BOUNCES / 2;
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
         manager.slot_count[tier] = options->slots[tier];
+        manager.encodes[tier] = options->layout.tier_codecs[tier] != NULL;
+    }
     return tier_manager_create(&cache->manager, &manager);
 }
 
+static void encode_on_spill(const KvCache *cache, Tier tier, const uint8_t *payload,
+                            uint8_t *out_payload) {
+    const KvLayout *layout = &cache->options.layout;
+    CHECK(cache->options.kernels->kv_encode(layout->tier_codecs[tier], &layout->shape, payload,
+                                            out_payload) == STATUS_OK); /* kv_cool has looked */
+}
+
+static void encode_for_host(void *user, const uint8_t *payload, uint8_t *out_payload) {
+    encode_on_spill(user, TIER_HOST, payload, out_payload);
+}
+
+static void encode_for_nvme(void *user, const uint8_t *payload, uint8_t *out_payload) {
+    encode_on_spill(user, TIER_NVME, payload, out_payload);
+}
+
 static Status create_mover(KvCache *cache) {
+    static void (*const encode_for[TIER_COUNT])(void *user, const uint8_t *payload,
+                                                uint8_t *out_payload) = {
+        [TIER_HOST] = encode_for_host, [TIER_NVME] = encode_for_nvme};
     const KvCacheOptions *options = &cache->options;
     if (!has_lower_tiers(options)) return STATUS_OK;
     MoverOptions mover = {.slot_bytes = options->layout.slot_bytes,
@@ -69,8 +90,18 @@ static Status create_mover(KvCache *cache) {
     mover.ring.staging = cache->memory[TIER_DEVICE];
     mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->options.layout.slot_bytes;
     mover.ring.queue_count = KV_TRANSFERS_MAX;
-    for (int tier = 0; tier < TIER_COUNT; tier++)
+    if (cache->bounce) {
+        mover.bounce = cache->bounce;
+        mover.bounce_count = KV_BOUNCES;
+    }
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
         mover.slots[tier] = cache->memory[tier];
+        if (options->layout.tier_codecs[tier])
+            mover.forms[tier] =
+                (MoverForm){(uint32_t)codec_block_bytes(options->layout.tier_codecs[tier],
+                                                        &options->layout.shape),
+                            encode_for[tier], cache};
+    }
     return mover_create(&cache->mover, &mover);
 }
 
@@ -83,6 +114,10 @@ static Status take_memory(KvCache *cache) {
                                              options->slots[tier] *
                                                  cache->options.layout.slot_bytes,
                                              "KV blocks", (void **)&cache->memory[tier]));
+    if (options->layout.tier_codecs[TIER_NVME])
+        TRY(options->device->memory_take(options->device, MEMORY_HOST,
+                                         KV_BOUNCES * options->layout.slot_bytes,
+                                         "blocks on their way", (void **)&cache->bounce));
     TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(KvSlot), "KV slots"));
     TRY(memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
                     "attention runs"));
@@ -145,6 +180,9 @@ void kv_cache_destroy(KvCache *cache) {
             cache->options.device->memory_give(
                 cache->options.device, tier == TIER_DEVICE ? MEMORY_DEVICE : MEMORY_HOST,
                 cache->memory[tier], cache->options.slots[tier] * cache->options.layout.slot_bytes);
+    if (cache->bounce && quiet)
+        cache->options.device->memory_give(cache->options.device, MEMORY_HOST, cache->bounce,
+                                           KV_BOUNCES * cache->options.layout.slot_bytes);
     free(cache->slots);
     free(cache->runs);
     free(cache->pointers);

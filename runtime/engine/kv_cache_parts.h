@@ -51,7 +51,9 @@ struct KvCache {
     BlockId
         *pinned; /* [KV_PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
     uint32_t pinned_count, partial_count;
-    void **row_blocks;   /* [row_count_max] */
+    void **row_blocks; /* [row_count_max] */
+    uint8_t *
+        bounce; /* [KV_BOUNCES][slot_bytes] where blocks are encoded on their way to a file; NULL: none are */
     uint8_t *void_block; /* where rows of lost sequences go: written, never read */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
     KvEncoder *encoder;  /* NULL without a codec */
@@ -91,6 +93,8 @@ Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t laye
 /* kv_pack.c: the open pack that blocks of the layer will join once the stream has token_count tokens; BLOCK_NONE: none. */
 BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
                         uint32_t token_count);
+/* kv_pack.c: what the sequence's tokens have made cold in the layer may be encoded by the tier that it goes down to. */
+void kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
 /* kv_pack.c: what is being encoded of the layer (or KV_ALL_LAYERS) takes the place of the raw blocks; false when there was nothing. */
 bool kv_finish_encoding(KvCache *cache, uint32_t layer);
 

@@ -15,10 +15,10 @@ static uint32_t blocks_of_pack(uint64_t raw_bytes, uint64_t encoded_bytes) {
 KvLayout kv_layout(const KvShape *shape, const Codec *codec, uint32_t residual_tokens,
                    bool spills) {
     uint64_t raw_bytes = kv_block_bytes(shape);
-    KvLayout layout = {.shape = *shape, .payload_bytes = raw_bytes};
+    KvLayout layout = {
+        .shape = *shape, .payload_bytes = raw_bytes, .residual_tokens = residual_tokens};
     if (!codec_is_raw(codec)) {
         layout.codec = codec;
-        layout.residual_tokens = residual_tokens;
         layout.encoded_bytes = align_up(codec_block_bytes(codec, shape), MEMORY_ALIGNMENT);
         layout.pack_blocks = blocks_of_pack(raw_bytes, layout.encoded_bytes);
         uint64_t pack_bytes = layout.pack_blocks * layout.encoded_bytes;
@@ -30,7 +30,7 @@ KvLayout kv_layout(const KvShape *shape, const Codec *codec, uint32_t residual_t
 }
 
 uint32_t kv_layout_cold_blocks(const KvLayout *layout, uint32_t token_count) {
-    if (!layout->codec || token_count < layout->residual_tokens) return 0;
+    if (token_count < layout->residual_tokens) return 0;
     return (token_count - layout->residual_tokens) / layout->shape.block_tokens;
 }
 

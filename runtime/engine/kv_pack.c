@@ -128,6 +128,30 @@ Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t laye
     return STATUS_OK;
 }
 
+/* Bytes that no codec takes stay as they are, which loses nothing. */
+static bool is_finite(const void *block, uint64_t bytes) {
+    const uint16_t *halves = block;
+    uint32_t special = 0;
+    for (uint64_t i = 0; i < bytes / sizeof *halves; i++)
+        special |= (halves[i] & 0x7c00u) == 0x7c00u;
+    return !special;
+}
+
+void kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
+    KvSlot *slot = &cache->slots[sequence->slot];
+    const KvLayout *layout = &cache->options.layout;
+    uint32_t token_count = sequence->position_first + sequence->row_count;
+    if (slot->lost || token_count < slot->prompt_count) return;
+    uint32_t cold = kv_layout_cold_blocks(layout, token_count);
+    for (uint32_t *next = &slot->begun_counts[layer]; *next < cold; ++*next) {
+        BlockId id = kv_layer_ids(slot, layer)[*next];
+        uint32_t device_slot = tier_manager_device_slot(cache->manager, id);
+        if (device_slot != SLOT_NONE &&
+            is_finite(kv_payload(cache, device_slot), kv_block_bytes(&layout->shape)))
+            tier_manager_cool(cache->manager, id);
+    }
+}
+
 static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
                           Status (*visit)(void *user, const KvShape *shape, const void *block),
                           void *user) {
@@ -135,6 +159,7 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
     uint32_t full = slot->token_count / shape->block_tokens, pinned;
     for (uint32_t i = slot->packed_counts[layer]; i < full; i++) {
         BlockId id = kv_layer_ids(slot, layer)[i];
+        if (tier_manager_block(cache->manager, id)->form != 0) continue;
         TRY(pin_raw(cache, &id, 1, &pinned));
         Status status = visit(user, shape, cache->pointers[0]);
         tier_manager_unpin(cache->manager, id);
