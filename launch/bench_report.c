@@ -28,6 +28,13 @@ void bench_print_split(const BenchSplit *split) {
                i + 1 < sizeof parts / sizeof *parts ? "," : "\n");
 }
 
+void bench_print_weights(const Session *session) {
+    const Settings *settings = session->settings;
+    if (engine_stats(session->engine)->random_weights)
+        printf("weights                     random numbers, %s, seed %lld\n", settings->weight_type,
+               (long long)settings->weight_seed);
+}
+
 void bench_print_stored(const Session *session) {
     const EngineStats *stats = engine_stats(session->engine);
     double raw = (double)stats->kv_raw_bytes, stored = (double)stats->kv_stored_bytes;
@@ -43,6 +50,9 @@ void bench_print_stored(const Session *session) {
 
 Status bench_save_result(const Session *session, json_t *result) {
     const char *path = session->settings->result_filename;
+    if (result)
+        json_object_set_new(result, "random_weights",
+                            json_boolean(engine_stats(session->engine)->random_weights));
     int failed = result ? json_dump_file(result, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : 0;
     bool made = result != NULL;
     json_decref(result);

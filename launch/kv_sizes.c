@@ -44,16 +44,21 @@ static Status disk_bytes(const KvSizes *sizes, double per_cent, uint64_t *out) {
     return STATUS_OK;
 }
 
-/* Where the job's scheduler, or the user, keeps what may be thrown away. */
-static Status choose_dirs(const Settings *settings, KvSizes *out) {
+const char *kv_sizes_default_dir(void) {
     static const char *const variables[] = {"SLURM_TMPDIR", "TMPDIR", "PBS_JOBDIR"};
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+        const char *value = getenv(variables[i]);
+        if (value && value[0]) return value;
+    }
+    return NULL;
+}
+
+static Status choose_dirs(const Settings *settings, KvSizes *out) {
     out->nvme_dirs = settings->kv_nvme_dir.items;
     out->nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count;
     if (out->nvme_dir_count > 0) return STATUS_OK;
-    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
-        const char *value = getenv(variables[i]);
-        if (!value || !value[0]) continue;
-        out->default_dir = value;
+    out->default_dir = kv_sizes_default_dir();
+    if (out->default_dir) {
         out->nvme_dirs = &out->default_dir;
         out->nvme_dir_count = 1;
         return STATUS_OK;
@@ -71,6 +76,11 @@ Status kv_sizes_resolve(const Settings *settings, int local_ranks, KvSizes *out)
     if (host->per_cent > 0)
         TRY(memory_bytes(host, "kv-host-size", local_ranks, &out->bytes[TIER_HOST]));
     bool on_disk = nvme->per_cent > 0 || nvme->bytes > 0;
+    if (settings->placement) { /* which makes the sizes */
+        out->nvme_dirs = settings->kv_nvme_dir.items;
+        out->nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count;
+        return STATUS_OK;
+    }
     if (!on_disk && settings->kv_nvme_dir.count > 0)
         FAIL(USAGE, "--kv-nvme-dir is given, but no --kv-nvme-size: say how much may lie there, as "
                     "in 64GiB or 50%%");

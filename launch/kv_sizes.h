@@ -21,6 +21,9 @@ typedef struct KvSizes {
  * folder. E-UNAVAILABLE: free memory is not told here. */
 Status kv_sizes_resolve(const Settings *settings, int local_ranks, KvSizes *out);
 
+/* What $SLURM_TMPDIR, $TMPDIR or $PBS_JOBDIR names, where the job's scheduler, or the user, keeps what may be thrown away; NULL. */
+const char *kv_sizes_default_dir(void);
+
 SPILLWAY_EXTERN_C_END
 
 #endif

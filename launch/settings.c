@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/codec.h"
+#include "kernels/quant.h"
 #include "runtime/base/bytes.h"
 #include "tiers/placement.h"
 #include "tiers/placement/placement_names.h"
@@ -13,10 +14,10 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static const OptionGroup groups[] = {
-    {"general", "General"},       {"command", "This command"}, {"model", "Model"},
-    {"ranks", "Ranks"},           {"engine", "Engine"},        {"sampling", "Sampling"},
-    {"batch", "Batch files"},     {"eval", "Evaluation"},      {"bench", "Benchmark"},
-    {"log", "Logs and progress"},
+    {"general", "General"},   {"command", "This command"},  {"model", "Model"},
+    {"ranks", "Ranks"},       {"engine", "Engine"},         {"plan", "Planning"},
+    {"sampling", "Sampling"}, {"batch", "Batch files"},     {"eval", "Evaluation"},
+    {"bench", "Benchmark"},   {"log", "Logs and progress"},
 };
 
 static const OptionRow rows[] = {
@@ -45,7 +46,8 @@ static const OptionRow rows[] = {
      .value_name = "FILE",
      .group = "general",
      .not_in_config = true,
-     .help = "read options from a YAML file; flags and SPILLWAY_ variables win over it",
+     .help = "read options from a YAML file, or from a configuration that is built in, such as "
+             "opt-30b; flags and SPILLWAY_ variables win over it",
      AT(config)},
     {.name = "print-config",
      .type = OPTION_FLAG,
@@ -65,7 +67,7 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "TEXT",
      .group = "command",
-     .help = "the prompt; - reads it from standard input",
+     .help = "the prompt; - reads it from standard input; for `plan` how many tokens, 512",
      AT(prompt)},
     {.name = "system",
      .aliases = "system-prompt",
@@ -93,7 +95,7 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "FILE",
      .group = "command",
-     .help = "where the results go",
+     .help = "where the results go; for `plan` the tokens of an answer, 32",
      AT(output)},
     {.name = "errors",
      .shorts = "e",
@@ -180,8 +182,34 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "MODEL",
      .group = "model",
-     .help = "a GGUF file, or a folder as Hugging Face writes it",
+     .help =
+         "a GGUF file, a folder as Hugging Face writes it, or the name of a shape, such as opt-30b",
      AT(model)},
+    {.name = "random-weights",
+     .type = OPTION_FLAG,
+     .group = "model",
+     .help =
+         "run a shape, or a folder with nothing but config.json, with random numbers for weights",
+     AT(random_weights)},
+    {.name = "weight-type",
+     .type = OPTION_STRING,
+     .value_name = "NAME",
+     .group = "model",
+     .default_text = "q4_0",
+     .expert = true,
+     .help =
+         "number format of the matrices of random weights; f16 where rows do not fit its blocks",
+     AT(weight_type)},
+    {.name = "weight-seed",
+     .type = OPTION_INTEGER,
+     .value_name = "N",
+     .group = "model",
+     .default_text = "0",
+     .min = 0,
+     .max = 0x1p63,
+     .expert = true,
+     .help = "equal seeds give equal random weights",
+     AT(weight_seed)},
     {.name = "served-model-name",
      .aliases = "alias",
      .type = OPTION_STRING,
@@ -340,6 +368,38 @@ static const OptionRow rows[] = {
      .help =
          "disk space of the node for them, over all --kv-nvme-dir; also per cent of what is free",
      AT(kv_nvme_size)},
+    {.name = "weights-device-size",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "model",
+     .default_text = "100%",
+     .least_word = "min",
+     .help = "packed layers of each rank that stay where it computes: 4GiB, per cent of them, or "
+             "min; the rest streams "
+             "from disk through every pass",
+     AT(weights_device_size)},
+    {.name = "weights-host-size",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "model",
+     .default_text = "0",
+     .help = "further memory of each rank for those that do not fit there; also per cent of them",
+     AT(weights_host_size)},
+    {.name = "weights-nvme-dir",
+     .type = OPTION_LIST,
+     .value_name = "DIR",
+     .group = "model",
+     .help = "folder on a disk for layers that stream; several are striped; without one those of "
+             "--kv-nvme-dir",
+     AT(weights_nvme_dir)},
+    {.name = "memory-limit",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "model",
+     .default_text = "0",
+     .help = "memory that each rank may take in all; what needs more is refused before anything "
+             "runs, with the numbers",
+     AT(memory_limit)},
     {.name = "kv-codec",
      .type = OPTION_STRING,
      .value_name = "NAME",
@@ -470,8 +530,34 @@ static const OptionRow rows[] = {
      .value_name = "POINT:KIND",
      .group = "engine",
      .expert = true,
-     .help = "makes I/O fail on purpose, for tests: io.read:eio:odds=0.01,seed=7",
+     .help = "makes I/O fail on purpose, for tests: io.read:eio:odds=0.01,seed=7; "
+             "weights.io.read:… for files of weights",
      AT(fault)},
+
+    {.name = "placement",
+     .type = OPTION_STRING,
+     .value_name = "WHERE",
+     .group = "plan",
+     .help = "auto, or six percentages: weights on device, on host; keys and values on device, on "
+             "host; activations 100,0; the rest on disk",
+     AT(placement)},
+    {.name = "machine",
+     .type = OPTION_STRING,
+     .value_name = "FILE",
+     .group = "plan",
+     .help = "plan for the machine that a JSON file describes, as those of configs/machines",
+     AT(machine)},
+    {.name = "probe",
+     .type = OPTION_FLAG,
+     .group = "plan",
+     .not_in_config = true,
+     .help = "measure this machine again instead of taking what was measured before",
+     AT(probe)},
+    {.name = "any-codec",
+     .type = OPTION_FLAG,
+     .group = "plan",
+     .help = "plan with each KV codec and take the fastest",
+     AT(any_codec)},
 
     {.name = "max-tokens",
      .shorts = "n",
@@ -742,12 +828,13 @@ static const OptionRow rows[] = {
      .help = "requests in the engine at the same time; auto is --max-num-seqs",
      AT(max_concurrency)},
     {.name = "batch-size",
+     .aliases = "batch",
      .type = OPTION_INTEGER,
      .value_name = "N",
      .group = "bench",
      .default_text = "8",
      .min = 1,
-     .max = 256,
+     .max = 1048576,
      .help = "requests of one iteration, or of every step",
      AT(batch_size)},
     {.name = "num-iters",
@@ -943,7 +1030,18 @@ static Status check_placement(const Settings *settings) {
     return STATUS_OK;
 }
 
+/* Commands without a model have none. */
+static Status check_weight_type(const Settings *settings) {
+    char names[256];
+    size_t at = 0;
+    if (!settings->weight_type || quant_find(settings->weight_type)) return STATUS_OK;
+    for (const Quant *const *row = quants; *row && at < sizeof names; row++)
+        at += (size_t)snprintf(names + at, sizeof names - at, at ? ", %s" : "%s", (*row)->name);
+    FAIL(USAGE, "--weight-type %s: there are %s", settings->weight_type, names);
+}
+
 Status settings_check(const Settings *settings) {
+    TRY(check_weight_type(settings));
     TRY(check_codecs(settings));
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))

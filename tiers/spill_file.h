@@ -19,9 +19,11 @@ enum { SPILL_ALIGNMENT_MIN = 4096 };
 
 typedef struct SpillFileOptions {
     const char *directory;
-    uint64_t bytes;      /* a multiple of SPILL_ALIGNMENT_MIN, > 0 */
-    bool silent;         /* the caller, or another process, warns of this directory */
-    IoFaultPlan *faults; /* NULL: none */
+    uint64_t bytes;               /* a multiple of SPILL_ALIGNMENT_MIN, > 0 */
+    const char *directory_option; /* that a person can change: "--kv-nvme-dir", taken for NULL */
+    const char *size_option;      /* the same: "--kv-nvme-size" */
+    bool silent;                  /* the caller, or another process, warns of this directory */
+    IoFaultPlan *faults;          /* NULL: none */
 } SpillFileOptions;
 
 /* Plain data to read; only the functions below change it. */

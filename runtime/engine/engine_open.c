@@ -15,6 +15,13 @@ static bool spills(const Engine *engine) {
     return engine->options.kv_bytes[TIER_HOST] > 0 || engine->options.kv_bytes[TIER_NVME] > 0;
 }
 
+/* Of this user on this machine, for they share one memlock limit. */
+static uint32_t ring_count(const Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    uint32_t own = (options->kv_bytes[TIER_NVME] > 0) + (options->weight_bytes[TIER_NVME] > 0);
+    return (uint32_t)engine->comm->local_size * (own > 0 ? own : 1);
+}
+
 static KvBudgetInput budget_input(const Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvBudgetInput input = {.layout = engine->layout,
@@ -157,17 +164,38 @@ static Status agree(Engine *engine, Status mine) {
     return mine != STATUS_OK ? mine : status;
 }
 
-static Status open_model(Engine *engine) {
+static WeightTierOptions weight_tiers(const Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    bool own = options->weight_nvme_dir_count > 0;
+    WeightTierOptions tiers = {
+        .directories = own ? options->weight_nvme_dirs : options->kv_nvme_dirs,
+        .directory_count = own ? options->weight_nvme_dir_count : options->kv_nvme_dir_count,
+        .io_engine = options->io_engine ? options->io_engine : "auto",
+        .io_depth = options->io_depth,
+        .local_rings = ring_count(engine),
+        .io_timeout_seconds = options->io_timeout_seconds,
+        .silent = engine->comm->local_rank > 0,
+        .drop_sources = options->memory_limit_bytes > 0 || options->weight_bytes[TIER_NVME] > 0,
+        .faults = options->weight_faults};
+    memcpy(tiers.bytes, options->weight_bytes, sizeof tiers.bytes);
+    memcpy(tiers.per_cent, options->weight_per_cent, sizeof tiers.per_cent);
+    return tiers;
+}
+
+/* Checks, and sizes: nothing is packed yet. */
+static Status measure_model(Engine *engine) {
     TRY(model_read_config(engine->weights, &engine->config));
     TRY(check_options(engine));
     TRY(open_backend(engine));
-    ModelLoadOptions load = {.device = engine->device,
-                             .kernels = &engine->kernels,
-                             .context = &engine->context,
-                             .rank = engine->comm->rank,
-                             .rank_count = engine->comm->size,
-                             .max_model_len = engine->options.max_model_len};
-    return model_load(&engine->model, engine->weights, &engine->config, &load);
+    engine->load = (ModelLoadOptions){.device = engine->device,
+                                      .kernels = &engine->kernels,
+                                      .context = &engine->context,
+                                      .rank = engine->comm->rank,
+                                      .rank_count = engine->comm->size,
+                                      .max_model_len = engine->options.max_model_len,
+                                      .tiers = weight_tiers(engine)};
+    return model_measure(&engine->model, engine->weights, &engine->config, &engine->load,
+                         &engine->sizes);
 }
 
 /* This rank's spill files: the budget in equal parts, one a directory. */
@@ -212,7 +240,7 @@ static Status open_cache(Engine *engine) {
                  .file_count = engine->spill_file_count,
                  .depth = options->io_depth ? options->io_depth
                                             : ring_depth_auto(engine->layout.slot_bytes),
-                 .local_ranks = (uint32_t)engine->comm->local_size,
+                 .local_ranks = ring_count(engine),
                  .faults = options->io_faults},
         .directories = options->kv_nvme_dirs,
         .io_timeout_ns = (uint64_t)(options->io_timeout_seconds * 1e9),
@@ -224,15 +252,26 @@ static Status open_cache(Engine *engine) {
     return kv_cache_create(&engine->cache, &cache);
 }
 
-/* Prompts of more than one chunk run layer by layer where KV spills, if their residual stream fits. */
-static Status open_prefill(Engine *engine) {
+/* Prompts of more than one chunk run layer by layer where KV spills or weights stream, if their residual stream fits. */
+static bool prefills_by_layer(const Engine *engine) {
     const EngineOptions *options = &engine->options;
     uint64_t row_bytes = engine->config.hidden_size * sizeof(float);
     bool whole = engine->layout.codec != NULL; /* then there is no other way */
     bool fits = options->max_model_len <= prefill_bytes_max / row_bytes;
     bool cuts = options->max_model_len > options->max_num_batched_tokens;
-    if (!whole && !(spills(engine) && fits && cuts)) return STATUS_OK;
-    engine->prefill_rows = options->max_model_len;
+    bool moves = spills(engine) || engine->sizes.layer_bytes[TIER_NVME] > 0;
+    return whole || (moves && fits && cuts);
+}
+
+uint64_t engine_prefill_bytes(const Engine *engine) {
+    uint64_t row_bytes = engine->config.hidden_size * sizeof(float) + sizeof(uint32_t);
+    return prefills_by_layer(engine) ? engine->options.max_model_len * row_bytes : 0;
+}
+
+static Status open_prefill(Engine *engine) {
+    uint64_t row_bytes = engine->config.hidden_size * sizeof(float);
+    if (!prefills_by_layer(engine)) return STATUS_OK;
+    engine->prefill_rows = engine->options.max_model_len;
     TRY(memory_take((void **)&engine->prefill_numbers, engine->prefill_rows, sizeof(uint32_t),
                     "prefill"));
     for (uint32_t i = 0; i < engine->prefill_rows; i++)
@@ -242,13 +281,28 @@ static Status open_prefill(Engine *engine) {
                                        (void **)&engine->prefill_x);
 }
 
+static uint32_t head_rows(const Engine *engine) {
+    uint32_t rows = engine->options.max_num_batched_tokens;
+    return rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
+}
+
+/* Where rank 0 puts the parts of logits of several ranks together; 0 elsewhere. */
+static uint64_t join_floats_of(const Engine *engine) {
+    bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
+    return joins ? (uint64_t)head_rows(engine) * engine->config.vocab_count : 0;
+}
+
+uint64_t engine_activation_bytes(const Engine *engine) {
+    uint64_t floats =
+        pass_float_count(&engine->model, engine->options.max_num_batched_tokens, head_rows(engine));
+    return (floats + 2 * join_floats_of(engine)) * sizeof(float) + 4096;
+}
+
 static Status open_pass(Engine *engine) {
     uint32_t rows = engine->options.max_num_batched_tokens;
-    engine->head_rows = rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
+    engine->head_rows = head_rows(engine);
     uint64_t floats = pass_float_count(&engine->model, rows, engine->head_rows);
-    bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
-    uint64_t join_floats = joins ? (uint64_t)engine->head_rows * engine->config.vocab_count : 0;
-    uint64_t bytes = (floats + 2 * join_floats) * sizeof(float) + 4096;
+    uint64_t join_floats = join_floats_of(engine), bytes = engine_activation_bytes(engine);
     void *memory;
     TRY(engine->device->memory_take(engine->device, MEMORY_DEVICE, bytes, "activations", &memory));
     engine->activations = (Arena){.base = memory, .size_bytes = bytes};
@@ -261,7 +315,7 @@ static Status open_pass(Engine *engine) {
                           .times = &engine->times};
     pass_bind(&engine->pass, arena_take(&engine->activations, floats * sizeof(float)), rows,
               engine->head_rows);
-    if (joins) {
+    if (join_floats > 0) {
         engine->gather.parts = arena_take(&engine->activations, join_floats * sizeof(float));
         engine->gather.rows = arena_take(&engine->activations, join_floats * sizeof(float));
     }
@@ -270,6 +324,8 @@ static Status open_pass(Engine *engine) {
     TRY(memory_take((void **)&engine->positions, rows, sizeof(uint32_t), "batch"));
     TRY(memory_take((void **)&engine->logit_rows, rows, sizeof(uint32_t), "batch"));
     TRY(open_prefill(engine));
+    TRY(memory_take((void **)&engine->layers_expected, 3ull * engine->config.layer_count,
+                    sizeof(uint32_t), "expected layers"));
     PlanLimits limits = {.slot_count = engine->options.max_num_seqs,
                          .token_budget = rows,
                          .layer_count = engine->config.layer_count,
@@ -314,13 +370,15 @@ static Status open_reports(Engine *engine) {
 
 /* What can fail on one rank alone; the ranks vote on it. */
 static Status open_own(Engine *engine) {
-    TRY(open_model(engine));
+    TRY(measure_model(engine));
     TRY(plan_layout(engine));
     KvBudgetInput input = budget_input(engine);
     if (engine->options.kv_bytes[TIER_DEVICE] == UINT64_MAX)
         engine->options.kv_bytes[TIER_DEVICE] = input.bytes[TIER_DEVICE] =
             kv_budget_device_min(&input);
     TRY(kv_budget_plan(&input, &engine->budget));
+    TRY(memory_plan_check(engine));
+    TRY(model_load(&engine->model, engine->weights, &engine->load));
     return open_spill_files(engine);
 }
 
@@ -335,6 +393,9 @@ static Status open_all(Engine *engine) {
     engine->stats.kv_pack_blocks = engine->layout.pack_blocks;
     engine->stats.kv_residual_tokens = engine->layout.residual_tokens;
     engine->stats.weight_bytes = engine->model.weight_bytes;
+    memcpy(engine->stats.weights.bytes, engine->sizes.layer_bytes,
+           sizeof engine->stats.weights.bytes);
+    engine->stats.random_weights = weights_are_random(engine->weights);
     engine_note_kv(engine);
     return STATUS_OK;
 }
@@ -398,6 +459,7 @@ void engine_close(Engine *engine) {
                                     (uint64_t)engine->prefill_rows * engine->config.hidden_size *
                                         sizeof(float));
     free(engine->prefill_numbers);
+    free(engine->layers_expected);
     free((void *)engine->gather.shares);
     free(engine->gather.part_bytes);
     free(engine->context.scratch);

@@ -63,6 +63,7 @@ void engine_note_kv(Engine *engine) {
     stats->seconds_encode_waited = cache.seconds_encode_waited;
     stats->kv_raw_bytes = cache.raw_bytes;
     stats->kv_stored_bytes = cache.stored_bytes;
+    engine_note_weights(engine);
     stats->corrupt_blocks = cache.manager.corrupt_blocks;
     stats->io_errors = cache.mover.io_errors;
     stats->late_transfers = cache.mover.late;
@@ -95,6 +96,9 @@ static void add_tier(EngineTierStats *sum, const EngineTierStats *tier) {
 static void add_stats(EngineStats *sum, const EngineStats *stats) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         add_tier(&sum->tiers[tier], &stats->tiers[tier]);
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        sum->weights.bytes[tier] += stats->weights.bytes[tier];
+    sum->weights.read_bytes += stats->weights.read_bytes;
     sum->blocks_filling += stats->blocks_filling;
     sum->blocks_sealed += stats->blocks_sealed;
     sum->blocks_lost += stats->blocks_lost;

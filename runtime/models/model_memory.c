@@ -16,14 +16,16 @@ typedef struct Chunk {
 
 struct ModelMemory {
     Device *device;
+    MemoryPlace place;
     Chunk *chunks; /* newest first */
 };
 
-Status model_memory_create(ModelMemory **out, Device *device) {
+Status model_memory_create(ModelMemory **out, Device *device, MemoryPlace place) {
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(ModelMemory), "weight memory"));
     *out = memory;
     (*out)->device = device;
+    (*out)->place = place;
     return STATUS_OK;
 }
 
@@ -32,7 +34,7 @@ void model_memory_destroy(ModelMemory *memory) {
     while (memory->chunks) {
         Chunk *chunk = memory->chunks;
         memory->chunks = chunk->next;
-        memory->device->memory_give(memory->device, MEMORY_DEVICE, chunk->bytes, chunk->size);
+        memory->device->memory_give(memory->device, memory->place, chunk->bytes, chunk->size);
         free(chunk);
     }
     free(memory);
@@ -41,7 +43,7 @@ void model_memory_destroy(ModelMemory *memory) {
 static Status add_chunk(ModelMemory *memory, uint64_t size, const char *what) {
     void *record, *bytes;
     TRY(memory_take(&record, 1, sizeof(Chunk), "weight memory"));
-    Status status = memory->device->memory_take(memory->device, MEMORY_DEVICE, size, what, &bytes);
+    Status status = memory->device->memory_take(memory->device, memory->place, size, what, &bytes);
     if (status != STATUS_OK) {
         free(record);
         return status;

@@ -10,7 +10,7 @@ SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct ModelMemory ModelMemory;
 
-Status model_memory_create(ModelMemory **out, Device *device);
+Status model_memory_create(ModelMemory **out, Device *device, MemoryPlace place);
 void model_memory_destroy(ModelMemory *memory);
 Status model_memory_take(ModelMemory *memory, uint64_t bytes, const char *what, void **out);
 
