@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/codec.h"
+#include "launch/batch_shard.h"
 #include "runtime/base/bytes.h"
 #include "tiers/placement.h"
 #include "tiers/placement/placement_names.h"
@@ -329,8 +330,8 @@ static const OptionRow rows[] = {
      .value_name = "DIR",
      .group = "engine",
      .help = "folder on a disk for keys and values that fit nowhere else; several are striped; "
-             "without one "
-             "$SLURM_TMPDIR, $TMPDIR or $PBS_JOBDIR",
+             "without one the first of $SLURM_TMPDIR, $TMPDIR, $PBS_JOBDIR that is a disk of this "
+             "machine",
      AT(kv_nvme_dir)},
     {.name = "kv-nvme-size",
      .type = OPTION_SIZE,
@@ -565,6 +566,15 @@ static const OptionRow rows[] = {
      .default_text = "jsonl",
      .help = "JSON objects, or plain lines of which each is a prompt",
      AT(format)},
+    {.name = "shard",
+     .type = OPTION_STRING,
+     .value_name = "I/N",
+     .group = "batch",
+     .default_text = "1/1",
+     .help =
+         "answer only the lines of shard I of N, by a hash of custom_id: 1/N to N/N, each with an "
+         "output of its own, answer each line once",
+     AT(shard)},
     {.name = "one-file",
      .type = OPTION_FLAG,
      .group = "batch",
@@ -914,6 +924,8 @@ static Status check_placement(const Settings *settings) {
 }
 
 Status settings_check(const Settings *settings) {
+    BatchShard shard;
+    if (settings->shard) TRY(batch_shard_read(&shard, settings->shard));
     TRY(check_codec(settings));
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
