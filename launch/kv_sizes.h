@@ -13,11 +13,12 @@ typedef struct KvSizes {
     uint64_t bytes[TIER_COUNT]; /* as EngineOptions.kv_bytes */
     const char *const *nvme_dirs;
     uint32_t nvme_dir_count;
-    const char *default_dir; /* what nvme_dirs points to when no folder was given */
+    const char *default_dir;      /* what nvme_dirs points to when no folder was given … */
+    const char *default_variable; /* … and the environment variable that named it; NULL */
 } KvSizes;
 
 /* `out` stays where it is while nvme_dirs is used. E-USAGE: a folder without a size, or a size without a
- * folder where the environment knows none. E-SPILL-CREATE: no such
+ * folder where the environment names no disk of this machine. E-SPILL-CREATE: no such
  * folder. E-UNAVAILABLE: free memory is not told here. */
 Status kv_sizes_resolve(const Settings *settings, int local_ranks, KvSizes *out);
 
