@@ -25,6 +25,8 @@ def missing():
     if ip("netns", "add", "spillway-probe", check=False).returncode != 0:
         return "network namespaces are forbidden here"
     ip("netns", "del", "spillway-probe")
+    if subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], check=False, capture_output=True).returncode != 0:
+        return "namespaces of processes are forbidden here"
     return ""
 
 

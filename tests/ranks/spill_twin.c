@@ -4,6 +4,7 @@
  *     SPILL_TWIN=read:eio:20      every read after the 20th of a process fails
  *     SPILL_TWIN=write:erofs:20   the file system takes no more writes
  *     SPILL_TWIN=read:slow:0      1 ms late
+ *     SPILL_TWIN=read:crawl:0     20 ms late
  *     SPILL_TWIN=write:hang:20    never returns
  *     SPILL_TWIN=lies:nfs:0       every directory says that it lies on NFS */
 
@@ -39,6 +40,7 @@ static int strike(const char *kind, int descriptor) {
     if (strcmp(how, "eio") == 0) return EIO;
     if (strcmp(how, "erofs") == 0) return EROFS;
     if (strcmp(how, "slow") == 0) usleep(1000);
+    if (strcmp(how, "crawl") == 0) usleep(20000);
     while (strcmp(how, "hang") == 0)
         pause();
     return 0;
