@@ -236,11 +236,13 @@ static void print_tiers(const Session *session) {
              session->settings->kv_placement, engine_max_num_seqs(session->engine));
     const RingFacts *ring = engine_ring(session->engine);
     const SpillFile *file;
+    const char *variable = session->kv_sizes.scratch.variable;
     char text[512];
     for (uint32_t i = 0; (file = engine_spill_file(session->engine, i)); i++) {
         spill_file_describe(file, text, sizeof text);
-        log_line(LOG_INFO, "session", "spill file in \"%s\": %s", session->kv_sizes.nvme_dirs[i],
-                 text);
+        log_line(LOG_INFO, "session", "spill file in \"%s\"%s%s: %s",
+                 session->kv_sizes.nvme_dirs[i], variable ? ", which is $" : "",
+                 variable ? variable : "", text);
     }
     if (!ring) return;
     ring_describe(ring, text, sizeof text);

@@ -6,6 +6,7 @@
 
 #include "kernels/codec.h"
 #include "kernels/quant.h"
+#include "launch/batch_shard.h"
 #include "runtime/base/bytes.h"
 #include "tiers/placement.h"
 #include "tiers/placement/placement_names.h"
@@ -357,8 +358,8 @@ static const OptionRow rows[] = {
      .value_name = "DIR",
      .group = "engine",
      .help = "folder on a disk for keys and values that fit nowhere else; several are striped; "
-             "without one "
-             "$SLURM_TMPDIR, $TMPDIR or $PBS_JOBDIR",
+             "without one the first of $SLURM_TMPDIR, $TMPDIR, $PBS_JOBDIR that is a disk of this "
+             "machine",
      AT(kv_nvme_dir)},
     {.name = "kv-nvme-size",
      .type = OPTION_SIZE,
@@ -668,6 +669,15 @@ static const OptionRow rows[] = {
      .default_text = "jsonl",
      .help = "JSON objects, or plain lines of which each is a prompt",
      AT(format)},
+    {.name = "shard",
+     .type = OPTION_STRING,
+     .value_name = "I/N",
+     .group = "batch",
+     .default_text = "1/1",
+     .help =
+         "answer only the lines of shard I of N, by a hash of custom_id: 1/N to N/N, each with an "
+         "output of its own, answer each line once",
+     AT(shard)},
     {.name = "one-file",
      .type = OPTION_FLAG,
      .group = "batch",
@@ -1041,6 +1051,8 @@ static Status check_weight_type(const Settings *settings) {
 }
 
 Status settings_check(const Settings *settings) {
+    BatchShard shard;
+    if (settings->shard) TRY(batch_shard_read(&shard, settings->shard));
     TRY(check_weight_type(settings));
     TRY(check_codecs(settings));
     TRY(check_placement(settings));

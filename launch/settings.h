@@ -80,6 +80,7 @@ typedef struct Settings {
 
     /* batch */
     const char *format;
+    const char *shard;
     bool one_file, ordered, retry_errors, lenient, fail_on_request_error;
     int64_t reorder_window;
     const char *resume;
