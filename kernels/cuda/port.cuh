@@ -4,9 +4,10 @@
 /* The words that device code is written in. A .cu file here is compiled twice: by nvcc for the GPU, and by the host's C++
  * compiler for the emulation, where each word also checks its use (emulation/port_emulated.cuh). A .cu file includes this
  * header, uses these words and nothing of CUDA's own. What it exports has C linkage and the build in its name, so that
- * one program can hold both: `extern "C" void PORT_NAME(norm_fill)(Kernels *kernels)` is norm_fill_cuda or norm_fill_emulated.
+ * one program can hold both: `extern "C" void PORT_NAME(norm_fill)(CudaLaunchers *launchers)` is norm_fill_cuda or
+ * norm_fill_emulated (cuda_context.h).
  *
- *   KERNEL(threads) name(arguments)        a __global__ function for blocks of at most `threads` threads
+ *   KERNEL(threads) void name(arguments)   a __global__ function for blocks of at most `threads` threads
  *   DEVICE                                 a function that kernels call, inlined
  *   HOST_DEVICE                            the same, that launchers may call too
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)   grid and block are extent(x, y, z); cannot fail here,

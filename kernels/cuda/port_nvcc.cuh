@@ -11,7 +11,7 @@
 
 #define PORT_NAME(name) name##_cuda
 
-#define KERNEL(threads) static __global__ __launch_bounds__(threads) void
+#define KERNEL(threads) static __global__ __launch_bounds__(threads)
 #define DEVICE          static __device__ __forceinline__
 #define HOST_DEVICE     static __host__ __device__ __forceinline__
 

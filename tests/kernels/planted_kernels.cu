@@ -12,12 +12,12 @@ DEVICE uint32_t element_index() {
 
 /* ---- right ones */
 
-KERNEL(THREADS) increment(const float *in, float *out, uint32_t count) {
+KERNEL(THREADS) void increment(const float *in, float *out, uint32_t count) {
     uint32_t i = element_index();
     if (i < count) out[i] = in[i] + 1.0f;
 }
 
-KERNEL(THREADS) block_sum(const float *in, float *out) {
+KERNEL(THREADS) void block_sum(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     tile[thread_index().x] = in[element_index()];
     block_sync();
@@ -28,14 +28,14 @@ KERNEL(THREADS) block_sum(const float *in, float *out) {
     out[element_index()] = tile[0];
 }
 
-KERNEL(THREADS) warp_sum(const float *in, float *out) {
+KERNEL(THREADS) void warp_sum(const float *in, float *out) {
     float sum = in[element_index()];
     for (uint32_t mask = 16; mask > 0; mask /= 2)
         sum += warp_shuffle_xor(sum, mask);
     out[element_index()] = sum;
 }
 
-KERNEL(THREADS) warp_words(const float *in, float *out) {
+KERNEL(THREADS) void warp_words(const float *in, float *out) {
     uint32_t positive = warp_ballot(in[element_index()] > 0.0f);
     float last = warp_shuffle(in[element_index()], 31);
     float next = warp_shuffle_down(in[element_index()], 1);
@@ -43,14 +43,14 @@ KERNEL(THREADS) warp_words(const float *in, float *out) {
 }
 
 /* Lanes of one warp may meet at a warp_sync instead of a barrier. */
-KERNEL(THREADS) warp_neighbour(const float *in, float *out) {
+KERNEL(THREADS) void warp_neighbour(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     tile[thread_index().x] = in[element_index()];
     warp_sync();
     out[element_index()] = tile[thread_index().x ^ 1];
 }
 
-KERNEL(THREADS) vector_copy(const float *in, float *out) {
+KERNEL(THREADS) void vector_copy(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     uint32_t first = 4 * thread_index().x, base = block_index().x * THREADS;
     if (first < THREADS) copy_async16(tile, first, in + base + first);
@@ -62,13 +62,13 @@ KERNEL(THREADS) vector_copy(const float *in, float *out) {
 
 /* ---- planted defects */
 
-KERNEL(THREADS) race_read(const float *in, float *out) {
+KERNEL(THREADS) void race_read(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     tile[thread_index().x] = in[element_index()];
     out[element_index()] = tile[(thread_index().x + 32) % THREADS];
 }
 
-KERNEL(THREADS) race_write(const float *in, float *out) {
+KERNEL(THREADS) void race_write(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, 1);
     tile[0] = in[element_index()];
     block_sync();
@@ -76,7 +76,7 @@ KERNEL(THREADS) race_write(const float *in, float *out) {
 }
 
 /* The sum is read by all while thread 0 writes the next round's. */
-KERNEL(THREADS) race_reuse(const float *in, float *out) {
+KERNEL(THREADS) void race_reuse(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, 1);
     for (uint32_t round = 0; round < 2; round++) {
         if (thread_index().x == 0) tile[0] = in[element_index()];
@@ -85,18 +85,18 @@ KERNEL(THREADS) race_reuse(const float *in, float *out) {
     }
 }
 
-KERNEL(THREADS) race_in_warp(const float *in, float *out) {
+KERNEL(THREADS) void race_in_warp(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     tile[thread_index().x] = in[element_index()];
     out[element_index()] = tile[thread_index().x ^ 1];
 }
 
-KERNEL(THREADS) barrier_in_branch(const float *in, float *out) {
+KERNEL(THREADS) void barrier_in_branch(const float *in, float *out) {
     if (thread_index().x < 32) block_sync();
     out[element_index()] = in[element_index()];
 }
 
-KERNEL(THREADS) barrier_elsewhere(const float *in, float *out) {
+KERNEL(THREADS) void barrier_elsewhere(const float *in, float *out) {
     if (thread_index().x < 32)
         block_sync();
     else
@@ -104,39 +104,39 @@ KERNEL(THREADS) barrier_elsewhere(const float *in, float *out) {
     out[element_index()] = in[element_index()];
 }
 
-KERNEL(THREADS) shuffle_in_branch(const float *in, float *out) {
+KERNEL(THREADS) void shuffle_in_branch(const float *in, float *out) {
     float value = in[element_index()];
     if (thread_index().x % 2) value = warp_shuffle(value, 1);
     out[element_index()] = value;
 }
 
-KERNEL(THREADS) shared_beyond(const float *in, float *out) {
+KERNEL(THREADS) void shared_beyond(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS / 2);
     tile[thread_index().x] = in[element_index()];
     out[element_index()] = tile[thread_index().x];
 }
 
-KERNEL(THREADS) shared_too_large(const float *in, float *out) {
+KERNEL(THREADS) void shared_too_large(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS + 1);
     tile[thread_index().x] = in[element_index()];
     out[element_index()] = tile[thread_index().x];
 }
 
-KERNEL(THREADS) shared_misaligned(const float *in, float *out) {
+KERNEL(THREADS) void shared_misaligned(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     tile[thread_index().x] = in[element_index()];
     block_sync();
     out[element_index()] = thread_index().x == 1 ? load4_shared(tile, 2).x : 0.0f;
 }
 
-KERNEL(THREADS) shared_unwritten(const float *in, float *out) {
+KERNEL(THREADS) void shared_unwritten(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     if (thread_index().x != 7) tile[thread_index().x] = in[element_index()];
     block_sync();
     out[element_index()] = tile[thread_index().x];
 }
 
-KERNEL(THREADS) async_unwaited(const float *in, float *out) {
+KERNEL(THREADS) void async_unwaited(const float *in, float *out) {
     SharedArray<float> tile = shared_array<float>(0, THREADS);
     uint32_t first = 4 * thread_index().x;
     if (first < THREADS) copy_async16(tile, first, in + first);
@@ -145,15 +145,15 @@ KERNEL(THREADS) async_unwaited(const float *in, float *out) {
     out[element_index()] = tile[thread_index().x];
 }
 
-KERNEL(THREADS) global_misaligned(const float *in, float *out) {
+KERNEL(THREADS) void global_misaligned(const float *in, float *out) {
     out[element_index()] = load4(in + 1).x;
 }
 
-KERNEL(THREADS) global_beyond(const float *in, float *out) {
+KERNEL(THREADS) void global_beyond(const float *in, float *out) {
     out[element_index()] = load4(in + PLANTED_BLOCKS * THREADS).x;
 }
 
-KERNEL(THREADS) says_defect(const float *in, float *out) {
+KERNEL(THREADS) void says_defect(const float *in, float *out) {
     if (in[element_index()] != in[element_index() ^ 1]) defect("neighbours differ");
     out[element_index()] = 0.0f;
 }

@@ -15,7 +15,7 @@
 
 #define PORT_NAME(name) name##_emulated
 
-#define KERNEL(threads) static void
+#define KERNEL(threads) static
 #define DEVICE          static inline __attribute__((unused))
 #define HOST_DEVICE     static inline __attribute__((unused))
 
