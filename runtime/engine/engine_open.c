@@ -87,10 +87,8 @@ static Status open_backend(Engine *engine) {
                            .head_dim = config->head_dim,
                            .block_tokens = engine->options.block_tokens};
     TRY(team_create(&engine->context.team, engine->options.thread_count));
-    engine->context.scratch_bytes =
-        engine->kernels.scratch_bytes(&limits, engine->options.thread_count);
-    return memory_take(&engine->context.scratch, engine->context.scratch_bytes, 1,
-                       "kernel scratch");
+    return engine->kernels.context_open(&engine->kernels, engine->device, &limits,
+                                        &engine->context);
 }
 
 typedef struct OpenVote {
@@ -371,7 +369,7 @@ void engine_close(Engine *engine) {
     free(engine->prefill_numbers);
     free((void *)engine->gather.shares);
     free(engine->gather.part_bytes);
-    free(engine->context.scratch);
+    if (engine->device) engine->kernels.context_close(engine->device, &engine->context);
     team_destroy(engine->context.team);
     if (engine->device) engine->device->close(engine->device);
     free(engine);

@@ -12,7 +12,7 @@
 enum {
     KV_TRANSFERS_MAX = 256, /* that manager and mover have under way */
     KV_PINNED_MAX = 4096,   /* blocks of one call of attention */
-    KV_PACK_BLOCKS_MAX = 16,
+    KV_PACK_BLOCKS_MAX = KV_ENCODE_BLOCKS_MAX,
 };
 
 typedef struct KvSlot {

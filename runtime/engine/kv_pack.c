@@ -2,23 +2,6 @@
 
 #include "runtime/engine/kv_cache_parts.h"
 
-typedef struct PackJob {
-    const Kernels *kernels;
-    const KvLayout *layout;
-    const void *const *blocks; /* [pack_blocks] raw */
-    uint8_t *pack;
-    Status *statuses; /* [pack_blocks] */
-} PackJob;
-
-static void encode_block(void *user, uint32_t index, uint32_t thread_index) {
-    (void)thread_index;
-    const PackJob *job = user;
-    const KvLayout *layout = job->layout;
-    job->statuses[index] =
-        job->kernels->kv_encode(layout->codec, &layout->shape, job->blocks[index],
-                                job->pack + index * layout->encoded_bytes);
-}
-
 /* Pins raw blocks, as many as *out_count says. */
 static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32_t *out_count) {
     for (*out_count = 0; *out_count < count;) {
@@ -38,16 +21,16 @@ static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32
 static Status fill_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                         BlockId pack) {
     const KvLayout *layout = &cache->options.layout;
-    Status statuses[KV_PACK_BLOCKS_MAX];
-    PackJob job = {.kernels = kernels,
-                   .layout = layout,
-                   .blocks = cache->pointers,
-                   .pack = kv_payload(cache, tier_manager_device_slot(cache->manager, pack)),
-                   .statuses = statuses};
-    team_run(context->team, layout->pack_blocks, encode_block, &job);
+    uint8_t *bytes = kv_payload(cache, tier_manager_device_slot(cache->manager, pack));
+    void *targets[KV_PACK_BLOCKS_MAX];
     for (uint32_t i = 0; i < layout->pack_blocks; i++)
-        TRY(statuses[i]);
-    return STATUS_OK;
+        targets[i] = bytes + i * layout->encoded_bytes;
+    KvEncodeArgs args = {.codec = layout->codec,
+                         .shape = layout->shape,
+                         .block_count = layout->pack_blocks,
+                         .blocks = cache->pointers,
+                         .out_bytes = targets};
+    return kernels->kv_encode_blocks(kernels, context, &args);
 }
 
 /* Blocks ordinal … of the stream become a pack, and are released. STATUS_BAD_INPUT: not finite; STATUS_IO, STATUS_NO_SPACE: the
