@@ -5,7 +5,7 @@
  * that tiers can move bytes without knowing math. Work put on a stream runs in order; different streams only
  * meet at events. On the host device every call has finished when it returns.
  *
- * A Device is used by one rank; calls come from one thread at a time. A call that finds the device broken, by this call's
+ * A Device is used by one rank. Any thread may call; a stream is used by one thread at a time. A call that finds the device broken, by this call's
  * work or earlier, is E-DEVICE and names the device and the first cause. */
 
 #include <stdint.h>

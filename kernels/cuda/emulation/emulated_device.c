@@ -1,5 +1,6 @@
 #include "kernels/cuda/emulation/emulated_device.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +57,7 @@ struct DeviceEvent {
 
 struct EmulatedDevice {
     Device device;
+    pthread_mutex_t lock; /* held by every slot: the tiers have a thread of their own */
     EmulatedMemory *memory;
     GridRunner *grid;
     DeviceStream *streams;
@@ -66,17 +68,30 @@ struct EmulatedDevice {
     char defect[EMULATED_DEFECT_BYTES]; /* why it is broken */
 };
 
-static EmulatedDevice *emulated(Device *device) {
-    return device->state;
+static EmulatedDevice *lock(Device *device) {
+    EmulatedDevice *mine = device->state;
+    pthread_mutex_lock(&mine->lock);
+    return mine;
+}
+
+static void unlock(EmulatedDevice *device) {
+    pthread_mutex_unlock(&device->lock);
 }
 
 static bool fails_now(uint64_t *seen, uint64_t number) {
     return ++*seen == number;
 }
 
-static Status broken_status(const EmulatedDevice *emulated_device) {
-    if (!emulated_device->broken) return STATUS_OK;
-    FAIL(DEVICE, "%s: %s", emulated_device->device.name, emulated_device->defect);
+static Status broken_status(const EmulatedDevice *device) {
+    if (!device->broken) return STATUS_OK;
+    FAIL(DEVICE, "%s: %s", device->device.name, device->defect);
+}
+
+/* What a slot ends with. */
+static Status unlock_status(EmulatedDevice *device) {
+    Status status = broken_status(device);
+    unlock(device);
+    return status;
 }
 
 __attribute__((format(printf, 2, 3))) static bool break_device(EmulatedDevice *device,
@@ -171,134 +186,154 @@ void emulated_device_launch(DeviceStream *stream, const EmulatedLaunch *launch,
     Work *work = work_create(run_launch, arguments_bytes);
     work->launch = *launch;
     memcpy(work->arguments, launch->arguments, arguments_bytes);
+    EmulatedDevice *device = lock(&stream->owner->device);
     stream_put(stream, work);
+    unlock(device);
 }
 
 void emulated_arguments_pointer(const EmulatedArguments *arguments, const void *pointer) {
-    EmulatedDevice *device = arguments->stream->owner;
-    if (!pointer || emulated_memory_holds(device->memory, MEMORY_DEVICE, pointer, 0)) return;
-    break_device(device, "kernel %s: argument %u is a pointer that is not into device memory",
-                 arguments->kernel, arguments->index + 1);
+    EmulatedDevice *device = lock(&arguments->stream->owner->device);
+    if (pointer && !emulated_memory_holds(device->memory, MEMORY_DEVICE, pointer, 0))
+        break_device(device, "kernel %s: argument %u is a pointer that is not into device memory",
+                     arguments->kernel, arguments->index + 1);
+    unlock(device);
 }
 
 /* ---- the Device row */
 
-static Status emulated_memory_take_slot(Device *device, MemoryPlace place, uint64_t bytes,
-                                        const char *what, void **out) {
-    EmulatedDevice *mine = emulated(device);
-    TRY(broken_status(mine));
-    if (fails_now(&mine->seen.take, mine->failures.take))
+static Status take_locked(EmulatedDevice *device, MemoryPlace place, uint64_t bytes,
+                          const char *what, void **out) {
+    TRY(broken_status(device));
+    if (fails_now(&device->seen.take, device->failures.take))
         FAIL(MEMORY, "%s: taking %llu bytes of %s failed on demand", what,
-             (unsigned long long)bytes, device->name);
-    return emulated_memory_take(mine->memory, place, bytes, what, out);
+             (unsigned long long)bytes, device->device.name);
+    return emulated_memory_take(device->memory, place, bytes, what, out);
+}
+
+static Status take_slot(Device *device, MemoryPlace place, uint64_t bytes, const char *what,
+                        void **out) {
+    EmulatedDevice *mine = lock(device);
+    Status status = take_locked(mine, place, bytes, what, out);
+    unlock(mine);
+    return status;
 }
 
 /* As cudaFree does, waits for all work first. */
-static void emulated_memory_give_slot(Device *device, MemoryPlace place, void *memory,
-                                      uint64_t bytes) {
+static void give_slot(Device *device, MemoryPlace place, void *memory, uint64_t bytes) {
     (void)place;
     (void)bytes;
-    for (DeviceStream *stream = emulated(device)->streams; stream; stream = stream->next)
+    EmulatedDevice *mine = lock(device);
+    for (DeviceStream *stream = mine->streams; stream; stream = stream->next)
         run_until(stream, stream->queued);
-    emulated_memory_give(emulated(device)->memory, memory);
+    emulated_memory_give(mine->memory, memory);
+    unlock(mine);
 }
 
-static Status emulated_memory_free(Device *device, uint64_t *out_bytes) {
-    *out_bytes = emulated_memory_free_bytes(emulated(device)->memory);
-    return STATUS_OK;
+static Status memory_free_slot(Device *device, uint64_t *out_bytes) {
+    EmulatedDevice *mine = lock(device);
+    *out_bytes = emulated_memory_free_bytes(mine->memory);
+    return unlock_status(mine);
 }
 
-static Status emulated_stream_create(Device *device, StreamPriority priority, DeviceStream **out) {
+static Status stream_create_slot(Device *device, StreamPriority priority, DeviceStream **out) {
     (void)priority; /* order is not ruled by it */
-    EmulatedDevice *mine = emulated(device);
-    TRY(broken_status(mine));
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(DeviceStream), "stream"));
     DeviceStream *stream = memory;
+    EmulatedDevice *mine = lock(device);
     *stream = (DeviceStream){.next = mine->streams, .owner = mine};
     mine->streams = stream;
     mine->stream_count++;
     *out = stream;
-    return STATUS_OK;
+    return unlock_status(mine);
 }
 
-static void emulated_stream_destroy(Device *device, DeviceStream *stream) {
-    (void)device;
-    if (stream) run_until(stream, stream->queued);
-}
-
-static Status emulated_stream_wait(Device *device, DeviceStream *stream) {
+static void stream_destroy_slot(Device *device, DeviceStream *stream) {
+    EmulatedDevice *mine = lock(device);
     run_until(stream, stream->queued);
-    return broken_status(emulated(device));
+    unlock(mine);
 }
 
-static bool copy_end_is_good(const EmulatedDevice *device, const void *address, uint64_t bytes) {
-    return emulated_memory_holds(device->memory, MEMORY_DEVICE, address, bytes) ||
-           emulated_memory_holds(device->memory, MEMORY_HOST, address, bytes);
+static Status stream_wait_slot(Device *device, DeviceStream *stream) {
+    EmulatedDevice *mine = lock(device);
+    run_until(stream, stream->queued);
+    return unlock_status(mine);
 }
 
-static Status emulated_copy(Device *device, DeviceStream *stream, void *destination,
-                            const void *source, uint64_t bytes) {
-    EmulatedDevice *mine = emulated(device);
-    TRY(broken_status(mine));
-    const void *ends[] = {destination, source};
-    for (int i = 0; i < 2; i++)
-        if (!copy_end_is_good(mine, ends[i], bytes))
-            break_device(mine, "the %s of a copy of %llu bytes is neither device nor pinned memory",
-                         i ? "source" : "destination", (unsigned long long)bytes);
-    TRY(broken_status(mine));
+static void check_copy_end(EmulatedDevice *device, const char *which, const void *address,
+                           uint64_t bytes) {
+    if (emulated_memory_holds(device->memory, MEMORY_DEVICE, address, bytes) ||
+        emulated_memory_holds(device->memory, MEMORY_HOST, address, bytes))
+        return;
+    break_device(device, "the %s of a copy of %llu bytes is neither device nor pinned memory",
+                 which, (unsigned long long)bytes);
+}
+
+static Status copy_slot(Device *device, DeviceStream *stream, void *destination, const void *source,
+                        uint64_t bytes) {
     Work *work = work_create(run_copy, 0);
     work->copy.destination = destination;
     work->copy.source = source;
     work->copy.bytes = bytes;
+    EmulatedDevice *mine = lock(device);
+    check_copy_end(mine, "destination", destination, bytes);
+    check_copy_end(mine, "source", source, bytes);
     stream_put(stream, work);
-    return STATUS_OK;
+    return unlock_status(mine);
 }
 
-static Status emulated_event_create(Device *device, DeviceEvent **out) {
-    TRY(broken_status(emulated(device)));
+static Status event_create_slot(Device *device, DeviceEvent **out) {
+    (void)device;
     void *event;
     TRY(memory_take(&event, 1, sizeof(DeviceEvent), "event"));
     *out = event;
     return STATUS_OK;
 }
 
-static void emulated_event_destroy(Device *device, DeviceEvent *event) {
+static void event_destroy_slot(Device *device, DeviceEvent *event) {
     (void)device;
     free(event);
 }
 
-static Status emulated_event_record(Device *device, DeviceEvent *event, DeviceStream *stream) {
+static Status event_record_slot(Device *device, DeviceEvent *event, DeviceStream *stream) {
+    EmulatedDevice *mine = lock(device);
     event->stream = stream;
     event->ticket = stream->queued;
-    return broken_status(emulated(device));
+    return unlock_status(mine);
 }
 
-static Status emulated_stream_wait_event(Device *device, DeviceStream *stream, DeviceEvent *event) {
-    TRY(broken_status(emulated(device)));
-    if (!event->stream || event->stream == stream) return STATUS_OK;
-    Work *work = work_create(run_wait, 0);
-    work->wait.stream = event->stream;
-    work->wait.ticket = event->ticket;
-    stream_put(stream, work);
-    return STATUS_OK;
+static Status stream_wait_event_slot(Device *device, DeviceStream *stream, DeviceEvent *event) {
+    EmulatedDevice *mine = lock(device);
+    if (event->stream && event->stream != stream) {
+        Work *work = work_create(run_wait, 0);
+        work->wait.stream = event->stream;
+        work->wait.ticket = event->ticket;
+        stream_put(stream, work);
+    }
+    return unlock_status(mine);
+}
+
+static Status event_wait_slot(Device *device, DeviceEvent *event) {
+    EmulatedDevice *mine = lock(device);
+    if (event->stream) run_until(event->stream, event->ticket);
+    return unlock_status(mine);
 }
 
 /* Asking lets a little time pass. */
-static bool emulated_event_done(Device *device, DeviceEvent *event) {
+static bool event_done_slot(Device *device, DeviceEvent *event) {
+    EmulatedDevice *mine = lock(device);
     DeviceStream *stream = event->stream;
-    if (!stream || stream->finished >= event->ticket) return true;
-    run_until(stream, ticket_ahead(stream, random_below(&emulated(device)->random, 3)));
-    return stream->finished >= event->ticket;
+    bool done = !stream || stream->finished >= event->ticket;
+    if (!done) {
+        run_until(stream, ticket_ahead(stream, random_below(&mine->random, 3)));
+        done = stream->finished >= event->ticket;
+    }
+    unlock(mine);
+    return done;
 }
 
-static Status emulated_event_wait(Device *device, DeviceEvent *event) {
-    if (event->stream) run_until(event->stream, event->ticket);
-    return broken_status(emulated(device));
-}
-
-static void emulated_close(Device *device) {
-    EmulatedDevice *mine = emulated(device);
+static void close_slot(Device *device) {
+    EmulatedDevice *mine = device->state;
     while (mine->streams) {
         DeviceStream *stream = mine->streams;
         run_until(stream, stream->queued);
@@ -307,6 +342,7 @@ static void emulated_close(Device *device) {
     }
     grid_runner_destroy(mine->grid);
     emulated_memory_destroy(mine->memory);
+    pthread_mutex_destroy(&mine->lock);
     free(mine);
 }
 
@@ -317,20 +353,20 @@ static bool kernel_may_touch(void *user, const void *address, uint64_t bytes) {
 
 static const Device emulated_row = {
     .name = "emulated:0",
-    .memory_take = emulated_memory_take_slot,
-    .memory_give = emulated_memory_give_slot,
-    .memory_free = emulated_memory_free,
-    .stream_create = emulated_stream_create,
-    .stream_destroy = emulated_stream_destroy,
-    .stream_wait = emulated_stream_wait,
-    .copy = emulated_copy,
-    .event_create = emulated_event_create,
-    .event_destroy = emulated_event_destroy,
-    .event_record = emulated_event_record,
-    .event_wait = emulated_event_wait,
-    .event_done = emulated_event_done,
-    .stream_wait_event = emulated_stream_wait_event,
-    .close = emulated_close,
+    .memory_take = take_slot,
+    .memory_give = give_slot,
+    .memory_free = memory_free_slot,
+    .stream_create = stream_create_slot,
+    .stream_destroy = stream_destroy_slot,
+    .stream_wait = stream_wait_slot,
+    .copy = copy_slot,
+    .event_create = event_create_slot,
+    .event_destroy = event_destroy_slot,
+    .event_record = event_record_slot,
+    .event_wait = event_wait_slot,
+    .event_done = event_done_slot,
+    .stream_wait_event = stream_wait_event_slot,
+    .close = close_slot,
 };
 
 Status emulated_device_open(Device **out, const EmulatedDeviceOptions *options) {
@@ -339,6 +375,7 @@ Status emulated_device_open(Device **out, const EmulatedDeviceOptions *options) 
     EmulatedDevice *mine = memory;
     mine->device = emulated_row;
     mine->device.state = mine;
+    pthread_mutex_init(&mine->lock, NULL);
     mine->random = (Random){.key = options->seed, .stream = 1};
     mine->failures = options->failures;
     uint64_t bytes = options->memory_bytes ? options->memory_bytes : memory_bytes_default;
@@ -346,7 +383,7 @@ Status emulated_device_open(Device **out, const EmulatedDeviceOptions *options) 
     if (status == STATUS_OK)
         status = grid_runner_create(&mine->grid, options->seed, kernel_may_touch, mine);
     if (status != STATUS_OK) {
-        emulated_close(&mine->device);
+        close_slot(&mine->device);
         return status;
     }
     *out = &mine->device;

@@ -6,9 +6,8 @@
  * (emulated_memory.h); a copy whose host end is not MEMORY_HOST memory is refused; kernels are checked
  * (emulated_grid.h). So a missing wait, event or copy gives a wrong answer or a fault here, in every run with the same seed.
  *
- * Work runs on the thread that waits for it: a run is a pure function of the calls and the seed. After a defect or a failed copy the
- * device is broken as a GPU is: every later call that can fail answers E-DEVICE with the first cause. Calls on one
- * device come from one thread at a time. */
+ * Work runs on the thread that waits for it: a run is a pure function of the calls, their order and the seed. After a defect or a
+ * failed copy the device is broken as a GPU is: every later call that can fail answers E-DEVICE with the first cause. */
 
 #include <stdint.h>
 
