@@ -66,6 +66,8 @@ static void note_read(const SharedShadow *shadow, ShadowByte *byte, const Shared
         byte->spread = READER_ONE;
     else if (!same_warp(byte->reader, touch->thread))
         byte->spread = READER_MANY;
+    else if (byte->spread != READER_MANY && byte->read_turn < touch->warp_turn)
+        byte->spread = READER_ONE; /* the warp has met since the others read */
     else if (byte->reader != touch->thread && byte->spread == READER_ONE)
         byte->spread = READER_ONE_WARP;
     byte->read_epoch = shadow->epoch;
