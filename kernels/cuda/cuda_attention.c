@@ -64,7 +64,8 @@ static void choose_split(AttendTables *tables) {
     }
     uint64_t bytes = (uint64_t)launch->group_count_max * launch->row_count * launch->head_count *
                      (2 + launch->shape.head_dim) * sizeof(float);
-    bool few = (uint64_t)launch->tile_count * launch->shape.kv_head_count < BLOCKS_ENOUGH;
+    bool few = (uint64_t)launch->tile_count * launch->shape.kv_head_count <
+               cuda->launchers->attend_blocks_enough;
     launch->partials = few && launch->group_count_max > 1 && bytes <= cuda->scratch_bytes
                            ? (float *)cuda->scratch
                            : NULL;
