@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "runtime/base/bytes.h"
-#include "runtime/base/machine.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/engine/engine_parts.h"
 
@@ -42,9 +41,15 @@ static Status plan_layout(Engine *engine) {
     return STATUS_OK;
 }
 
-static void fill_budgets(Engine *engine) {
-    uint64_t *device = &engine->options.kv_bytes[TIER_DEVICE];
-    if (*device == 0) *device = machine_available_bytes() / 2 / (uint64_t)engine->comm->local_size;
+/* Half of what is free for all who share it: the ranks of the node share the host's memory, a GPU is a rank's own. */
+static Status fill_budgets(Engine *engine) {
+    uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE], free_bytes;
+    Device *device = engine->device;
+    if (*budget != 0) return STATUS_OK;
+    TRY(device->memory_free(device, &free_bytes));
+    uint64_t sharers = device->host_addressable ? (uint64_t)engine->comm->local_size : 1;
+    *budget = free_bytes / 2 / sharers;
+    return STATUS_OK;
 }
 
 /* The same on every rank: reckoned for the one that holds most KV heads. */
@@ -65,7 +70,6 @@ static Status check_options(Engine *engine) {
         FAIL(USAGE, "--max-num-seqs %u: 1 to %d are possible", options->max_num_seqs, SLOTS_MAX);
     if (options->max_num_batched_tokens < options->max_num_seqs)
         options->max_num_batched_tokens = options->max_num_seqs;
-    fill_budgets(engine);
     if (options->block_tokens == 0) options->block_tokens = auto_block_tokens(engine);
     if (!is_power_of_two(options->block_tokens) || options->block_tokens > 4096)
         FAIL(USAGE, "--block-size %u: a power of two up to 4096 is needed", options->block_tokens);
@@ -73,7 +77,9 @@ static Status check_options(Engine *engine) {
 }
 
 static Status open_backend(Engine *engine) {
-    BackendOptions backend = {.cpu_isa = engine->options.cpu_isa};
+    BackendOptions backend = {.cpu_isa = engine->options.cpu_isa,
+                              .device_index = (uint32_t)engine->comm->local_rank,
+                              .seed = engine->options.emulation_seed};
     TRY(backend_open(engine->options.backend, &backend, &engine->device, &engine->kernels));
     const ModelConfig *config = &engine->config;
     uint64_t attention_width = (uint64_t)config->head_count * config->head_dim;
@@ -211,29 +217,55 @@ static Status open_prefill(Engine *engine) {
                                        (void **)&engine->prefill_x);
 }
 
+static Status take_arena(Engine *engine, MemoryPlace place, uint64_t floats, const char *what,
+                         Arena *out) {
+    uint64_t bytes = floats * sizeof(float) + 4096;
+    void *memory;
+    TRY(engine->device->memory_take(engine->device, place, bytes, what, &memory));
+    *out = (Arena){.base = memory, .size_bytes = bytes};
+    return STATUS_OK;
+}
+
+static void give_arena(Engine *engine, MemoryPlace place, Arena *arena) {
+    if (arena->base)
+        engine->device->memory_give(engine->device, place, arena->base, arena->size_bytes);
+}
+
+/* This rank's logits, where they are not read in place, and on rank 0 of several those of all ranks. */
+static Status open_host_logits(Engine *engine) {
+    uint64_t rows = engine->head_rows;
+    bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
+    uint64_t join_floats = joins ? rows * engine->config.vocab_count : 0;
+    uint64_t own_floats =
+        engine->device->host_addressable ? 0 : rows * share_count(engine->model.share.vocab_rows);
+    TRY(take_arena(engine, MEMORY_HOST, own_floats + 2 * join_floats, "logits",
+                   &engine->host_logits));
+    Arena *arena = &engine->host_logits;
+    engine->pass.host_logits =
+        own_floats > 0 ? arena_take(arena, own_floats * sizeof(float)) : engine->pass.logits;
+    if (!joins) return STATUS_OK;
+    engine->gather.parts = arena_take(arena, join_floats * sizeof(float));
+    engine->gather.rows = arena_take(arena, join_floats * sizeof(float));
+    return STATUS_OK;
+}
+
 static Status open_pass(Engine *engine) {
     uint32_t rows = engine->options.max_num_batched_tokens;
     engine->head_rows = rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
     uint64_t floats = pass_float_count(&engine->model, rows, engine->head_rows);
-    bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
-    uint64_t join_floats = joins ? (uint64_t)engine->head_rows * engine->config.vocab_count : 0;
-    uint64_t bytes = (floats + 2 * join_floats) * sizeof(float) + 4096;
-    void *memory;
-    TRY(engine->device->memory_take(engine->device, MEMORY_DEVICE, bytes, "activations", &memory));
-    engine->activations = (Arena){.base = memory, .size_bytes = bytes};
+    TRY(take_arena(engine, MEMORY_DEVICE, floats, "activations", &engine->activations));
+    TRY(comm_device_create(&engine->reduce, engine->comm, engine->device, engine->context.stream));
     engine->pass = (Pass){.model = &engine->model,
                           .kernels = &engine->kernels,
                           .context = &engine->context,
                           .comm = engine->comm,
+                          .reduce = &engine->reduce,
                           .cache = engine->cache,
                           .batch = &engine->batch,
                           .times = &engine->times};
     pass_bind(&engine->pass, arena_take(&engine->activations, floats * sizeof(float)), rows,
               engine->head_rows);
-    if (joins) {
-        engine->gather.parts = arena_take(&engine->activations, join_floats * sizeof(float));
-        engine->gather.rows = arena_take(&engine->activations, join_floats * sizeof(float));
-    }
+    TRY(open_host_logits(engine));
     TRY(memory_take((void **)&engine->batch_sequences, engine->options.max_num_seqs,
                     sizeof(BatchSequence), "batch"));
     TRY(memory_take((void **)&engine->positions, rows, sizeof(uint32_t), "batch"));
@@ -284,6 +316,7 @@ static Status open_reports(Engine *engine) {
 /* What can fail on one rank alone; the ranks vote on it. */
 static Status open_own(Engine *engine) {
     TRY(open_model(engine));
+    TRY(fill_budgets(engine));
     TRY(plan_layout(engine));
     KvBudgetInput input = budget_input(engine);
     if (engine->options.kv_bytes[TIER_DEVICE] == UINT64_MAX)
@@ -354,9 +387,9 @@ void engine_close(Engine *engine) {
     free(engine->spill_files);
     free(engine->ring_files);
     model_unload(&engine->model);
-    if (engine->activations.base)
-        engine->device->memory_give(engine->device, MEMORY_DEVICE, engine->activations.base,
-                                    engine->activations.size_bytes);
+    comm_device_destroy(&engine->reduce);
+    give_arena(engine, MEMORY_DEVICE, &engine->activations);
+    give_arena(engine, MEMORY_HOST, &engine->host_logits);
     free(engine->reports);
     free(engine->report_bytes);
     free(engine->batch_sequences);

@@ -287,6 +287,7 @@ static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t l
 Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                       const Batch *batch, uint32_t layer_index, const KvRows *rows) {
     CHECK(batch->row_count <= cache->options.row_count_max);
+    cache->stream = context->stream;
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         TRY(grow(cache, &batch->sequences[s], layer_index));
     for (uint32_t s = 0; s < batch->sequence_count; s++)
@@ -372,9 +373,16 @@ static void lose_sequence(KvCursor *cursor, KvSlot *slot) {
     next_sequence(cursor);
 }
 
+/* A block that is let go, or sealed, may move at once: what the kernels still do to it comes first. */
+static Status wait_for_kernels(const KvCache *cache) {
+    Device *device = cache->options.device;
+    return cache->mover ? device->stream_wait(device, cache->stream) : STATUS_OK;
+}
+
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count) {
     KvCache *cache = cursor->cache;
     uint32_t run_count = 0;
+    TRY(wait_for_kernels(cache));
     for (uint32_t i = 0; i < cache->partial_count; i++) { /* with their pins, see let_go */
         cache->pointers[i] = cache->pointers[cache->pinned_count + i];
         cache->codecs[i] = cache->codecs[cache->pinned_count + i];
@@ -435,15 +443,31 @@ Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext
     return STATUS_OK;
 }
 
+Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out) {
+    Device *device = cache->options.device;
+    const uint8_t *payload = kv_payload(cache, device_slot);
+    *out = cache->bounce ? cache->bounce : payload;
+    if (!cache->bounce) return STATUS_OK;
+    TRY(device->copy(device, cache->stream, cache->bounce, payload,
+                     cache->options.layout.payload_bytes));
+    return device->stream_wait(device, cache->stream);
+}
+
 /* Values of magnitude 1/4 to 1/2 and either sign. */
-static void fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer, uint32_t ordinal) {
-    uint64_t words = kv_block_bytes(&cache->options.layout.shape) / sizeof(uint64_t);
+static Status fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer,
+                         uint32_t ordinal) {
+    Device *device = cache->options.device;
+    uint64_t block_bytes = kv_block_bytes(&cache->options.layout.shape);
     Random random = {.key = slot->sequence_id, .stream = (uint64_t)layer << 32 | ordinal};
-    uint8_t *bytes = row_block(cache, slot, layer, ordinal);
-    for (uint64_t i = 0; i < words; i++) {
+    uint8_t *block = row_block(cache, slot, layer, ordinal);
+    uint8_t *bytes = cache->bounce ? cache->bounce : block;
+    for (uint64_t i = 0; i < block_bytes / sizeof(uint64_t); i++) {
         uint64_t word = (random_u64(&random) & 0x83ff83ff83ff83ff) | 0x3400340034003400;
         memcpy(bytes + i * sizeof word, &word, sizeof word);
     }
+    if (bytes == block) return STATUS_OK;
+    TRY(device->copy(device, cache->stream, block, bytes, block_bytes));
+    return device->stream_wait(device, cache->stream);
 }
 
 Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext *context,
@@ -451,6 +475,7 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     CHECK(slot->token_count == 0);
+    cache->stream = context->stream;
     for (uint32_t first = 0; first < token_count; first += block_tokens) {
         uint32_t left = token_count - first;
         const BatchSequence sequence = {.slot = slot_index,
@@ -460,7 +485,7 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
         kv_cache_extend(cache, slot_index, sequence.row_count);
         for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
             TRY(grow(cache, &sequence, layer));
-            if (!slot->lost) fill_block(cache, slot, layer, first / block_tokens);
+            if (!slot->lost) TRY(fill_block(cache, slot, layer, first / block_tokens));
             TRY(kv_cache_seal(cache, kernels, context, &batch, layer));
         }
     }

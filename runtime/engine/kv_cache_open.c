@@ -89,8 +89,13 @@ static Status take_memory(KvCache *cache) {
     TRY(memory_take((void **)&cache->pointers, KV_PINNED_MAX, sizeof(void *), "pinned blocks"));
     TRY(memory_take((void **)&cache->codecs, KV_PINNED_MAX, sizeof(Codec *), "pinned blocks"));
     TRY(memory_take((void **)&cache->pinned, KV_PINNED_MAX, sizeof(BlockId), "pinned blocks"));
-    TRY(memory_take((void **)&cache->void_block, cache->options.layout.slot_bytes, 1,
-                    "void block"));
+    Device *device = options->device;
+    uint64_t slot_bytes = options->layout.slot_bytes;
+    TRY(device->memory_take(device, MEMORY_DEVICE, slot_bytes, "void block",
+                            (void **)&cache->void_block));
+    if (!device->host_addressable)
+        TRY(device->memory_take(device, MEMORY_HOST, slot_bytes, "a block on its way",
+                                (void **)&cache->bounce));
     TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
                     "row blocks"));
     return memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
@@ -146,7 +151,9 @@ void kv_cache_destroy(KvCache *cache) {
     free(cache->pointers);
     free(cache->codecs);
     free(cache->pinned);
-    free(cache->void_block);
+    Device *device = cache->options.device;
+    device->memory_give(device, MEMORY_DEVICE, cache->void_block, cache->options.layout.slot_bytes);
+    device->memory_give(device, MEMORY_HOST, cache->bounce, cache->options.layout.slot_bytes);
     free(cache->row_blocks);
     free(cache->row_slots);
     free(cache);

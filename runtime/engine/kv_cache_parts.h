@@ -41,8 +41,11 @@ struct KvCache {
         *pinned; /* [KV_PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
     uint32_t pinned_count, partial_count;
     void **row_blocks;   /* [row_count_max] */
-    uint8_t *void_block; /* where rows of lost sequences go: written, never read */
-    uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
+    uint8_t *void_block; /* on the device: where rows of lost sequences go: written, never read */
+    uint8_t
+        *bounce; /* pinned, [slot_bytes]: a block that the host makes or reads; NULL: in place */
+    DeviceStream *stream; /* of the kernels, as of the last store */
+    uint32_t *row_slots;  /* [row_count_max] token index inside the row's block */
     KvStaging staging;
     uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
     double seconds_stalled[TIER_COUNT];
@@ -64,6 +67,8 @@ static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
            sizeof(SpillHeader);
 }
 
+/* kv_cache.c: the host's view of a block's payload: in place, or a copy that was waited for. */
+Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out);
 /* kv_cache.c: waits for a transfer, as booked under `cause`. */
 void kv_stall(KvCache *cache, Tier cause);
 /* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */

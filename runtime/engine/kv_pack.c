@@ -88,7 +88,10 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
     for (uint32_t i = slot->packed_counts[layer]; i < full; i++) {
         BlockId id = kv_layer_ids(slot, layer)[i];
         TRY(pin_raw(cache, &id, 1, &pinned));
-        Status status = visit(user, shape, cache->pointers[0]);
+        const void *block;
+        Status status =
+            kv_payload_view(cache, tier_manager_device_slot(cache->manager, id), &block);
+        if (status == STATUS_OK) status = visit(user, shape, block);
         tier_manager_unpin(cache->manager, id);
         TRY(status);
     }

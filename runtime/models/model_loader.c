@@ -66,11 +66,16 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     table.shape[0] = share_count(rows);
     table.bytes = share_count(rows) * row_bytes;
     loader->model->token_embedding = table;
-    return STATUS_OK;
+    if (loader->options->device->host_addressable) return STATUS_OK; /* read from the file */
+    void *host, *place;
+    TRY(model_memory_stage(loader->model->memory, table.bytes, name, &host, &place));
+    memcpy(host, table.data, table.bytes);
+    loader->model->token_embedding.data = place;
+    return model_memory_send(loader->model->memory);
 }
 
-Status loader_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out) {
-    return model_memory_take(loader->model->memory, bytes, what, out);
+Status loader_host_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out) {
+    return model_memory_take(loader->model->memory, MEMORY_HOST, bytes, what, out);
 }
 
 Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *slice, Matrix *out) {
@@ -84,7 +89,7 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
     const Kernels *kernels = loader->options->kernels;
     void *memory;
     uint64_t bytes = kernels->matrix_bytes(&source);
-    TRY(loader_memory(loader, bytes, name, &memory));
+    TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
     kernels->matrix_pack(loader->options->context, &source, memory, out);
     loader->model->weight_bytes += bytes;
     return STATUS_OK;
@@ -92,11 +97,11 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
 
 static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor, uint64_t count,
                      const float **out) {
-    void *memory;
-    TRY(loader_memory(loader, count * sizeof(float), name, &memory));
-    tensor->quant->dequantise(tensor->data, count, memory);
-    *out = memory;
-    return STATUS_OK;
+    void *host, *place;
+    TRY(model_memory_stage(loader->model->memory, count * sizeof(float), name, &host, &place));
+    tensor->quant->dequantise(tensor->data, count, host);
+    *out = place;
+    return model_memory_send(loader->model->memory);
 }
 
 Status loader_vector(ModelLoader *loader, const char *name, uint32_t count, Share share,

@@ -182,6 +182,7 @@ static void upload_keeps(Device *device) {
     for (uint32_t b = 0; b < 3 * SEGMENT; b++)
         assert_int_equal(large_back[b], 200 + b / SEGMENT);
     upload_arena_destroy(arena);
+    device->stream_destroy(device, stream);
 }
 
 static void test_upload(void **state) {
