@@ -32,6 +32,7 @@ typedef enum Trouble {
 /* A job that the ring works on; RingOperation.user is its index. */
 typedef struct Flight {
     MoverJob job;
+    uint8_t *buffer; /* of device_slots, that the bytes go through; NULL: none */
     uint64_t due_ns;
     bool in_flight, late;
 } Flight;
@@ -210,8 +211,26 @@ static void report(Mover *mover, const MoverJob *job, TransferResult result) {
     wake(&mover->owner_sleeps);
 }
 
+/* Between the host's memory and a device that the host cannot touch. */
+static TransferResult copy_device(Mover *mover, const MoverJob *job) {
+    const Transfer *transfer = &job->transfer;
+    DeviceSlots *slots = mover->options.device_slots;
+    bool up = transfer->to == TIER_DEVICE;
+    uint32_t host_slot = up ? transfer->from_slot : transfer->to_slot;
+    uint8_t *block = slot_memory(mover, TIER_HOST, host_slot);
+    if (up && verify(mover, job, block) != TRANSFER_OK) return TRANSFER_CORRUPT;
+    double start = monotonic_seconds();
+    Status status = up ? device_slots_put(slots, transfer->to_slot, block)
+                       : device_slots_fetch(slots, transfer->from_slot, block);
+    mover->stats.seconds_copy += monotonic_seconds() - start;
+    if (status != STATUS_OK) return TRANSFER_FAILED;
+    if (!up) seal(mover, job, block, host_slot);
+    return TRANSFER_OK;
+}
+
 static TransferResult copy(Mover *mover, const MoverJob *job) {
     const Transfer *transfer = &job->transfer;
+    if (mover->options.device_slots) return copy_device(mover, job);
     uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
     uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
     double start = monotonic_seconds();
@@ -222,12 +241,32 @@ static TransferResult copy(Mover *mover, const MoverJob *job) {
     return TRANSFER_OK;
 }
 
-static void start_io(Mover *mover, const MoverJob *job) {
+/* Does the file's other end lie where only device_slots can reach it? */
+static bool needs_buffer(const Mover *mover, const Transfer *transfer) {
+    bool file = transfer->from == TIER_NVME || transfer->to == TIER_NVME;
+    bool device = transfer->from == TIER_DEVICE || transfer->to == TIER_DEVICE;
+    return mover->options.device_slots && file && device;
+}
+
+/* Where a file's bytes are written from or read to. */
+static uint8_t *io_memory(const Mover *mover, const Transfer *transfer, uint8_t *buffer) {
+    if (buffer) return buffer;
+    return transfer->to == TIER_NVME ? slot_memory(mover, transfer->from, transfer->from_slot)
+                                     : slot_memory(mover, transfer->to, transfer->to_slot);
+}
+
+/* buffer: one of device_slots where the transfer needs it. */
+static void start_io(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     const Transfer *transfer = &job->transfer;
     bool writes = transfer->to == TIER_NVME;
     uint32_t slot = disk_slot(transfer);
-    uint8_t *memory = writes ? slot_memory(mover, transfer->from, transfer->from_slot)
-                             : slot_memory(mover, transfer->to, transfer->to_slot);
+    uint8_t *memory = io_memory(mover, transfer, buffer);
+    if (writes && buffer &&
+        device_slots_fetch(mover->options.device_slots, transfer->from_slot, buffer) != STATUS_OK) {
+        device_slots_give(mover->options.device_slots, buffer);
+        report(mover, job, TRANSFER_FAILED);
+        return;
+    }
     if (writes && transfer->from == TIER_HOST && verify(mover, job, memory) != TRANSFER_OK) {
         report(mover, job, TRANSFER_CORRUPT);
         return;
@@ -236,6 +275,7 @@ static void start_io(Mover *mover, const MoverJob *job) {
     uint32_t flight = mover->free_flights[--mover->free_flight_count];
     mover->flights[flight] =
         (Flight){.job = *job,
+                 .buffer = buffer,
                  .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
                  .in_flight = true};
     uint32_t files = mover->options.ring.file_count;
@@ -248,14 +288,25 @@ static void start_io(Mover *mover, const MoverJob *job) {
     CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
 }
 
+/* Nothing that is under way may ever end. */
+static bool all_flights_late(const Mover *mover) {
+    return mover->options.transfers_max - mover->free_flight_count == mover->late_count;
+}
+
 static bool take_jobs(Mover *mover) {
     uint32_t head = atomic_load_explicit(&mover->job_queue.head, memory_order_relaxed),
              first = head;
     while (head != atomic_load(&mover->job_queue.tail)) {
         const MoverJob job = mover->jobs[head & (mover->capacity - 1)];
+        uint8_t *buffer = NULL;
+        bool buffered = needs_buffer(mover, &job.transfer);
+        if (buffered) buffer = device_slots_take(mover->options.device_slots);
+        if (buffered && !buffer && !all_flights_late(mover)) break; /* one will be given back */
         atomic_store(&mover->job_queue.head, ++head);
-        if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
-            start_io(mover, &job);
+        if (buffered && !buffer)
+            report(mover, &job, TRANSFER_FAILED);
+        else if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
+            start_io(mover, &job, buffer);
         else
             report(mover, &job, copy(mover, &job));
     }
@@ -273,7 +324,12 @@ static TransferResult result_of(Mover *mover, const Flight *flight, const RingRe
     if (flight->late) return outcome(result);
     if (result->error != RING_ERROR_NONE) tell_failed(mover, &job->transfer, result);
     if (result->error != RING_ERROR_NONE || job->transfer.from != TIER_NVME) return outcome(result);
-    return verify(mover, job, slot_memory(mover, job->transfer.to, job->transfer.to_slot));
+    uint8_t *memory = io_memory(mover, &job->transfer, flight->buffer);
+    TransferResult verdict = verify(mover, job, memory);
+    if (verdict != TRANSFER_OK || !flight->buffer) return verdict;
+    Status status =
+        device_slots_put(mover->options.device_slots, job->transfer.to_slot, flight->buffer);
+    return status == STATUS_OK ? TRANSFER_OK : TRANSFER_FAILED;
 }
 
 /* The host's copy names its own slot again. */
@@ -290,6 +346,7 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
         Flight *flight = &mover->flights[results[i].user];
         TransferResult result = result_of(mover, flight, &results[i]);
         if (!flight->late) restore_source(mover, &flight->job);
+        if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
         mover->late_count -= flight->late;
         flight->in_flight = false;
         mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;

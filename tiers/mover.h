@@ -13,6 +13,7 @@
  *
  * One thread submits and collects; the mover's own thread owns the ring. Nothing is allocated after create. */
 
+#include "tiers/device_slots.h"
 #include "tiers/ring.h"
 #include "tiers/tier_manager.h"
 
@@ -23,6 +24,8 @@ typedef struct Mover Mover;
 typedef struct MoverOptions {
     uint8_t *slots
         [TIER_COUNT]; /* base of the device's and the host's slots; NULL for absent tiers and nvme */
+    DeviceSlots
+        *device_slots;   /* borrowed; not NULL: the device's slots are reached through it alone */
     uint64_t slot_bytes; /* a multiple of every file's alignment */
     uint32_t payload_bytes;
     RingOptions

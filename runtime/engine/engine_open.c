@@ -20,6 +20,7 @@ static KvBudgetInput budget_input(const Engine *engine) {
                            .layer_count = engine->config.layer_count,
                            .sequence_max = options->max_num_seqs,
                            .sequence_auto = options->max_num_seqs_auto,
+                           .bounces = !engine->device->host_addressable,
                            .token_max = options->max_model_len,
                            .row_count_max = options->max_num_batched_tokens};
     memcpy(input.bytes, options->kv_bytes, sizeof input.bytes);
@@ -177,6 +178,7 @@ static Status open_cache(Engine *engine) {
         .slot_count = options->max_num_seqs,
         .row_count_max = options->max_num_batched_tokens,
         .staging_slots = engine->budget.staging_slots,
+        .bounce_slots = engine->budget.bounce_slots,
         .placement = placement_find(options->kv_placement ? options->kv_placement : "scan"),
         .trace = options->kv_trace,
         .trace_count = options->kv_trace_count,

@@ -3,7 +3,14 @@
 #include "runtime/base/bytes.h"
 #include "runtime/engine/kv_cache.h"
 
-enum { SEQUENCES_LEAST = 8, STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS, STAGING_SHARE = 4 };
+enum {
+    SEQUENCES_LEAST = 8,
+    STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS,
+    STAGING_SHARE = 4,
+    BOUNCE_SLOTS_MIN = 8,
+    BOUNCE_SLOTS_MAX = 64,
+    BOUNCE_SHARE = 4, /* of the host's slots at most */
+};
 static const uint64_t staging_bytes_max = 128ull << 20;
 
 static bool spills(const KvBudgetInput *input) {
@@ -49,6 +56,16 @@ static uint64_t slots_needed(const KvBudgetInput *input) {
            prompt_slots(input);
 }
 
+/* Where the host's tier is small it gives up all of itself before there are fewer than work at all. */
+static void plan_bounces(const KvBudgetInput *input, KvBudget *budget) {
+    uint32_t *host_slots = &budget->slots[TIER_HOST];
+    if (!input->bounces || input->bytes[TIER_NVME] == 0) return;
+    uint32_t count = BOUNCE_SLOTS_MAX;
+    if (input->bytes[TIER_HOST] > 0) count = smaller(count, *host_slots / BOUNCE_SHARE);
+    budget->bounce_slots = count > BOUNCE_SLOTS_MIN ? count : BOUNCE_SLOTS_MIN;
+    *host_slots -= smaller(*host_slots, budget->bounce_slots);
+}
+
 Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     KvBudget budget = {0};
     uint64_t slot_bytes = input->layout.slot_bytes;
@@ -58,6 +75,7 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         budget.slots[tier] =
             smaller(smaller(input->bytes[tier] / slot_bytes, needed + spare), most);
+    plan_bounces(input, &budget);
     if (budget.slots[TIER_DEVICE] < least)
         FAIL(CONTEXT_LENGTH,
              "--kv-device-size: %llu bytes; one step of one sequence needs %llu, in %u layers of "

@@ -56,6 +56,16 @@ static Status create_manager(KvCache *cache) {
     return tier_manager_create(&cache->manager, &manager);
 }
 
+static Status create_device_slots(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    const DeviceSlotsOptions slots = {.device = options->device,
+                                      .slots = cache->memory[TIER_DEVICE],
+                                      .slot_bytes = options->layout.slot_bytes,
+                                      .payload_bytes = (uint32_t)options->layout.payload_bytes,
+                                      .buffer_count = options->bounce_slots};
+    return device_slots_create(&cache->device_slots, &slots);
+}
+
 static Status create_mover(KvCache *cache) {
     const KvCacheOptions *options = &cache->options;
     if (!has_lower_tiers(options)) return STATUS_OK;
@@ -66,8 +76,12 @@ static Status create_mover(KvCache *cache) {
                           .io_timeout_ns = options->io_timeout_ns,
                           .corrupt_is_fatal = options->corrupt_is_fatal,
                           .transfers_max = KV_TRANSFERS_MAX};
+    if (!options->device->host_addressable) TRY(create_device_slots(cache));
+    mover.device_slots = cache->device_slots;
     mover.ring.staging = cache->memory[TIER_DEVICE];
     mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->options.layout.slot_bytes;
+    if (cache->device_slots)
+        mover.ring.staging = device_slots_buffers(cache->device_slots, &mover.ring.staging_bytes);
     mover.ring.queue_count = KV_TRANSFERS_MAX;
     for (int tier = 0; tier < TIER_COUNT; tier++)
         mover.slots[tier] = cache->memory[tier];
@@ -136,6 +150,7 @@ void kv_cache_destroy(KvCache *cache) {
     if (!cache) return;
     /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
     bool quiet = mover_destroy(cache->mover);
+    if (quiet) device_slots_destroy(cache->device_slots);
     for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++) {
         free(cache->slots[i].ids);
         free(cache->slots[i].block_counts);

@@ -31,7 +31,8 @@ struct KvCache {
     KvCacheOptions options;
     uint64_t run_id; /* random: another process's blocks are not ours */
     TierManager *manager;
-    Mover *mover; /* NULL without lower tiers */
+    Mover *mover;              /* NULL without lower tiers */
+    DeviceSlots *device_slots; /* NULL: the host reaches them, or needs not to */
     uint8_t *memory[TIER_COUNT];
     KvSlot *slots;         /* [slot_count] */
     AttendRun *runs;       /* [slot_count] */
