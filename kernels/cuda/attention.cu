@@ -366,11 +366,10 @@ enum { MANY_NARROW = ATTEND_MANY_NARROW / ATTEND_WARPS, MANY_WIDE = ATTEND_MANY_
 
 static void attend_launch(DeviceStream *stream, const AttendLaunch *launch) {
     static void (*const launchers[])(DeviceStream * stream, const AttendLaunch *launch) = {
-        slots_launch<1, MANY_NARROW>, slots_launch<2, MANY_NARROW>, slots_launch<4, MANY_NARROW>,
-        slots_launch<4, MANY_NARROW>, slots_launch<8, MANY_WIDE>,   slots_launch<8, MANY_WIDE>,
-        slots_launch<8, MANY_WIDE>,   slots_launch<8, MANY_WIDE>,
+        slots_launch<2, MANY_NARROW>, slots_launch<4, MANY_NARROW>, slots_launch<8, MANY_WIDE>,
+        slots_launch<8, MANY_WIDE>,
     };
-    launchers[(launch->shape.head_dim - 1) / WARP_LANES](stream, launch);
+    launchers[(launch->shape.head_dim - 1) / 64](stream, launch);
 }
 
 extern "C" void PORT_NAME(attention_fill)(CudaLaunchers *launchers) {
