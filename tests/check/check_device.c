@@ -15,7 +15,8 @@ typedef struct Mirror {
     bool written; /* copied down after the call */
 } Mirror;
 
-enum { MIRRORS_MAX = 1024 };
+/* Found by a hash of the host address. */
+enum { MIRRORS_MAX = 1 << 14, MIRROR_SLOTS = 2 * MIRRORS_MAX };
 
 struct CheckDevice {
     Device *device;
@@ -23,6 +24,7 @@ struct CheckDevice {
     KernelContext context;
     Mirror mirrors[MIRRORS_MAX];
     uint32_t mirror_count;
+    uint32_t slots[MIRROR_SLOTS]; /* 1 + index of a mirror; 0: none */
     bool keep;
 };
 
@@ -57,20 +59,25 @@ static void copy_between(void *device, void *host, const void *source, uint64_t 
     row->memory_give(row, MEMORY_HOST, pinned, bytes);
 }
 
-static Mirror *mirror_find(const void *host) {
-    for (uint32_t i = 0; i < used->mirror_count; i++)
-        if (used->mirrors[i].host == host) return &used->mirrors[i];
-    return NULL;
+/* The slot of the mirror of host, or the empty one where it belongs. */
+static uint32_t *mirror_slot(const void *host) {
+    uint64_t hash = (uint64_t)(uintptr_t)host * 0x9E3779B97F4A7C15u >> 32;
+    uint32_t *slot = &used->slots[hash % MIRROR_SLOTS];
+    while (*slot && used->mirrors[*slot - 1].host != host)
+        slot = slot + 1 < used->slots + MIRROR_SLOTS ? slot + 1 : used->slots;
+    return slot;
 }
 
 /* The device's copy of `bytes` bytes at host; NULL of NULL. */
 static void *mirror(const void *host, uint64_t bytes, bool written) {
     if (!host) return NULL;
-    Mirror *known = mirror_find(host);
+    uint32_t *slot = mirror_slot(host);
+    Mirror *known = *slot ? &used->mirrors[*slot - 1] : NULL;
     if (!known) {
         CHECK(used->mirror_count < MIRRORS_MAX);
         known = &used->mirrors[used->mirror_count++];
         *known = (Mirror){.host = host, .bytes = bytes};
+        *slot = used->mirror_count;
         Device *row = used->device;
         expect(row->memory_take(row, MEMORY_DEVICE, bytes, "check", &known->device));
         copy_between(known->device, NULL, host, bytes, false);
@@ -82,8 +89,10 @@ static void *mirror(const void *host, uint64_t bytes, bool written) {
 
 static void mirrors_drop(void) {
     Device *row = used->device;
+    if (used->mirror_count == 0) return;
     for (uint32_t i = 0; i < used->mirror_count; i++)
         row->memory_give(row, MEMORY_DEVICE, used->mirrors[i].device, used->mirrors[i].bytes);
+    memset(used->slots, 0, sizeof used->slots);
     used->mirror_count = 0;
 }
 
