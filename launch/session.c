@@ -157,6 +157,7 @@ static EngineOptions plain_options(Session *session) {
     const Settings *settings = session->settings;
     EngineOptions options = {
         .backend = settings->backend,
+        .emulation_seed = (uint64_t)settings->emulation_seed,
         .cpu_isa = settings->cpu_isa,
         .thread_count = session->ranks.threads,
         .max_model_len = (uint32_t)settings->max_model_len,

@@ -32,8 +32,9 @@ typedef enum Trouble {
 /* A job that the ring works on; RingOperation.user is its index. */
 typedef struct Flight {
     MoverJob job;
+    uint8_t *buffer; /* of device_slots, that the bytes go through; NULL: none */
     uint64_t due_ns;
-    uint8_t *bounce; /* that the write reads; NULL: the slot itself */
+    uint8_t *codes; /* a code buffer that the write reads; NULL: the slot itself */
     bool in_flight, late;
 } Flight;
 
@@ -53,8 +54,8 @@ struct Mover {
     Flight *flights;        /* [transfers_max] */
     uint32_t *free_flights; /* stack, [free_flight_count] */
     uint32_t free_flight_count, late_count;
-    uint8_t **free_bounces; /* stack, [free_bounce_count] */
-    uint32_t free_bounce_count;
+    uint8_t **free_code_buffers; /* stack, [free_code_buffer_count] */
+    uint32_t free_code_buffer_count;
     uint64_t watch_ns; /* when to look for late flights again */
     bool told[TROUBLE_COUNT];
     uint32_t outstanding; /* submitted and not collected; of the submitting thread */
@@ -244,8 +245,26 @@ static void encode(Mover *mover, const Transfer *transfer, const uint8_t *source
     mover->stats.seconds_encode += monotonic_seconds() - start;
 }
 
+/* Between the host's memory and a device that the host cannot touch. */
+static TransferResult copy_device(Mover *mover, const MoverJob *job) {
+    const Transfer *transfer = &job->transfer;
+    DeviceSlots *slots = mover->options.device_slots;
+    bool up = transfer->to == TIER_DEVICE;
+    uint32_t host_slot = up ? transfer->from_slot : transfer->to_slot;
+    uint8_t *block = slot_memory(mover, TIER_HOST, host_slot);
+    if (up && verify(mover, job, block) != TRANSFER_OK) return TRANSFER_CORRUPT;
+    double start = monotonic_seconds();
+    Status status = up ? device_slots_put(slots, transfer->to_slot, block)
+                       : device_slots_fetch(slots, transfer->from_slot, block);
+    mover->stats.seconds_copy += monotonic_seconds() - start;
+    if (status != STATUS_OK) return TRANSFER_FAILED;
+    if (!up) seal(mover, job, transfer->to_form, block, host_slot);
+    return TRANSFER_OK;
+}
+
 static TransferResult copy(Mover *mover, const MoverJob *job) {
     const Transfer *transfer = &job->transfer;
+    if (mover->options.device_slots) return copy_device(mover, job);
     uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
     uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
     if (encodes(transfer)) {
@@ -260,32 +279,53 @@ static TransferResult copy(Mover *mover, const MoverJob *job) {
     return TRANSFER_OK;
 }
 
-static void start_io(Mover *mover, const MoverJob *job) {
+/* Does the file's other end lie where only device_slots can reach it? */
+static bool needs_buffer(const Mover *mover, const Transfer *transfer) {
+    bool file = transfer->from == TIER_NVME || transfer->to == TIER_NVME;
+    bool device = transfer->from == TIER_DEVICE || transfer->to == TIER_DEVICE;
+    return mover->options.device_slots && file && device;
+}
+
+/* Where a file's bytes are written from or read to. */
+static uint8_t *io_memory(const Mover *mover, const Transfer *transfer, uint8_t *buffer) {
+    if (buffer) return buffer;
+    return transfer->to == TIER_NVME ? slot_memory(mover, transfer->from, transfer->from_slot)
+                                     : slot_memory(mover, transfer->to, transfer->to_slot);
+}
+
+/* buffer: one of device_slots where the transfer needs it. */
+static void start_io(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     const Transfer *transfer = &job->transfer;
     bool writes = transfer->to == TIER_NVME;
     uint32_t slot = disk_slot(transfer);
-    uint8_t *memory = writes ? slot_memory(mover, transfer->from, transfer->from_slot)
-                             : slot_memory(mover, transfer->to, transfer->to_slot);
+    uint8_t *memory = io_memory(mover, transfer, buffer);
+    if (writes && buffer &&
+        device_slots_fetch(mover->options.device_slots, transfer->from_slot, buffer) != STATUS_OK) {
+        device_slots_give(mover->options.device_slots, buffer);
+        report(mover, job, TRANSFER_FAILED);
+        return;
+    }
     if (writes && transfer->from == TIER_HOST && verify(mover, job, memory) != TRANSFER_OK) {
         report(mover, job, TRANSFER_CORRUPT);
         return;
     }
-    uint8_t *bounce = NULL;
+    uint8_t *codes = NULL;
     if (encodes(transfer)) {
-        if (mover->free_bounce_count == 0) {
+        if (mover->free_code_buffer_count == 0) {
             report(mover, job, TRANSFER_NO_SPACE);
             return;
         }
-        bounce = mover->free_bounces[--mover->free_bounce_count];
-        encode(mover, transfer, memory, bounce);
-        memory = bounce;
+        codes = mover->free_code_buffers[--mover->free_code_buffer_count];
+        encode(mover, transfer, memory, codes);
+        memory = codes;
     }
     if (writes) seal(mover, job, transfer->to_form, memory, slot);
     uint32_t flight = mover->free_flights[--mover->free_flight_count];
     mover->flights[flight] =
         (Flight){.job = *job,
+                 .buffer = buffer,
                  .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
-                 .bounce = bounce,
+                 .codes = codes,
                  .in_flight = true};
     uint32_t files = mover->options.ring.file_count;
     RingOperation operation = {.kind = writes ? RING_WRITE : RING_READ,
@@ -297,14 +337,25 @@ static void start_io(Mover *mover, const MoverJob *job) {
     CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
 }
 
+/* Nothing that is under way may ever end. */
+static bool all_flights_late(const Mover *mover) {
+    return mover->options.transfers_max - mover->free_flight_count == mover->late_count;
+}
+
 static bool take_jobs(Mover *mover) {
     uint32_t head = atomic_load_explicit(&mover->job_queue.head, memory_order_relaxed),
              first = head;
     while (head != atomic_load(&mover->job_queue.tail)) {
         const MoverJob job = mover->jobs[head & (mover->capacity - 1)];
+        uint8_t *buffer = NULL;
+        bool buffered = needs_buffer(mover, &job.transfer);
+        if (buffered) buffer = device_slots_take(mover->options.device_slots);
+        if (buffered && !buffer && !all_flights_late(mover)) break; /* one will be given back */
         atomic_store(&mover->job_queue.head, ++head);
-        if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
-            start_io(mover, &job);
+        if (buffered && !buffer)
+            report(mover, &job, TRANSFER_FAILED);
+        else if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
+            start_io(mover, &job, buffer);
         else
             report(mover, &job, copy(mover, &job));
     }
@@ -322,13 +373,18 @@ static TransferResult result_of(Mover *mover, const Flight *flight, const RingRe
     if (flight->late) return outcome(result);
     if (result->error != RING_ERROR_NONE) tell_failed(mover, &job->transfer, result);
     if (result->error != RING_ERROR_NONE || job->transfer.from != TIER_NVME) return outcome(result);
-    return verify(mover, job, slot_memory(mover, job->transfer.to, job->transfer.to_slot));
+    uint8_t *memory = io_memory(mover, &job->transfer, flight->buffer);
+    TransferResult verdict = verify(mover, job, memory);
+    if (verdict != TRANSFER_OK || !flight->buffer) return verdict;
+    Status status =
+        device_slots_put(mover->options.device_slots, job->transfer.to_slot, flight->buffer);
+    return status == STATUS_OK ? TRANSFER_OK : TRANSFER_FAILED;
 }
 
 /* The host's copy names its own slot again. */
 static void restore_source(Mover *mover, const Flight *flight) {
     const Transfer *transfer = &flight->job.transfer;
-    if (transfer->from != TIER_HOST || flight->bounce) return;
+    if (transfer->from != TIER_HOST || flight->codes) return;
     seal(mover, &flight->job, transfer->from_form,
          slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot);
 }
@@ -340,9 +396,11 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
         Flight *flight = &mover->flights[results[i].user];
         TransferResult result = result_of(mover, flight, &results[i]);
         if (!flight->late) restore_source(mover, flight);
+        if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
         mover->late_count -= flight->late;
         flight->in_flight = false;
-        if (flight->bounce) mover->free_bounces[mover->free_bounce_count++] = flight->bounce;
+        if (flight->codes)
+            mover->free_code_buffers[mover->free_code_buffer_count++] = flight->codes;
         mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;
         report(mover, &flight->job, result);
     }
@@ -428,11 +486,12 @@ static Status take_memory(Mover *mover) {
     for (uint32_t i = 0; i < count; i++)
         mover->free_flights[i] = i;
     mover->free_flight_count = count;
-    uint32_t bounce_count = mover->options.bounce_count;
-    TRY(memory_take((void **)&mover->free_bounces, bounce_count, sizeof(uint8_t *), "mover"));
-    for (uint32_t i = 0; i < bounce_count; i++)
-        mover->free_bounces[i] = mover->options.bounce + i * mover->options.slot_bytes;
-    mover->free_bounce_count = bounce_count;
+    uint32_t code_buffer_count = mover->options.code_buffer_count;
+    TRY(memory_take((void **)&mover->free_code_buffers, code_buffer_count, sizeof(uint8_t *),
+                    "mover"));
+    for (uint32_t i = 0; i < code_buffer_count; i++)
+        mover->free_code_buffers[i] = mover->options.code_buffers + i * mover->options.slot_bytes;
+    mover->free_code_buffer_count = code_buffer_count;
     return STATUS_OK;
 }
 
@@ -441,7 +500,7 @@ static void give_memory(Mover *mover) {
     free(mover->done);
     free(mover->flights);
     free(mover->free_flights);
-    free(mover->free_bounces);
+    free(mover->free_code_buffers);
     free(mover);
 }
 

@@ -9,10 +9,11 @@
  * transfer's source and write its destination from mover_submit until the result is collected.
  *
  * A read or write of a file that has not ended in time is cancelled and reported as TRANSFER_LATE; its second result comes when it has
- * really ended. A write that finds no bounce buffer because late ones hold them all ends with TRANSFER_NO_SPACE. The first trouble of each kind is told in a line of its own, the others are counted.
+ * really ended. A write that finds no code buffer because late ones hold them all ends with TRANSFER_NO_SPACE. The first trouble of each kind is told in a line of its own, the others are counted.
  *
  * One thread submits and collects; the mover's own thread owns the ring. Nothing is allocated after create. */
 
+#include "tiers/device_slots.h"
 #include "tiers/ring.h"
 #include "tiers/tier_manager.h"
 
@@ -31,12 +32,14 @@ typedef struct MoverForm {
 typedef struct MoverOptions {
     uint8_t *slots
         [TIER_COUNT]; /* base of the device's and the host's slots; NULL for absent tiers and nvme */
+    DeviceSlots
+        *device_slots;   /* borrowed; not NULL: the device's slots are reached through it alone */
     uint64_t slot_bytes; /* a multiple of every file's alignment */
     uint32_t payload_bytes;
     MoverForm forms[TIER_COUNT];
     uint8_t *
-        bounce; /* [bounce_count][slot_bytes] where blocks are encoded on their way to a file; aligned as the files ask */
-    uint32_t bounce_count;
+        code_buffers; /* [code_buffer_count][slot_bytes] where blocks are encoded on their way to a file; aligned as the files ask */
+    uint32_t code_buffer_count;
     RingOptions
         ring; /* files: nvme slot s lies in file s % file_count at (s / file_count) * slot_bytes */
     const char *const

@@ -386,9 +386,16 @@ static void lose_sequence(KvCursor *cursor, KvSlot *slot) {
     next_sequence(cursor);
 }
 
+/* A block that is let go, or sealed, may move at once: what the kernels still do to it comes first. */
+static Status wait_for_kernels(const KvCache *cache) {
+    Device *device = cache->options.device;
+    return cache->mover ? device->stream_wait(device, cache->options.context->stream) : STATUS_OK;
+}
+
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count) {
     KvCache *cache = cursor->cache;
     uint32_t run_count = 0;
+    TRY(wait_for_kernels(cache));
     for (uint32_t i = 0; i < cache->partial_count; i++) { /* with their pins, see let_go */
         cache->pointers[i] = cache->pointers[cache->pinned_count + i];
         cache->codecs[i] = cache->codecs[cache->pinned_count + i];
@@ -451,15 +458,31 @@ Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
     return STATUS_OK;
 }
 
+Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out) {
+    Device *device = cache->options.device;
+    const uint8_t *payload = kv_payload(cache, device_slot);
+    *out = cache->bounce ? cache->bounce : payload;
+    if (!cache->bounce) return STATUS_OK;
+    TRY(device->copy(device, cache->options.context->stream, cache->bounce, payload,
+                     cache->options.layout.payload_bytes));
+    return device->stream_wait(device, cache->options.context->stream);
+}
+
 /* Values of magnitude 1/4 to 1/2 and either sign. */
-static void fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer, uint32_t ordinal) {
-    uint64_t words = kv_block_bytes(&cache->options.layout.shape) / sizeof(uint64_t);
+static Status fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer,
+                         uint32_t ordinal) {
+    Device *device = cache->options.device;
+    uint64_t block_bytes = kv_block_bytes(&cache->options.layout.shape);
     Random random = {.key = slot->sequence_id, .stream = (uint64_t)layer << 32 | ordinal};
-    uint8_t *bytes = row_block(cache, slot, layer, ordinal);
-    for (uint64_t i = 0; i < words; i++) {
+    uint8_t *block = row_block(cache, slot, layer, ordinal);
+    uint8_t *bytes = cache->bounce ? cache->bounce : block;
+    for (uint64_t i = 0; i < block_bytes / sizeof(uint64_t); i++) {
         uint64_t word = (random_u64(&random) & 0x83ff83ff83ff83ff) | 0x3400340034003400;
         memcpy(bytes + i * sizeof word, &word, sizeof word);
     }
+    if (bytes == block) return STATUS_OK;
+    TRY(device->copy(device, cache->options.context->stream, block, bytes, block_bytes));
+    return device->stream_wait(device, cache->options.context->stream);
 }
 
 Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
@@ -476,7 +499,7 @@ Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) 
         for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
             kv_finish_encoding(cache, layer);
             TRY(grow(cache, &sequence, layer));
-            if (!slot->lost) fill_block(cache, slot, layer, first / block_tokens);
+            if (!slot->lost) TRY(fill_block(cache, slot, layer, first / block_tokens));
             TRY(kv_cache_seal(cache, &batch, layer));
         }
     }

@@ -25,7 +25,8 @@ typedef struct KvCache KvCache;
 typedef struct KvCacheOptions {
     Device *device;
     const Kernels *kernels; /* for encoding */
-    KvLayout layout;        /* of this rank */
+    const KernelContext *context;
+    KvLayout layout; /* of this rank */
     bool
         codec_during_prefill; /* packs are made before the prompt has been through the layer: lossy prefill */
     uint32_t layer_count;
@@ -33,6 +34,8 @@ typedef struct KvCacheOptions {
     uint32_t row_count_max;     /* of a batch */
     uint32_t slots[TIER_COUNT]; /* blocks that each tier holds, over all layers, staging included */
     uint32_t staging_slots;     /* of the device's; 0 without lower tiers */
+    uint32_t
+        bounce_slots; /* that blocks between a file and a device out of the host's reach go through */
     const Placement *placement;
     const uint64_t *trace; /* for a placement that needs one, [trace_count] */
     uint64_t trace_count;

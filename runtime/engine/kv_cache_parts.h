@@ -35,14 +35,16 @@ typedef struct KvSlot {
 typedef struct KvPending {
     uint32_t slot_index, layer, ordinal, block_count;
     BlockId pack;
-    uint32_t job_index;
+    uint32_t job_index; /* of the encoder */
+    Status status;      /* without one: the device has done it */
 } KvPending;
 
 struct KvCache {
     KvCacheOptions options;
     uint64_t run_id; /* random: another process's blocks are not ours */
     TierManager *manager;
-    Mover *mover; /* NULL without lower tiers */
+    Mover *mover;              /* NULL without lower tiers */
+    DeviceSlots *device_slots; /* NULL: the host reaches them, or needs not to */
     uint8_t *memory[TIER_COUNT];
     KvSlot *slots;         /* [slot_count] */
     AttendRun *runs;       /* [slot_count] */
@@ -53,10 +55,12 @@ struct KvCache {
     uint32_t pinned_count, partial_count;
     void **row_blocks; /* [row_count_max] */
     uint8_t *
-        bounce; /* [KV_BOUNCES][slot_bytes] where blocks are encoded on their way to a file; NULL: none are */
-    uint8_t *void_block; /* where rows of lost sequences go: written, never read */
+        code_buffers; /* [KV_CODE_BUFFERS][slot_bytes] where blocks are encoded on their way to a file; NULL: none are */
+    uint8_t *void_block; /* on the device: where rows of lost sequences go: written, never read */
+    uint8_t
+        *bounce; /* pinned, [slot_bytes]: a block that the host makes or reads; NULL: in place */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
-    KvEncoder *encoder;  /* NULL without a codec */
+    KvEncoder *encoder;  /* NULL without a codec, or where the device encodes */
     KvPending pending[KV_ENCODER_JOBS_MAX];
     uint32_t pending_count;
     KvStaging staging;
@@ -80,6 +84,8 @@ static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
            sizeof(SpillHeader);
 }
 
+/* kv_cache.c: the host's view of a block's payload: in place, or a copy that was waited for. */
+Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out);
 /* kv_cache.c: waits for a transfer, as booked under `cause`; for what is being encoded first, as that pins blocks. */
 void kv_stall(KvCache *cache, Tier cause);
 /* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */

@@ -9,7 +9,7 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
-enum { KV_PACK_BLOCKS_MAX = 16, KV_ENCODER_JOBS_MAX = 64 };
+enum { KV_PACK_BLOCKS_MAX = KV_ENCODE_BLOCKS_MAX, KV_ENCODER_JOBS_MAX = 64 };
 
 typedef struct KvEncoder KvEncoder;
 

@@ -18,7 +18,7 @@
 SPILLWAY_EXTERN_C_BEGIN
 
 enum {
-    KV_BOUNCES = 32
+    KV_CODE_BUFFERS = 32
 }; /* blocks that are encoded on their way to a file at once, late ones too */
 
 typedef struct KvLayout {

@@ -31,6 +31,21 @@ static Status hold_pack(KvCache *cache, uint32_t slot_index, uint32_t layer, uin
     return kv_hold_block(cache, *out);
 }
 
+/* Where the host cannot reach blocks the device encodes them, in turn with its other work. */
+static Status encode_on_device(const KvCache *cache, const KvEncoderJob *job) {
+    const KvLayout *layout = &cache->options.layout;
+    void *targets[KV_PACK_BLOCKS_MAX];
+    for (uint32_t i = 0; i < job->block_count; i++)
+        targets[i] = job->out_bytes + i * layout->encoded_bytes;
+    KvEncodeArgs args = {.codec = layout->codec,
+                         .shape = layout->shape,
+                         .block_count = job->block_count,
+                         .blocks = job->blocks,
+                         .out_bytes = targets};
+    const Kernels *kernels = cache->options.kernels;
+    return kernels->kv_encode_blocks(kernels, cache->options.context, &args);
+}
+
 /* `count` blocks from `ordinal` on, of one pack, go to the encoder. STATUS_IO, STATUS_NO_SPACE: the sequence has to be computed
  * again. */
 static Status begin_encoding(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
@@ -53,13 +68,16 @@ static Status begin_encoding(KvCache *cache, uint32_t slot_index, uint32_t layer
                             ordinal % layout->pack_blocks * layout->encoded_bytes};
     for (uint32_t i = 0; i < count; i++)
         job.blocks[i] = cache->pointers[i];
-    cache->pending[cache->pending_count++] =
-        (KvPending){.slot_index = slot_index,
-                    .layer = layer,
-                    .ordinal = ordinal,
-                    .block_count = count,
-                    .pack = pack,
-                    .job_index = kv_encoder_submit(cache->encoder, &job)};
+    KvPending pending = {.slot_index = slot_index,
+                         .layer = layer,
+                         .ordinal = ordinal,
+                         .block_count = count,
+                         .pack = pack};
+    if (cache->encoder)
+        pending.job_index = kv_encoder_submit(cache->encoder, &job);
+    else
+        pending.status = encode_on_device(cache, &job);
+    cache->pending[cache->pending_count++] = pending;
     slot->begun_counts[layer] = ordinal + count;
     return STATUS_OK;
 }
@@ -69,10 +87,11 @@ static void end_encoding(KvCache *cache, const KvPending *pending) {
     KvSlot *slot = &cache->slots[pending->slot_index];
     BlockId *ids = kv_layer_ids(slot, pending->layer) + pending->ordinal;
     uint32_t end = pending->ordinal + pending->block_count;
-    bool right = kv_encoder_wait(cache->encoder, pending->job_index) == STATUS_OK;
+    Status status =
+        cache->encoder ? kv_encoder_wait(cache->encoder, pending->job_index) : pending->status;
     for (uint32_t i = 0; i < pending->block_count; i++)
         tier_manager_unpin(cache->manager, ids[i]);
-    if (!right) slot->refused = slot->lost = true;
+    if (status != STATUS_OK) slot->refused = slot->lost = true;
     if (starts_pack(cache, end))
         tier_manager_seal(cache->manager, pending->pack);
     else
@@ -161,7 +180,10 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
         BlockId id = kv_layer_ids(slot, layer)[i];
         if (tier_manager_block(cache->manager, id)->form != 0) continue;
         TRY(pin_raw(cache, &id, 1, &pinned));
-        Status status = visit(user, shape, cache->pointers[0]);
+        const void *block;
+        Status status =
+            kv_payload_view(cache, tier_manager_device_slot(cache->manager, id), &block);
+        if (status == STATUS_OK) status = visit(user, shape, block);
         tier_manager_unpin(cache->manager, id);
         TRY(status);
     }

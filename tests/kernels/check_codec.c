@@ -98,6 +98,36 @@ static void run_encode(Check *check) {
         check_fail(check, "%s encodes what is not finite", drawn.codec->name);
 }
 
+/* Several blocks where the backend keeps them; one that is not finite spoils the call. */
+static void run_encode_blocks(Check *check) {
+    enum { BLOCKS_MAX = 4 };
+    Drawn drawn;
+    draw_shape(check, &drawn);
+    uint32_t count = 1 + check_below(check, BLOCKS_MAX);
+    const void *blocks[BLOCKS_MAX];
+    void *out_bytes[BLOCKS_MAX];
+    for (uint32_t i = 0; i < count; i++) {
+        draw_block(check, &drawn);
+        blocks[i] = drawn.block;
+        out_bytes[i] = check_memory(check, drawn.bytes, 1);
+    }
+    KvEncodeArgs args = {drawn.codec, drawn.shape, count, blocks, out_bytes};
+    KernelContext context = {.team =
+                                 check_team(check, 1 + check_below(check, check->thread_count))};
+    if (check->kernels->kv_encode_blocks(check->kernels, &context, &args) != STATUS_OK)
+        check_fail(check, "%s refuses finite blocks", drawn.codec->name);
+    uint8_t *expected = check_memory(check, drawn.bytes, 1);
+    for (uint32_t i = 0; i < count; i++) {
+        Status status = codec_encode_block(drawn.codec, &drawn.shape, blocks[i], expected);
+        CHECK(status == STATUS_OK);
+        check_same_bits(check, drawn.codec->name, expected, out_bytes[i], drawn.bytes);
+    }
+    uint64_t numbers = kv_block_bytes(&drawn.shape) / sizeof(uint16_t);
+    drawn.block[random_below(&check->random, numbers)] = check_chance(check, 0.5) ? 0x7c00 : 0xfd01;
+    if (check->kernels->kv_encode_blocks(check->kernels, &context, &args) != STATUS_BAD_INPUT)
+        check_fail(check, "%s encodes what is not finite", drawn.codec->name);
+}
+
 /* Number `i` of a group: i steps of `stride` from `first`. */
 typedef struct Group {
     const uint16_t *first, *decoded;
@@ -586,6 +616,7 @@ const CheckGroup check_codec = {{
     {"distortion", CHECK_NO_SLOT, run_distortion, NULL},
     {"expand", CHECK_SLOT(kv_decode), run_expand, NULL},
     {"encode", CHECK_SLOT(kv_encode), run_encode, bench_encode},
+    {"encode_blocks", CHECK_SLOT(kv_encode_blocks), run_encode_blocks, NULL},
     {"decode", CHECK_SLOT(kv_decode), run_decode, bench_decode},
     {"hostile", CHECK_SLOT(kv_decode), run_hostile, NULL},
     {0},

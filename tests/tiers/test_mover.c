@@ -17,7 +17,7 @@
 #include "tiers/spill_header.h"
 
 enum { SLOTS = 12, SLOT_BYTES = 8192, PAYLOAD = 5000, TRANSFERS = 8, EVENTS = 3000 };
-enum { IO_TIMEOUT_NS = 200000000, CODED = 700, BOUNCES = 2 };
+enum { IO_TIMEOUT_NS = 200000000, CODED = 700, CODE_BUFFERS = 2 };
 
 typedef struct Fixture {
     SpillFile file;
@@ -26,7 +26,7 @@ typedef struct Fixture {
     Mover *mover;
     IoFaultPlan faults;
     uint32_t next_id;
-    uint8_t *bounce;
+    uint8_t *code_buffers;
     uint64_t encoded; /* blocks */
 } Fixture;
 
@@ -49,15 +49,15 @@ static void open_fixture(Fixture *fixture, const char *engine) {
         assert_non_null(fixture->memory[i]);
         memset(fixture->memory[i], 0, SLOTS * SLOT_BYTES);
     }
-    fixture->bounce = aligned_alloc(4096, BOUNCES * SLOT_BYTES);
-    assert_non_null(fixture->bounce);
+    fixture->code_buffers = aligned_alloc(4096, CODE_BUFFERS * SLOT_BYTES);
+    assert_non_null(fixture->code_buffers);
     MoverForm form = {CODED, encode, &fixture->encoded};
     MoverOptions options = {.slots = {fixture->memory[0], fixture->memory[1]},
                             .slot_bytes = SLOT_BYTES,
                             .payload_bytes = PAYLOAD,
                             .forms = {[TIER_HOST] = form, [TIER_NVME] = form},
-                            .bounce = fixture->bounce,
-                            .bounce_count = BOUNCES,
+                            .code_buffers = fixture->code_buffers,
+                            .code_buffer_count = CODE_BUFFERS,
                             .ring = {.engine = engine,
                                      .files = &fixture->ring_file,
                                      .file_count = 1,
@@ -75,7 +75,7 @@ static void close_fixture(Fixture *fixture) {
     spill_file_close(&fixture->file);
     free(fixture->memory[0]);
     free(fixture->memory[1]);
-    free(fixture->bounce);
+    free(fixture->code_buffers);
 }
 
 static uint8_t *payload(const Fixture *fixture, int tier, uint32_t slot) {
@@ -230,8 +230,8 @@ static void encodes_on_the_way_down(void **state) {
     close_fixture(&fixture);
 }
 
-/* Late writes hold their bounce buffers until they have ended. */
-static void without_a_bounce_there_is_no_room(void **state) {
+/* Late writes hold their code buffers until they have ended. */
+static void without_a_code_buffer_there_is_no_room(void **state) {
     const char *engine = *state;
     Fixture fixture = {0};
     assert_int_equal(io_fault_add(&fixture.faults, "io.write:stuck:count=2,ms=600"), STATUS_OK);
@@ -239,13 +239,13 @@ static void without_a_bounce_there_is_no_room(void **state) {
     fill(&fixture, 0, 5);
     MoverJob down = job_of(5, 1, TIER_DEVICE, 0, TIER_NVME, 3);
     down.transfer.to_form = TIER_NVME;
-    for (uint32_t i = 0; i < BOUNCES; i++) {
+    for (uint32_t i = 0; i < CODE_BUFFERS; i++) {
         down.transfer.to_slot = i;
         assert_int_equal(move(&fixture, down), TRANSFER_LATE);
     }
     down.transfer.to_slot = 3;
     assert_int_equal(move(&fixture, down), TRANSFER_NO_SPACE);
-    for (uint32_t i = 0; i < BOUNCES; i++)
+    for (uint32_t i = 0; i < CODE_BUFFERS; i++)
         assert_int_equal(next_done(&fixture).result, TRANSFER_OK);
     assert_int_equal(move(&fixture, down), TRANSFER_OK);
     close_fixture(&fixture);
@@ -305,8 +305,8 @@ int main(void) {
         cmocka_unit_test_prestate(doubt_is_a_miss, "auto"),
         cmocka_unit_test_prestate(encodes_on_the_way_down, "threads"),
         cmocka_unit_test_prestate(encodes_on_the_way_down, "auto"),
-        cmocka_unit_test_prestate(without_a_bounce_there_is_no_room, "threads"),
-        cmocka_unit_test_prestate(without_a_bounce_there_is_no_room, "auto"),
+        cmocka_unit_test_prestate(without_a_code_buffer_there_is_no_room, "threads"),
+        cmocka_unit_test_prestate(without_a_code_buffer_there_is_no_room, "auto"),
         cmocka_unit_test_prestate(late_transfers_have_two_results, "threads"),
         cmocka_unit_test_prestate(late_transfers_have_two_results, "auto"),
         cmocka_unit_test_prestate(late_transfers_that_have_not_begun_are_cancelled, "threads"),
