@@ -157,6 +157,7 @@ static EngineOptions plain_options(Session *session) {
     const Settings *settings = session->settings;
     EngineOptions options = {
         .backend = settings->backend,
+        .emulation_seed = (uint64_t)settings->emulation_seed,
         .cpu_isa = settings->cpu_isa,
         .thread_count = session->ranks.threads,
         .max_model_len = (uint32_t)settings->max_model_len,
@@ -202,6 +203,8 @@ static Status add_kv_options(Session *session, EngineOptions *options) {
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
     options->kv_codec = settings->kv_codec;
+    options->kv_tier_codecs[TIER_HOST] = settings->kv_host_codec;
+    options->kv_tier_codecs[TIER_NVME] = settings->kv_nvme_codec;
     options->kv_residual = settings->kv_residual;
     options->codec_during_prefill = settings->codec_during_prefill;
     if (settings->kv_trace_out && session->ranks.comm->rank == 0) {
@@ -234,11 +237,13 @@ static void print_tiers(const Session *session) {
              session->settings->kv_placement, engine_max_num_seqs(session->engine));
     const RingFacts *ring = engine_ring(session->engine);
     const SpillFile *file;
+    const char *variable = session->kv_sizes.scratch.variable;
     char text[512];
     for (uint32_t i = 0; (file = engine_spill_file(session->engine, i)); i++) {
         spill_file_describe(file, text, sizeof text);
-        log_line(LOG_INFO, "session", "spill file in \"%s\": %s", session->kv_sizes.nvme_dirs[i],
-                 text);
+        log_line(LOG_INFO, "session", "spill file in \"%s\"%s%s: %s",
+                 session->kv_sizes.nvme_dirs[i], variable ? ", which is $" : "",
+                 variable ? variable : "", text);
     }
     if (!ring) return;
     ring_describe(ring, text, sizeof text);
@@ -281,6 +286,20 @@ static void print_codec(const Session *session) {
     if (session->settings->codec_during_prefill)
         log_note("--codec-during-prefill: chunks of a prompt read what is encoded of those before "
                  "them, so its own forward pass is lossy, too");
+}
+
+static void print_tier_codecs(const Session *session) {
+    const Settings *settings = session->settings;
+    if (codec_is_raw(codec_find(settings->kv_host_codec)) &&
+        codec_is_raw(codec_find(settings->kv_nvme_codec)))
+        return;
+    log_line(LOG_INFO, "session",
+             "KV codecs on spill: host %s, nvme %s, of blocks older than the newest %u tokens",
+             settings->kv_host_codec, settings->kv_nvme_codec,
+             engine_stats(session->engine)->kv_residual_tokens);
+    log_note("--kv-host-codec, --kv-nvme-codec: which blocks are encoded follows from budgets and "
+             "timing, and "
+             "so do answers; --kv-codec depends on token counts alone");
 }
 
 static void print_banner(const Session *session) {
@@ -362,6 +381,7 @@ static Status open_tier_socket(Session *session) {
 static Status lead(Session *session, Status (*work)(Session *session, void *user), void *user) {
     print_banner(session);
     print_codec(session);
+    print_tier_codecs(session);
     print_weight_tiers(session);
     print_tiers(session);
     Status status = open_tier_socket(session);

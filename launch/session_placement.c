@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/backend.h"
 #include "launch/plan_report.h"
 #include "launch/plan_settings.h"
 #include "runtime/base/bytes.h"
@@ -43,7 +44,23 @@ typedef struct Choosing {
     const EngineOptions *options;
 } Choosing;
 
+/* Is the device's memory the host's own? The probe knows no other. */
+static Status find_device(const Settings *settings, bool *out_unified) {
+    const BackendOptions options = {.cpu_isa = settings->cpu_isa};
+    Device *device;
+    Kernels kernels;
+    TRY(backend_open(settings->backend, &options, &device, &kernels));
+    *out_unified = device->host_addressable;
+    device->close(device);
+    return STATUS_OK;
+}
+
 static Status read_machine(Choosing *choosing, bool given) {
+    bool unified;
+    TRY(find_device(choosing->session->settings, &unified));
+    if (!unified && !given)
+        FAIL(UNAVAILABLE, "--placement auto: only the CPU's kernels can be measured so far; give "
+                          "six numbers, such as those of `spillway plan --machine FILE`");
     const Session *session = choosing->session;
     const Comm *comm = session->ranks.comm;
     uint32_t nodes = (uint32_t)(comm->size / comm->local_size);
@@ -51,12 +68,13 @@ static Status read_machine(Choosing *choosing, bool given) {
                              .node_count = nodes > 0 ? nodes : 1,
                              .thread_count = session->ranks.threads,
                              .only_kept = given};
-    Status status =
-        plan_settings_machine(session->settings, &ranks, &choosing->session->plan_machine);
+    Status status = STATUS_NOT_FOUND;
+    if (unified)
+        status = plan_settings_machine(session->settings, &ranks, &choosing->session->plan_machine);
     if (status == STATUS_OK) choosing->session->plan_predicts = true;
     if (status != STATUS_NOT_FOUND || !given) return status;
     choosing->session->plan_machine = (PlanMachine){
-        .rank_count = ranks.rank_count, .node_count = ranks.node_count, .unified = true};
+        .rank_count = ranks.rank_count, .node_count = ranks.node_count, .unified = unified};
     return STATUS_OK;
 }
 
@@ -103,7 +121,9 @@ static void tell(const PlanChoice *choice, bool predicts) {
     char text[96];
     plan_placement_text(&choice->placement, text, sizeof text);
     if (!predicts)
-        log_note("placement %s; `spillway plan` would measure this machine and predict", text);
+        log_note("placement %s, without a prediction: `spillway plan` measures machines whose CPU "
+                 "computes",
+                 text);
     else
         log_note("placement %s, %u sequences at once: decode %.4g tok/s predicted, bound by %s",
                  text, choice->placement.sequences, choice->cost.decode_rate,

@@ -7,9 +7,9 @@ static void choose_dirs(const Settings *settings, const KvSizes *kv, WeightSizes
     out->nvme_dirs = kv->nvme_dirs;
     out->nvme_dir_count = kv->nvme_dir_count;
     if (out->nvme_dir_count > 0) return;
-    out->default_dir = kv_sizes_default_dir();
-    out->nvme_dirs = &out->default_dir;
-    out->nvme_dir_count = out->default_dir != NULL;
+    char refused[1024];
+    out->nvme_dirs = &out->scratch.path;
+    out->nvme_dir_count = scratch_find(&out->scratch, refused, sizeof refused);
 }
 
 Status weight_sizes_resolve(const Settings *settings, const KvSizes *kv, WeightSizes *out) {

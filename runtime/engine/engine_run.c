@@ -37,8 +37,7 @@ static Status open_slot(Engine *engine, const PlanOpen *open) {
                                  .prompt_count = open->synthetic_count > 0 ? 0 : open->prompt_count,
                                  .token_capacity = open->token_capacity};
     TRY(kv_cache_open(engine->cache, open->slot, &sequence));
-    return kv_cache_fill(engine->cache, &engine->kernels, &engine->context, open->slot,
-                         open->synthetic_count);
+    return kv_cache_fill(engine->cache, open->slot, open->synthetic_count);
 }
 
 static Status apply_plan(Engine *engine, const StepPlan *plan) {

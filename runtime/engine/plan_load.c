@@ -7,6 +7,9 @@
 #include "runtime/base/bytes.h"
 #include "tiers/ring.h"
 
+enum {
+    BOUNCE_SLOTS = 64
+}; /* of host memory that kv_budget.c takes at most where the host cannot touch the device */
 static const double prompt_bytes_max = 1ull << 30; /* of a prompt that runs layer by layer */
 static const double disk_slack = 1.01;             /* spill files come in whole extents */
 
@@ -62,7 +65,9 @@ static void divide_cache(PlanLoad *load, PlanCost *out) {
     double device = ceil(slots * placement->percent[PLAN_CACHE_DEVICE] / 100) + least;
     double host = ceil(slots * placement->percent[PLAN_CACHE_HOST] / 100);
     double staging = plan_smaller(device / 4, (double)(128ull << 20) / slot_bytes) + 1;
-    if (plan_disk_percent(placement, PLAN_CACHE_DEVICE) > 0)
+    bool on_disk = plan_disk_percent(placement, PLAN_CACHE_DEVICE) > 0;
+    if (on_disk && host > 0 && load->input.bounces) host += BOUNCE_SLOTS;
+    if (on_disk)
         out->kv_bytes[TIER_NVME] =
             (uint64_t)((slots * plan_disk_percent(placement, PLAN_CACHE_DEVICE) / 100 + staging +
                         1) *
@@ -97,7 +102,8 @@ Status plan_load_set_up(PlanLoad *load, PlanCost *out) {
                         .layer_count = shape->layer_count,
                         .sequence_max = placement->sequences,
                         .token_max = load->work->prompt_tokens + load->work->output_tokens,
-                        .row_count_max = plan_rows_of(placement)};
+                        .row_count_max = plan_rows_of(placement),
+                        .bounces = !load->machine->unified};
     divide_cache(load, out);
     TRY(kv_budget_plan(&load->input, &load->budget));
     plan_set_home(load, plan_staging_least(load));
@@ -149,8 +155,10 @@ void plan_add_needs(const PlanLoad *load, PlanCost *out) {
     device->activations = activation_bytes(load);
     device->other = load->share.vocab * load->shape->head.bytes;
     *(machine->unified ? &device->other : &host->other) += load->shape->other_bytes;
+    if (!machine->unified && out->kv_bytes[TIER_HOST] == 0 && out->kv_bytes[TIER_NVME] > 0)
+        host->staging = (double)load->budget.bounce_slots * (double)load->layout.slot_bytes;
     if (!machine->unified)
-        host->staging = PLAN_LAYERS_STAGED * plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE);
+        host->staging += PLAN_LAYERS_STAGED * plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE);
     device->capacity =
         machine->unified ? machine->host_bytes / load->node_ranks : machine->device_bytes;
     host->capacity = machine->host_bytes / load->node_ranks;

@@ -65,7 +65,7 @@ static double attention_seconds(const PlanLoad *load, double context) {
     const KvLayout *layout = &load->layout;
     double block = layout->shape.block_tokens;
     double raw_bytes = (double)kv_block_bytes(&layout->shape) / block;
-    double packed = kv_layout_packed_blocks(layout, (uint32_t)context) * block;
+    double packed = layout->codec ? kv_layout_cold_blocks(layout, (uint32_t)context) * block : 0;
     return attention_part(load, NULL, context - packed, raw_bytes) +
            attention_part(load, layout->codec, packed, (double)layout->encoded_bytes / block);
 }
@@ -111,8 +111,8 @@ static void add_below(const PlanLoad *load, double slots, double *bytes) {
 static double slots_of(const PlanLoad *load, double context) {
     const KvLayout *layout = &load->layout;
     uint32_t blocks = (uint32_t)divide_up((uint64_t)context, layout->shape.block_tokens);
-    uint32_t packed = kv_layout_packed_blocks(layout, (uint32_t)context);
-    uint32_t packs = packed > 0 ? packed / layout->pack_blocks : 0;
+    uint32_t packed = layout->codec ? kv_layout_cold_blocks(layout, (uint32_t)context) : 0;
+    uint32_t packs = packed > 0 ? (uint32_t)divide_up(packed, layout->pack_blocks) : 0;
     return (double)(packs + blocks - packed) * load->placement->sequences *
            load->shape->layer_count;
 }

@@ -307,6 +307,7 @@ static void budgets_become_shares(void **state) {
     (void)state;
     PlanShape shape = small_shape();
     PlanMachine machine = small_machine();
+    machine.unified = true;
     const PlanWork work = {8, 1500, 8}, less = {8, 400, 8};
     PlanPlacement placement = placement_of(100, 0, 30, 40, 8), back = placement;
     PlanCost cost = cost_of(&shape, &machine, &work, &placement);
