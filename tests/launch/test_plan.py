@@ -135,6 +135,9 @@ def test_this_machine(folder):
     assert "measuring" not in run("plan", *asked, cache=cache).stderr
     kept = list((cache / "spillway").iterdir())
     assert len(kept) == 1 and json.loads(kept[0].read_text())["disk"]["read_bytes_per_second"] > 0
+    assert "error[E-PLACEMENT]: device" in run("plan", *asked, "--memory-limit", "129MiB", rc=65, cache=cache).stderr
+    limited = plan(*asked, "--memory-limit", "134MiB", cache=cache)
+    assert limited["placement"] != [100, 0, 100, 0, 100, 0] == plan(*asked, "--memory-limit", "1GiB", cache=cache)["placement"]
     for placement in ("100,0,40,0,100,0", "100,0,0,100,100,0", "100,0,20,30,100,0", "40,20,50,0,100,0"):
         planned = plan(*asked, "--placement", placement, cache=cache)
         done, measured, summary = bench(folder, placement, cache)
