@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cluster
 import nodes
+from batch_answers import answers
 from cluster import CannotStart, Cluster, contain, log_of
 from job import Job, expect, run_tests
 
@@ -28,15 +29,6 @@ def wait_for(condition, what):
     while not (found := condition()):
         assert time.monotonic() < until, f"waited {SECONDS_MAX} s for {what}"
         time.sleep(0.1)
-    return found
-
-
-def answers(path):
-    """custom_id → what must be equal; fails when one comes twice."""
-    found = {}
-    for line in map(json.loads, log_of(path).splitlines()):
-        assert line["custom_id"] not in found, f"{line['custom_id']} was answered twice"
-        found[line["custom_id"]] = (line["response"]["body"]["choices"], line["response"]["body"]["usage"])
     return found
 
 
