@@ -63,7 +63,7 @@ struct EmulatedDevice {
     DeviceStream *streams;
     uint32_t stream_count;
     Random random;
-    EmulatedFailures failures, seen;
+    DeviceFailures failures, seen;
     bool broken;
     char defect[EMULATED_DEFECT_BYTES]; /* why it is broken */
 };
