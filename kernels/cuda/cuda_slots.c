@@ -159,7 +159,9 @@ static void products_of_kind(const CudaContext *cuda, const MatmulArgs *args, Ac
                                  .bias = output->bias,
                                  .out = output->out + row * output->out_stride,
                                  .out_stride = output->out_stride};
-        cuda->launchers->product(cuda->stream, &product);
+        bool tensor = kind == ACTIVATION_INT8 && count >= cuda->launchers->tensor_rows_least;
+        (tensor ? cuda->launchers->product_tensor : cuda->launchers->product)(cuda->stream,
+                                                                              &product);
     }
 }
 

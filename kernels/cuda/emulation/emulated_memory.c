@@ -11,8 +11,9 @@
 
 enum { PIECES_MAX = 4096, POISON = 0xFF, ALIGNMENT = 256 };
 static const uint64_t huge_bytes = 2ull << 20;
+static const uint64_t guard_bytes = 1ull << 20; /* a multiple of every page size; without access */
 
-/* [slack][pages of the bytes][a page without access]; the bytes end at its border, but for the rounding to ALIGNMENT. Large pieces
+/* [slack][pages of the bytes][guard]; the bytes end at its border, but for the rounding to ALIGNMENT. Large pieces
  * begin at a huge page: rights change often, page by page. */
 typedef struct Piece {
     uint8_t *mapping;
@@ -46,9 +47,9 @@ static void piece_unmap(const Piece *piece) {
     munmap(piece->mapping, piece->mapping_bytes);
 }
 
-static bool piece_map(Piece *piece, uint64_t page_bytes) {
+static bool piece_map(Piece *piece) {
     uint64_t slack = piece->body_bytes >= huge_bytes ? huge_bytes : 0;
-    piece->mapping_bytes = slack + piece->body_bytes + page_bytes;
+    piece->mapping_bytes = slack + piece->body_bytes + guard_bytes;
     piece->mapping = mmap(NULL, piece->mapping_bytes, PROT_NONE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (piece->mapping == MAP_FAILED) return false;
@@ -106,7 +107,7 @@ Status emulated_memory_take(EmulatedMemory *memory, MemoryPlace place, uint64_t 
              PIECES_MAX);
     Piece piece = {
         .body_bytes = align_up(rounded, memory->page_bytes), .user_bytes = bytes, .place = place};
-    if (!piece_map(&piece, memory->page_bytes))
+    if (!piece_map(&piece))
         FAIL(MEMORY, "%s: cannot map %llu bytes", what, (unsigned long long)bytes);
     piece.user = piece.body + piece.body_bytes - rounded;
     piece_protect(&piece, PROT_READ | PROT_WRITE);
