@@ -101,6 +101,7 @@ void emulated_defect(const char *format, ...) {
 
 /* ---- faults */
 
+static pthread_mutex_t segv_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction segv_before;
 
 /* A plain access of a kernel to what is no memory ends the launch like any other defect: the fiber never goes on, so leaving the
@@ -112,12 +113,17 @@ static void on_segv(int number, siginfo_t *info, void *context) {
     sigaction(number, &segv_before, NULL);
 }
 
+/* With every runner: a handler that was set since would hide this one. */
 static void catch_segv(void) {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which tell it themselves */
     struct sigaction action = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
-    sigaction(SIGSEGV, &action, &segv_before);
+    struct sigaction now;
+    pthread_mutex_lock(&segv_lock);
+    sigaction(SIGSEGV, NULL, &now);
+    if (now.sa_sigaction != on_segv) sigaction(SIGSEGV, &action, &segv_before);
+    pthread_mutex_unlock(&segv_lock);
 #else
-    (void)on_segv;
+    (void)on_segv, (void)segv_lock;
 #endif
 }
 
@@ -413,9 +419,8 @@ void emulated_copy_async_wait(uint32_t later_groups) {
 /* ---- the runner */
 
 Status grid_runner_create(GridRunner **out, uint64_t seed, EmulatedHolds *holds, void *user) {
-    static pthread_once_t caught = PTHREAD_ONCE_INIT;
     void *memory;
-    pthread_once(&caught, catch_segv);
+    catch_segv();
     TRY(memory_take(&memory, 1, sizeof(GridRunner), "the emulated device"));
     GridRunner *runner = memory;
     runner->random = (Random){.key = seed};
