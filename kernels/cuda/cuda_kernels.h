@@ -189,9 +189,11 @@ typedef struct CudaLaunchers {
     void (*codec_encode)(DeviceStream *stream, const EncodeLaunch *launch);
     void (*activations)(DeviceStream *stream, const ActivationLaunch *launch);
     void (*product)(DeviceStream *stream, const ProductLaunch *launch);
-    void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* ACTIVATION_INT8 */
-    uint32_t
-        tensor_rows_least; /* from so many rows on product_tensor is faster; the bits are the same */
+    void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 */
+    void (*product_float)(DeviceStream *stream, const ProductLaunch *launch);  /* of f16 and bf16 */
+    bool (*tensor_floats)(void); /* product_float runs on this device */
+    /* From so many rows on product_tensor is faster; the bits are the same. */
+    uint32_t tensor_rows_least;
 } CudaLaunchers;
 
 /* Sets every slot but context_open, which knows the build. kv_encode and kv_decode work on host memory: the specification. */

@@ -8,6 +8,10 @@
  *   b   (column g, bytes 4t …), and for k = 32 (g, 16 + 4t …)
  *   c   (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
  *
+ * Of tf32, floats of which the upper 19 bits count, c[16][8] += a[16][8] * b[8][8] in f32, in an order that is the hardware's:
+ *
+ *   a   (row g, k t), (g + 8, t), (g, t + 4), (g + 8, t + 4);   b   (k t, column g), (t + 4, g)
+ *
  * All lanes, at the same line. GPUs before compute capability 8.0 do it in pieces of 8 rows and k = 16; the emulation by shuffles. */
 
 #include "kernels/cuda/integer_dot.cuh"
@@ -46,6 +50,19 @@ DEVICE void tensor_product_32(int32_t *c, const uint32_t *a, const uint32_t *b) 
 #endif
 }
 
+/* From compute capability 8.0 on. */
+DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    (void)c, (void)a, (void)b;
+    defect("tf32 before compute capability 8.0");
+#endif
+}
+
 #else
 
 DEVICE void tensor_product_16(int32_t *c, uint32_t a0, uint32_t a1, uint32_t b) {
@@ -63,6 +80,27 @@ DEVICE void tensor_product_16(int32_t *c, uint32_t a0, uint32_t a1, uint32_t b) 
 DEVICE void tensor_product_32(int32_t *c, const uint32_t *a, const uint32_t *b) {
     tensor_product_16(c, a[0], a[1], b[0]);
     tensor_product_16(c, a[2], a[3], b[1]);
+}
+
+DEVICE float tensor_number(uint32_t bits) {
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+/* In rising k. */
+DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) {
+    uint32_t row = warp_lane() / 4 * 4, column = warp_lane() % 4 * 8;
+    for (uint32_t k = 0; k < 8; k++) {
+        float upper = tensor_number(warp_shuffle(a[k / 4 * 2], row + k % 4));
+        float lower = tensor_number(warp_shuffle(a[k / 4 * 2 + 1], row + k % 4));
+        float left = tensor_number(warp_shuffle(b[k / 4], column + k % 4));
+        float right = tensor_number(warp_shuffle(b[k / 4], column + 4 + k % 4));
+        c[0] = fused_multiply_add(upper, left, c[0]);
+        c[1] = fused_multiply_add(upper, right, c[1]);
+        c[2] = fused_multiply_add(lower, left, c[2]);
+        c[3] = fused_multiply_add(lower, right, c[3]);
+    }
 }
 
 #endif
