@@ -37,3 +37,24 @@ bool quant_row_bytes(const Quant *quant, uint64_t count, uint64_t *out_bytes) {
     return count % quant->block_elements == 0 &&
            bytes_multiply(count / quant->block_elements, quant->block_bytes, out_bytes);
 }
+
+static const float root_of_3 = 1.7320508f; /* uniform in ±this has deviation 1 */
+
+void quant_draw_block(const Quant *quant, Random *random, float deviation, void *out_block) {
+    const QuantRandom *about = &quant->random;
+    uint8_t *block = out_block;
+    if (quant->store) {
+        quant->store(deviation * root_of_3 * (float)(2 * random_unit(random) - 1), block);
+        return;
+    }
+    for (uint32_t at = 0; at < quant->block_bytes; at += 8) {
+        uint64_t draw = random_u64(random);
+        uint32_t left = quant->block_bytes - at;
+        memcpy(block + at, &draw, left < 8 ? left : 8);
+    }
+    /* codes are not centred on their bias; a scale of either sign makes up for it */
+    float scale = (random_u64(random) & 1 ? deviation : -deviation) / about->deviation;
+    store_u16(block + about->scale_at, f32_to_f16(scale));
+    if (about->offset_at > 0)
+        store_u16(block + about->offset_at, f32_to_f16(scale * about->offset_per_scale));
+}

@@ -14,9 +14,18 @@
 
 #include <stdint.h>
 
+#include "runtime/base/random.h"
 #include "runtime/base/status.h"
 
 SPILLWAY_EXTERN_C_BEGIN
+
+/* How a block of random bytes becomes one of weights: which of them are the f16 scale and, where the format has one, the f16
+ * offset that takes the mean off. */
+typedef struct QuantRandom {
+    uint32_t scale_at, offset_at; /* offset_at 0: none */
+    float offset_per_scale;
+    float deviation; /* of the block's weights at scale 1 */
+} QuantRandom;
 
 typedef struct Quant {
     const char *name;             /* "q4_1": in reports and tests */
@@ -36,6 +45,9 @@ typedef struct Quant {
     /* codes[count], scales[count / group_elements], offsets[...]; NULL for floats */
     void (*expand)(const void *blocks, uint64_t count, uint8_t *codes, float *scales,
                    float *offsets);
+    /* One number, finite, rounded to nearest even; NULL for blocks */
+    void (*store)(float value, void *element);
+    QuantRandom random; /* blocks only */
 } Quant;
 
 /* All formats, ended by NULL. */
@@ -50,6 +62,9 @@ const Quant *quant_find_safetensors(const char *dtype); /* NULL when unknown */
 
 /* Bytes of a row of `count` elements; false when count is no multiple of block_elements or it overflows. */
 bool quant_row_bytes(const Quant *quant, uint64_t count, uint64_t *out_bytes);
+
+/* A block of weights with mean 0 and about this deviation. */
+void quant_draw_block(const Quant *quant, Random *random, float deviation, void *out_block);
 
 float f16_to_f32(uint16_t half);
 uint16_t f32_to_f16(float value); /* round to nearest even; overflow gives infinity */

@@ -105,7 +105,8 @@ Status bench_decode_run(Session *session, const BenchDecodeLoad *load, BenchDeco
              engine_max_num_seqs(session->engine), load->batch_size);
     TRY(memory_take((void **)&out->step_seconds, load->step_count, sizeof(double), "step times"));
     Status status = STATUS_OK;
-    if (session->settings->kv_nvme_dir.count > 0) status = bench_disk_open(&run.disk, session);
+    if (engine_ring(session->engine) || engine_weight_stream(session->engine))
+        status = bench_disk_open(&run.disk, session);
     if (status == STATUS_OK) status = submit_all(&run);
     if (status == STATUS_OK) status = run_steps(&run);
     for (uint32_t i = 0; i < load->batch_size; i++)

@@ -21,9 +21,16 @@ struct BenchDisk {
     BenchIoTimes times;
 };
 
-static Status open_files(BenchDisk *disk, const OptionList *directories) {
+/* Where weights lie that stream, else KV. */
+static const char *const *directories_of(const Session *session, uint32_t *out_count) {
+    bool streams = engine_weight_stream(session->engine) != NULL;
+    *out_count = streams ? session->weight_sizes.nvme_dir_count : session->kv_sizes.nvme_dir_count;
+    return streams ? session->weight_sizes.nvme_dirs : session->kv_sizes.nvme_dirs;
+}
+
+static Status open_files(BenchDisk *disk, const char *const *directories) {
     for (uint32_t i = 0; i < disk->area.file_count; i++) {
-        const SpillFileOptions options = {.directory = directories->items[i],
+        const SpillFileOptions options = {.directory = directories[i],
                                           .bytes = disk->area.file_bytes};
         TRY(spill_file_open(&disk->files[i], &options));
         disk->file_count++;
@@ -34,13 +41,17 @@ static Status open_files(BenchDisk *disk, const OptionList *directories) {
 
 static Status open_all(BenchDisk *disk, const Session *session) {
     const Settings *settings = session->settings;
-    const OptionList *directories = &settings->kv_nvme_dir;
-    uint32_t count = directories->count < FILES_MAX ? (uint32_t)directories->count : FILES_MAX;
-    disk->load =
-        (BenchIoLoad){.kind = RING_READ,
-                      .transfer_bytes = (uint32_t)engine_stats(session->engine)->kv_block_bytes,
-                      .depth = engine_ring(session->engine)->depth,
-                      .seconds = turn_seconds};
+    const WeightStream *stream = engine_weight_stream(session->engine);
+    uint32_t count;
+    const char *const *directories = directories_of(session, &count);
+    if (count > FILES_MAX) count = FILES_MAX;
+    const RingFacts *ring = stream ? weight_stream_ring(stream) : engine_ring(session->engine);
+    uint64_t transfer_bytes =
+        stream ? weight_stream_chunk_bytes(stream) : engine_stats(session->engine)->kv_block_bytes;
+    disk->load = (BenchIoLoad){.kind = RING_READ,
+                               .transfer_bytes = (uint32_t)transfer_bytes,
+                               .depth = ring->depth,
+                               .seconds = turn_seconds};
     TRY(bench_io_open_area(&disk->area, &disk->load, count, files_bytes / count));
     TRY(open_files(disk, directories));
     const RingOptions options = {.engine = settings->io,

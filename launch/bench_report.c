@@ -28,6 +28,13 @@ void bench_print_split(const BenchSplit *split) {
                i + 1 < sizeof parts / sizeof *parts ? "," : "\n");
 }
 
+void bench_print_weights(const Session *session) {
+    const Settings *settings = session->settings;
+    if (engine_stats(session->engine)->random_weights)
+        printf("weights                     random numbers, %s, seed %lld\n", settings->weight_type,
+               (long long)settings->weight_seed);
+}
+
 void bench_print_stored(const Session *session) {
     const EngineStats *stats = engine_stats(session->engine);
     double raw = (double)stats->kv_raw_bytes, stored = (double)stats->kv_stored_bytes;
@@ -35,10 +42,17 @@ void bench_print_stored(const Session *session) {
            "headers and padding counted)\n",
            stored / 1048576, raw / 1048576, stored > 0 ? raw / stored : 0,
            session->settings->kv_codec);
+    if (stats->kv_packs > 0)
+        printf(
+            "encoding                    %.1f ms behind the steps, which waited %.1f ms for it\n",
+            1e3 * stats->seconds_encode, 1e3 * stats->seconds_encode_waited);
 }
 
 Status bench_save_result(const Session *session, json_t *result) {
     const char *path = session->settings->result_filename;
+    if (result)
+        json_object_set_new(result, "random_weights",
+                            json_boolean(engine_stats(session->engine)->random_weights));
     int failed = result ? json_dump_file(result, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : 0;
     bool made = result != NULL;
     json_decref(result);

@@ -13,6 +13,8 @@ double bench_share(double part, double whole); /* per cent; 0 of nothing */
 double bench_rate(double count, double seconds);
 
 void bench_print_split(const BenchSplit *split);
+/* That they are random, if they are. */
+void bench_print_weights(const Session *session);
 void bench_print_stored(
     const Session *session); /* what KV takes beside what it would take as f16 */
 

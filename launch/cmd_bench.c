@@ -98,6 +98,7 @@ static void print_throughput(const Session *session, const BenchTimes *times,
         printf("%-4s mean median std p99    %.3f %.3f %.3f %.3f ms\n", rows[i].name,
                rows[i].statistics.mean * 1e3, rows[i].statistics.median * 1e3,
                rows[i].statistics.std * 1e3, rows[i].statistics.p99 * 1e3);
+    bench_print_weights(session);
     bench_print_split(&times->split);
     bench_print_stored(session);
     print_limits(session, times, limits);
@@ -163,7 +164,9 @@ static Status measure_throughput(Session *session, void *user) {
 
 static int throughput(const Settings *settings) {
     BenchTimes times = {0};
-    const SessionPlan plan = {.work = measure_throughput, .user = &times};
+    const SessionPlan plan = {.work = measure_throughput,
+                              .user = &times,
+                              .prompt_tokens = (uint32_t)settings->random_input_len};
     int exit_code = session_run(settings, &plan);
     bench_times_free(&times);
     return exit_code;
@@ -223,6 +226,7 @@ static Status report_latency(const Session *session, const BenchTimes *times,
     printf("prefill, decode             %.2f, %.2f tok/s of their own steps\n",
            bench_rate((double)times->input_tokens, times->split.prefill),
            bench_rate((double)times->decode_tokens, times->split.decode));
+    bench_print_weights(session);
     bench_print_split(&times->split);
     bench_print_stored(session);
     print_limits(session, times, limits);
@@ -246,7 +250,9 @@ static Status measure_latency(Session *session, void *user) {
 
 static int latency(const Settings *settings) {
     BenchTimes times = {0};
-    const SessionPlan plan = {.work = measure_latency, .user = &times};
+    const SessionPlan plan = {.work = measure_latency,
+                              .user = &times,
+                              .prompt_tokens = (uint32_t)settings->random_input_len};
     int exit_code = session_run(settings, &plan);
     bench_times_free(&times);
     return exit_code;
@@ -257,14 +263,15 @@ const Command command_bench[] = {
      .summary = "many random requests: tokens a second, time to first token, between tokens",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine seed temperature dataset-name num-prompts random-input-len "
+     .takes = "@model @ranks @engine placement seed temperature dataset-name num-prompts "
+              "random-input-len "
               "random-output-len max-concurrency save-result result-filename summary-json dry-run",
      .run = throughput},
     {.name = "bench latency",
      .summary = "one batch of random requests, again and again: how long it takes",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine seed temperature batch-size random-input-len "
+     .takes = "@model @ranks @engine placement seed temperature batch-size random-input-len "
               "random-output-len num-iters num-iters-warmup save-result result-filename "
               "summary-json dry-run",
      .run = latency},

@@ -7,6 +7,7 @@
 #include "launch/bench_measure.h"
 #include "launch/bench_report.h"
 #include "launch/command.h"
+#include "launch/tier_view.h"
 
 /* What the steps came to. Bytes and seconds are of rank 0 and, where the name says so, of one step. */
 typedef struct Figures {
@@ -14,7 +15,9 @@ typedef struct Figures {
     double step_seconds, cpu_step_seconds;
     double read_bytes[TIER_COUNT], written_bytes[TIER_COUNT]; /* a step */
     double stall_seconds[TIER_COUNT];                         /* a step */
-    double moved_bytes; /* a step, both ways, without the device's */
+    double moved_bytes;                               /* a step, both ways, without the device's */
+    double weights_read_bytes, weights_stall_seconds; /* a step */
+    double weights_bytes_per_second;                  /* while they were read */
     uint64_t useful, late, wasted, recomputed, prompt_tokens;
     double disk_bytes_per_second;                           /* 0: nothing lies on disk */
     double disk_tokens_per_second, limit_tokens_per_second; /* 0: unknown */
@@ -56,11 +59,18 @@ static Figures figures_of(const BenchDecodeLoad *load, BenchDecodeTimes *times) 
             (end->seconds_stalled[tier] - begin->seconds_stalled[tier]) / steps;
         if (tier != TIER_DEVICE) out.moved_bytes += out.read_bytes[tier] + out.written_bytes[tier];
     }
+    const EngineWeightStats *from = &begin->weights, *to = &end->weights;
+    double read = (double)(to->read_bytes - from->read_bytes);
+    out.weights_read_bytes = read / steps;
+    out.weights_stall_seconds = (to->seconds_stalled - from->seconds_stalled) / steps;
+    out.weights_bytes_per_second = bench_rate(read, to->seconds_reading - from->seconds_reading);
+    out.moved_bytes += out.weights_read_bytes;
     return out;
 }
 
 static void add_limits(const Settings *settings, const BenchDecodeTimes *times, Figures *figures) {
-    double moved = figures->read_bytes[TIER_NVME] + figures->written_bytes[TIER_NVME];
+    double moved = figures->read_bytes[TIER_NVME] + figures->written_bytes[TIER_NVME] +
+                   figures->weights_read_bytes;
     double tokens_a_step = (double)times->tokens / (double)settings->num_steps;
     figures->disk_bytes_per_second = times->disk_bytes_per_second;
     if (moved > 0)
@@ -81,9 +91,21 @@ static void print_tiers(const EngineStats *stats, const Figures *figures) {
     }
 }
 
+static void print_weights(const EngineStats *stats, const Figures *figures) {
+    const uint64_t *bytes = stats->weights.bytes;
+    if (!tier_view_streams(stats)) return;
+    printf("layers                      device %.1f, host %.1f, streamed %.1f MiB, read %.2f MB a "
+           "step "
+           "at %.2f GB/s, waited for %.2f ms\n",
+           (double)bytes[TIER_DEVICE] / 1048576, (double)bytes[TIER_HOST] / 1048576,
+           (double)bytes[TIER_NVME] / 1048576, figures->weights_read_bytes / 1e6,
+           figures->weights_bytes_per_second / 1e9, figures->weights_stall_seconds * 1e3);
+}
+
 static void print_limit_shares(const Figures *figures, const Settings *settings) {
     if (figures->disk_tokens_per_second > 0)
-        printf("disk bound                  %.2f tok/s at %.2f GB/s, measured around it: %.1f %% "
+        printf("disk bound                  %.2f tok/s at %.2f GB/s for weights and KV, measured "
+               "around it: %.1f %% "
                "reached\n",
                figures->disk_tokens_per_second, figures->disk_bytes_per_second / 1e9,
                bench_share(figures->tokens_per_second, figures->disk_tokens_per_second));
@@ -109,6 +131,7 @@ static void print_figures(const Session *session, const BenchDecodeTimes *times,
            figures->tokens_per_second, figures->median_tokens_per_second);
     printf("step                        %.2f ms, CPU %.2f ms of %u threads and the tier thread\n",
            figures->step_seconds * 1e3, figures->cpu_step_seconds * 1e3, session->ranks.threads);
+    bench_print_weights(session);
     bench_print_split(&times->split);
     bench_print_stored(session);
     printf("stalled a step              nvme %.2f, host %.2f, room %.2f ms: %.1f %%\n",
@@ -116,6 +139,7 @@ static void print_figures(const Session *session, const BenchDecodeTimes *times,
            bench_share(stalls[TIER_NVME] + stalls[TIER_HOST] + stalls[TIER_DEVICE],
                        figures->step_seconds));
     print_tiers(&times->end, figures);
+    print_weights(&times->end, figures);
     printf("prefetch                    %" PRIu64 " useful, %" PRIu64 " late, %" PRIu64 " wasted\n",
            figures->useful, figures->late, figures->wasted);
     if (figures->prompt_tokens + figures->recomputed > 0)
@@ -137,11 +161,20 @@ static json_t *tiers_result(const EngineStats *stats, const Figures *figures) {
     return tiers;
 }
 
+static json_t *weights_result(const EngineStats *stats, const Figures *figures) {
+    json_t *weights = tier_view_weights(stats);
+    json_object_set_new(weights, "read_bytes_a_step", json_real(figures->weights_read_bytes));
+    json_object_set_new(weights, "read_bytes_per_second",
+                        json_real(figures->weights_bytes_per_second));
+    json_object_set_new(weights, "stall_seconds_a_step", json_real(figures->weights_stall_seconds));
+    return weights;
+}
+
 static json_t *result_of(const Session *session, const BenchDecodeTimes *times,
                          const Figures *figures) {
     const Settings *settings = session->settings;
     return json_pack(
-        "{ss ss si si sI sI sI sI sb sf sf sf sf sf s{sI sI sI} sI sI so sf sf sf sf}", "model",
+        "{ss ss si si sI sI sI sI sb sf sf sf sf sf s{sI sI sI} sI sI so so sf sf sf sf}", "model",
         session_model_name(session), "kernels", engine_kernels_name(session->engine), "ranks",
         session->ranks.comm->size, "threads", (int)session->ranks.threads, "seed",
         (json_int_t)settings->seed, "batch_size", (json_int_t)settings->batch_size,
@@ -153,9 +186,10 @@ static json_t *result_of(const Session *session, const BenchDecodeTimes *times,
         "prefetch", "useful", (json_int_t)figures->useful, "late", (json_int_t)figures->late,
         "wasted", (json_int_t)figures->wasted, "recomputed_tokens", (json_int_t)figures->recomputed,
         "prompt_tokens", (json_int_t)figures->prompt_tokens, "tiers",
-        tiers_result(&times->end, figures), "disk_bytes_per_second", figures->disk_bytes_per_second,
-        "disk_tokens_per_second", figures->disk_tokens_per_second, "resident_tokens_per_second",
-        settings->resident_speed, "limit_tokens_per_second", figures->limit_tokens_per_second);
+        tiers_result(&times->end, figures), "weights", weights_result(&times->end, figures),
+        "disk_bytes_per_second", figures->disk_bytes_per_second, "disk_tokens_per_second",
+        figures->disk_tokens_per_second, "resident_tokens_per_second", settings->resident_speed,
+        "limit_tokens_per_second", figures->limit_tokens_per_second);
 }
 
 static Status measure(Session *session, void *user) {
@@ -176,7 +210,10 @@ static int bench_decode(const Settings *settings) {
     Settings own = *settings;
     const BenchDecodeLoad load = load_of(settings);
     BenchDecodeTimes times = {0};
-    const SessionPlan plan = {.runs_together = true, .work = measure, .user = &times};
+    const SessionPlan plan = {.runs_together = true,
+                              .work = measure,
+                              .user = &times,
+                              .prompt_tokens = (uint32_t)settings->random_input_len};
     own.max_num_seqs = own.batch_size;
     if (own.max_num_batched_tokens < 2 * own.batch_size)
         own.max_num_batched_tokens = 2 * own.batch_size;
@@ -192,9 +229,10 @@ const Command command_bench_decode[] = {
      .summary = "decode steps of one batch under a KV budget, beside the disk's speed",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine seed temperature batch-size random-input-len num-steps "
-              "num-steps-warmup synthetic-kv resident-speed save-result result-filename "
-              "summary-json dry-run",
+     .takes =
+         "@model @ranks @engine placement seed temperature batch-size random-input-len num-steps "
+         "num-steps-warmup synthetic-kv resident-speed save-result result-filename "
+         "summary-json dry-run",
      .run = bench_decode},
     {.name = NULL},
 };

@@ -10,7 +10,7 @@
 
 #include "launch/command.h"
 #include "runtime/base/invariant.h"
-#include "runtime/weights/weights.h"
+#include "runtime/models/model.h"
 
 enum {
     ELEMENTS_SHOWN_MAX = 8, /* of an array */
@@ -327,7 +327,9 @@ static Status print_json_report(const Weights *weights) {
 static int inspect(const Settings *settings) {
     Weights *weights = NULL;
     weights_guard_install();
-    Status status = weights_open(&weights, settings->model);
+    const RandomWeights random = {
+        .allowed = true, .type = settings->weight_type, .list_tensors = model_list_tensors};
+    Status status = weights_open_shape(&weights, settings->model, &random);
     if (status != STATUS_OK) return error_exit_code(status);
     if (settings->json)
         status = print_json_report(weights);
@@ -342,7 +344,7 @@ const Command command_inspect[] = {
      .summary = "show format, metadata and tensors of a model without loading it",
      .positionals = "model",
      .needs = "model",
-     .takes = "model json",
+     .takes = "model weight-type json",
      .run = inspect},
     {.name = NULL},
 };

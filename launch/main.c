@@ -9,6 +9,7 @@
 
 #include "launch/command.h"
 #include "launch/launcher.h"
+#include "launch/named_config.h"
 #include "runtime/base/log.h"
 
 enum { NAMES_MAX = 64, ARGUMENTS_MAX = 4096 };
@@ -87,7 +88,7 @@ static Status read_settings(OptionSet *options, const Command *command, int coun
     TRY(options_read_arguments(options, count, arguments, command->positionals));
     if (settings->help || settings->help_all) return STATUS_OK;
     TRY(options_read_environment(options, (const char *const *)environ));
-    if (settings->config) TRY(options_read_config_file(options, settings->config));
+    if (settings->config) TRY(named_config_read(options, settings->config));
     TRY(configure_log(settings));
     return settings_check(settings);
 }

@@ -7,6 +7,7 @@
 
 #include "build_libraries.h"
 #include "launch/model_defaults.h"
+#include "launch/session_placement.h"
 #include "launch/stop.h"
 #include "launch/summary.h"
 #include "launch/tier_view.h"
@@ -99,9 +100,23 @@ static Status open_text(Session *session, const SessionPlan *plan) {
     return STATUS_OK;
 }
 
+static Status open_weights(Session *session) {
+    const Settings *settings = session->settings;
+    const RandomWeights random = {.allowed = settings->random_weights,
+                                  .type = settings->weight_type,
+                                  .seed = (uint64_t)settings->weight_seed,
+                                  .list_tensors = model_list_tensors};
+    TRY(weights_open_shape(&session->weights, settings->model, &random));
+    if (settings->random_weights && !weights_are_random(session->weights))
+        FAIL(USAGE, "--random-weights is given, but \"%s\" has weights of its own: leave it out",
+             settings->model);
+    return STATUS_OK;
+}
+
 static Status open_model(Session *session, const SessionPlan *plan) {
     TRY(kv_sizes_resolve(session->settings, session->ranks.comm->local_size, &session->kv_sizes));
-    TRY(weights_open(&session->weights, session->settings->model));
+    TRY(weight_sizes_resolve(session->settings, &session->kv_sizes, &session->weight_sizes));
+    TRY(open_weights(session));
     TRY(open_text(session, plan));
     if (session->settings->kv_trace)
         TRY(kv_trace_read(&session->kv_trace, session->settings->kv_trace));
@@ -127,10 +142,20 @@ static double io_timeout_seconds(const Settings *settings) {
     return settings->io_timeout_s < most ? settings->io_timeout_s : most;
 }
 
+/* Placement changes no arithmetic, so every engine of a session has it. */
+static void add_weight_options(const Session *session, EngineOptions *options) {
+    const WeightSizes *sizes = &session->weight_sizes;
+    memcpy(options->weight_bytes, sizes->bytes, sizeof options->weight_bytes);
+    memcpy(options->weight_per_cent, sizes->per_cent, sizeof options->weight_per_cent);
+    options->weight_nvme_dirs = sizes->nvme_dirs;
+    options->weight_nvme_dir_count = sizes->nvme_dir_count;
+    options->memory_limit_bytes = sizes->memory_limit_bytes;
+}
+
 /* An engine that keeps keys and values as they are, in the device's memory. */
 static EngineOptions plain_options(Session *session) {
     const Settings *settings = session->settings;
-    return (EngineOptions){
+    EngineOptions options = {
         .backend = settings->backend,
         .emulation_seed = (uint64_t)settings->emulation_seed,
         .cpu_isa = settings->cpu_isa,
@@ -152,6 +177,23 @@ static EngineOptions plain_options(Session *session) {
         .corrupt_is_fatal = strcmp(settings->on_corrupt, "fail") == 0,
         .hooks = {session, stop_with_deadline, unit_begin, unit_end},
     };
+    add_weight_options(session, &options);
+    return options;
+}
+
+/* A plan of faults belongs to one thread: those of weights, "weights.io.read:eio", have a plan of their own. */
+static Status add_faults(Session *session, EngineOptions *options) {
+    static const char prefix[] = "weights.";
+    const OptionList *faults = &session->settings->fault;
+    for (size_t i = 0; i < faults->count; i++) {
+        const char *text = faults->items[i];
+        bool of_weights = strncmp(text, prefix, strlen(prefix)) == 0;
+        TRY(io_fault_add(of_weights ? &session->weight_faults : &session->faults,
+                         of_weights ? text + strlen(prefix) : text));
+    }
+    if (session->faults.row_count > 0) options->io_faults = &session->faults;
+    if (session->weight_faults.row_count > 0) options->weight_faults = &session->weight_faults;
+    return STATUS_OK;
 }
 
 /* What saves memory of keys and values, and what is told about it. */
@@ -161,6 +203,8 @@ static Status add_kv_options(Session *session, EngineOptions *options) {
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
     options->kv_codec = settings->kv_codec;
+    options->kv_tier_codecs[TIER_HOST] = settings->kv_host_codec;
+    options->kv_tier_codecs[TIER_NVME] = settings->kv_nvme_codec;
     options->kv_residual = settings->kv_residual;
     options->codec_during_prefill = settings->codec_during_prefill;
     if (settings->kv_trace_out && session->ranks.comm->rank == 0) {
@@ -168,10 +212,7 @@ static Status add_kv_options(Session *session, EngineOptions *options) {
         options->kv_record = kv_trace_add;
         options->kv_record_user = &session->kv_trace_writer;
     }
-    for (size_t i = 0; i < settings->fault.count; i++)
-        TRY(io_fault_add(&session->faults, settings->fault.items[i]));
-    if (settings->fault.count > 0) options->io_faults = &session->faults;
-    return STATUS_OK;
+    return add_faults(session, options);
 }
 
 static Status open_engine(Session *session, const EngineOptions *options) {
@@ -196,15 +237,38 @@ static void print_tiers(const Session *session) {
              session->settings->kv_placement, engine_max_num_seqs(session->engine));
     const RingFacts *ring = engine_ring(session->engine);
     const SpillFile *file;
+    const char *variable = session->kv_sizes.scratch.variable;
     char text[512];
     for (uint32_t i = 0; (file = engine_spill_file(session->engine, i)); i++) {
         spill_file_describe(file, text, sizeof text);
-        log_line(LOG_INFO, "session", "spill file in \"%s\": %s", session->kv_sizes.nvme_dirs[i],
-                 text);
+        log_line(LOG_INFO, "session", "spill file in \"%s\"%s%s: %s",
+                 session->kv_sizes.nvme_dirs[i], variable ? ", which is $" : "",
+                 variable ? variable : "", text);
     }
     if (!ring) return;
     ring_describe(ring, text, sizeof text);
     log_line(LOG_INFO, "session", "spill I/O: %s", text);
+}
+
+static void print_weight_tiers(const Session *session) {
+    const EngineWeightStats *weights = &engine_stats(session->engine)->weights;
+    const WeightStream *stream = engine_weight_stream(session->engine);
+    const SpillFile *file;
+    char text[512];
+    if (!stream && weights->bytes[TIER_HOST] == 0) return;
+    log_line(LOG_INFO, "session",
+             "packed layers a rank: device %.1f MiB, host %.1f MiB, streamed %.1f MiB",
+             (double)weights->bytes[TIER_DEVICE] / 1048576,
+             (double)weights->bytes[TIER_HOST] / 1048576,
+             (double)weights->bytes[TIER_NVME] / 1048576);
+    for (uint32_t i = 0; stream && (file = weight_stream_file(stream, i)); i++) {
+        spill_file_describe(file, text, sizeof text);
+        log_line(LOG_INFO, "session", "weight file in \"%s\": %s",
+                 session->weight_sizes.nvme_dirs[i], text);
+    }
+    if (!stream) return;
+    ring_describe(weight_stream_ring(stream), text, sizeof text);
+    log_line(LOG_INFO, "session", "weight I/O: %s", text);
 }
 
 /* What it took to open this engine. */
@@ -224,6 +288,20 @@ static void print_codec(const Session *session) {
                  "them, so its own forward pass is lossy, too");
 }
 
+static void print_tier_codecs(const Session *session) {
+    const Settings *settings = session->settings;
+    if (codec_is_raw(codec_find(settings->kv_host_codec)) &&
+        codec_is_raw(codec_find(settings->kv_nvme_codec)))
+        return;
+    log_line(LOG_INFO, "session",
+             "KV codecs on spill: host %s, nvme %s, of blocks older than the newest %u tokens",
+             settings->kv_host_codec, settings->kv_nvme_codec,
+             engine_stats(session->engine)->kv_residual_tokens);
+    log_note("--kv-host-codec, --kv-nvme-codec: which blocks are encoded follows from budgets and "
+             "timing, and "
+             "so do answers; --kv-codec depends on token counts alone");
+}
+
 static void print_banner(const Session *session) {
     const ModelConfig *model = engine_model(session->engine);
     const EngineStats *stats = engine_stats(session->engine);
@@ -238,6 +316,11 @@ static void print_banner(const Session *session) {
              engine_max_model_len(session->engine),
              (double)stats->tiers[TIER_DEVICE].capacity_bytes / 1048576, stats->kv_block_tokens,
              (double)stats->weight_bytes / 1048576, load_seconds(session));
+    if (stats->random_weights)
+        log_note(
+            "the weights are random numbers (%s, seed %lld): it measures speed and memory, and "
+            "what it answers means nothing",
+            session->settings->weight_type, (long long)session->settings->weight_seed);
 }
 
 static Status open_files(Session *session, const SessionPlan *plan) {
@@ -264,6 +347,7 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
         .seconds_total = monotonic_seconds() - session->started_seconds,
         .seconds_load = load_seconds(session),
         .decode_tokens = session->decode_tokens,
+        .plan = session->plan_predicts ? &session->plan : NULL,
     };
     if (plan->tells_summary && !session->settings->quiet) summary_print(&summary, stderr);
     if (!session->settings->summary_json) return STATUS_OK;
@@ -279,7 +363,8 @@ static Status open_tier_socket(Session *session) {
                          .started_seconds = session->started_seconds};
     if (strcmp(choice, "none") == 0) return STATUS_OK;
     if (strcmp(choice, "auto") != 0) return tier_socket_open(&session->tier_socket, choice, &job);
-    if (!tier_view_spills(engine_stats(session->engine))) return STATUS_OK;
+    const EngineStats *stats = engine_stats(session->engine);
+    if (!tier_view_spills(stats) && !tier_view_streams(stats)) return STATUS_OK;
     error_capture_begin();
     Status status = tier_socket_open(&session->tier_socket, NULL, &job);
     error_capture_end();
@@ -292,6 +377,8 @@ static Status open_tier_socket(Session *session) {
 static Status lead(Session *session, Status (*work)(Session *session, void *user), void *user) {
     print_banner(session);
     print_codec(session);
+    print_tier_codecs(session);
+    print_weight_tiers(session);
     print_tiers(session);
     Status status = open_tier_socket(session);
     if (status == STATUS_OK) status = work(session, user);
@@ -350,6 +437,7 @@ static Status run_all(Session *session, const SessionPlan *plan) {
     Status status = add_kv_options(session, &options);
     error_capture_end();
     TRY(ranks_vote_captured(&session->ranks, status));
+    TRY(session_placement_choose(session, plan->prompt_tokens, &options));
     TRY(open_engine(session, &options));
     status = session->ranks.comm->rank == 0 ? lead_work(session, plan) : follow(session);
     return ranks_vote(&session->ranks, status);

@@ -16,7 +16,9 @@
 #include "launch/ranks.h"
 #include "launch/settings.h"
 #include "launch/tier_socket.h"
+#include "launch/weight_sizes.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/planner.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -28,10 +30,14 @@ typedef struct Session {
     const ChatTemplate *chat; /* NULL: none, or one that is not known */
     char chat_refusal[512];   /* why the model's own cannot be used; "" when it has none */
     Engine *engine;
-    IoFaultPlan faults; /* --fault; empty without */
+    IoFaultPlan faults;        /* --fault; empty without */
+    IoFaultPlan weight_faults; /* the same for files of streamed weights */
     KvSizes kv_sizes;
+    WeightSizes weight_sizes;
     KvTrace kv_trace;              /* --kv-trace */
     KvTraceWriter kv_trace_writer; /* --kv-trace-out, rank 0 */
+    PlanChoice plan;               /* --placement, rank 0 */
+    bool plan_predicts;            /* its speeds are of this machine */
     TierSocket tier_socket;        /* rank 0, where spillway tiers asks; may be closed */
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */
@@ -55,8 +61,9 @@ typedef struct SessionPlan {
     Status (*reference_work)(Session *session, void *user);
     /* Rank 0, with the engine open. */
     Status (*work)(Session *session, void *user);
-    bool runs_together; /* --max-num-seqs at once, also where KV budgets make them dear */
-    bool tells_summary; /* print the summary at the end, unless --quiet */
+    bool runs_together;     /* --max-num-seqs at once, also where KV budgets make them dear */
+    uint32_t prompt_tokens; /* of all requests, for --placement; 0: not known */
+    bool tells_summary;     /* print the summary at the end, unless --quiet */
     void *user;
 } SessionPlan;
 

@@ -21,6 +21,9 @@ typedef struct Settings {
 
     /* model */
     const char *model;
+    bool random_weights;
+    const char *weight_type;
+    int64_t weight_seed;
     const char *served_model_name;
     const char *chat_template;
 
@@ -37,7 +40,9 @@ typedef struct Settings {
     int64_t block_size; /* tokens; 0: auto */
     OptionSize kv_device_size, kv_host_size, kv_nvme_size;
     OptionList kv_nvme_dir;
-    const char *kv_codec;
+    OptionSize weights_device_size, weights_host_size, memory_limit;
+    OptionList weights_nvme_dir;
+    const char *kv_codec, *kv_host_codec, *kv_nvme_codec;
     int64_t kv_residual;
     bool codec_during_prefill;
     const char *kv_placement, *kv_trace, *kv_trace_out;
@@ -48,6 +53,10 @@ typedef struct Settings {
     int64_t max_corrupt;
     OptionList fault;
     const char *tiers_socket;
+
+    /* plan */
+    const char *placement, *machine;
+    bool probe, any_codec;
 
     /* sampling */
     int64_t seed;
@@ -72,6 +81,7 @@ typedef struct Settings {
 
     /* batch */
     const char *format;
+    const char *shard;
     bool one_file, ordered, retry_errors, lenient, fail_on_request_error;
     int64_t reorder_window;
     const char *resume;

@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "launch/plan_report.h"
 #include "launch/tier_view.h"
 
 static double rate(uint64_t count, double seconds) {
@@ -25,23 +26,28 @@ static json_t *to_json(const Summary *summary) {
     char digest[32];
     snprintf(digest, sizeof digest, "%016" PRIx64, stats->determinism_digest);
     return json_pack(
-        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{sf sf sf sf}} s{sf sf} so so sI sI sI sI ss}",
+        "{s{sI sI sI} s{sI sI sI} s{sf sf sf sf s{sf sf sf sf sf}} s{sf sf} so so so sI sI sI sI "
+        "sI sb ss}",
         "lines", "ok", (json_int_t)summary->lines_ok, "failed", (json_int_t)summary->lines_failed,
         "skipped", (json_int_t)summary->lines_skipped, "tokens", "prompt",
         (json_int_t)stats->prompt_tokens, "generated", (json_int_t)stats->generated_tokens,
         "recomputed", (json_int_t)stats->recomputed_tokens, "seconds", "total",
         summary->seconds_total, "load", summary->seconds_load, "prefill", stats->seconds_prefill,
         "decode", stats->seconds_decode, "stall", "nvme", stats->seconds_stalled[TIER_NVME], "host",
-        stats->seconds_stalled[TIER_HOST], "copy", stats->seconds_stalled[TIER_DEVICE], "peer",
-        stats->seconds_collective, "tokens_per_second", "prefill", summary_prefill_rate(summary),
-        "decode", summary_decode_rate(summary), "tiers", tier_view_tiers(stats), "kv",
-        tier_view_kv(stats), "corrupt_blocks", (json_int_t)stats->corrupt_blocks, "io_errors",
+        stats->seconds_stalled[TIER_HOST], "copy", stats->seconds_stalled[TIER_DEVICE], "weights",
+        stats->weights.seconds_stalled, "peer", stats->seconds_collective, "tokens_per_second",
+        "prefill", summary_prefill_rate(summary), "decode", summary_decode_rate(summary), "tiers",
+        tier_view_tiers(stats), "kv", tier_view_kv(stats), "weights", tier_view_weights(stats),
+        "corrupt_blocks", (json_int_t)stats->corrupt_blocks, "io_errors",
         (json_int_t)stats->io_errors, "late_transfers", (json_int_t)stats->late_transfers,
-        "memory_peak_bytes", (json_int_t)stats->memory_peak_bytes, "determinism_digest", digest);
+        "memory_peak_bytes", (json_int_t)stats->memory_peak_bytes, "memory_planned_bytes",
+        (json_int_t)stats->memory_planned_bytes, "random_weights", stats->random_weights,
+        "determinism_digest", digest);
 }
 
 Status summary_write_json(const Summary *summary, const char *path) {
     json_t *root = to_json(summary);
+    if (summary->plan) json_object_set_new(root, "plan", plan_choice_json(summary->plan));
     if (!root) FAIL(MEMORY, "no memory for the summary");
     FILE *file = fopen(path, "we");
     if (!file) {
@@ -57,9 +63,24 @@ Status summary_write_json(const Summary *summary, const char *path) {
 }
 
 static void print_tiers(const EngineStats *stats, FILE *out) {
-    json_t *view = json_pack("{so so}", "tiers", tier_view_tiers(stats), "kv", tier_view_kv(stats));
+    json_t *view = json_pack("{so so so}", "tiers", tier_view_tiers(stats), "kv",
+                             tier_view_kv(stats), "weights", tier_view_weights(stats));
     tier_view_print(view, out);
     json_decref(view);
+}
+
+static double off_percent(double predicted, double measured) {
+    return measured > 0 ? 100 * (predicted / measured - 1) : 0;
+}
+
+static void print_plan(const Summary *summary, FILE *out) {
+    const PlanCost *cost = &summary->plan->cost;
+    double prefill = summary_prefill_rate(summary), decode = summary_decode_rate(summary);
+    fprintf(out,
+            "plan       decode %.1f tok/s predicted, %.1f measured (%+.0f %%); prefill %.1f, %.1f "
+            "(%+.0f %%); bound by %s\n",
+            cost->decode_rate, decode, off_percent(cost->decode_rate, decode), cost->prompt_rate,
+            prefill, off_percent(cost->prompt_rate, prefill), plan_bottleneck_name(cost));
 }
 
 void summary_print(const Summary *summary, FILE *out) {
@@ -72,6 +93,7 @@ void summary_print(const Summary *summary, FILE *out) {
             " recomputed\n",
             stats->prompt_tokens, summary_prefill_rate(summary), stats->generated_tokens,
             summary_decode_rate(summary), stats->recomputed_tokens);
+    if (summary->plan) print_plan(summary, out);
     fprintf(out, "seconds    %.2f in all: load %.2f, prefill %.2f, decode %.2f; with peers %.2f",
             summary->seconds_total, summary->seconds_load, stats->seconds_prefill,
             stats->seconds_decode, stats->seconds_collective);
@@ -79,12 +101,19 @@ void summary_print(const Summary *summary, FILE *out) {
         fprintf(out, ", waiting for nvme %.2f, host %.2f, room %.2f",
                 stats->seconds_stalled[TIER_NVME], stats->seconds_stalled[TIER_HOST],
                 stats->seconds_stalled[TIER_DEVICE]);
+    if (tier_view_streams(stats)) fprintf(out, ", weights %.2f", stats->weights.seconds_stalled);
     fputc('\n', out);
     const EngineTierStats *device = &stats->tiers[TIER_DEVICE];
-    fprintf(out, "memory     KV %.1f of %.1f MiB at the peak, resident %.1f MiB at the peak\n",
+    fprintf(out,
+            "memory     KV %.1f of %.1f MiB at the peak, resident %.1f MiB at the peak; reckoned "
+            "before "
+            "it began %.1f MiB a rank\n",
             (double)device->peak_bytes / mebibyte, (double)device->capacity_bytes / mebibyte,
-            (double)stats->memory_peak_bytes / mebibyte);
-    if (tier_view_spills(stats)) print_tiers(stats, out);
+            (double)stats->memory_peak_bytes / mebibyte,
+            (double)stats->memory_planned_bytes / mebibyte);
+    if (tier_view_spills(stats) || tier_view_streams(stats)) print_tiers(stats, out);
+    if (stats->random_weights)
+        fprintf(out, "weights    random numbers: no answer means anything\n");
     if (stats->corrupt_blocks + stats->io_errors + stats->late_transfers > 0)
         fprintf(out,
                 "faults     %" PRIu64 " corrupt blocks, %" PRIu64 " I/O errors, %" PRIu64

@@ -176,14 +176,15 @@ void tier_socket_close(TierSocket *socket) {
 
 static char *job_to_text(const TierJob *job) {
     const EngineStats stats = engine_stats_of_ranks(job->engine);
-    json_t *root = json_pack(
-        "{sI ss si sf sI si si s{sI sI} sf sf so so}", "pid", (json_int_t)getpid(), "model",
-        job->model, "ranks", job->rank_count, "uptime_seconds",
-        monotonic_seconds() - job->started_seconds, "steps", (json_int_t)stats.steps, "running",
-        (int)stats.running, "waiting", (int)stats.waiting, "tokens", "prompt",
-        (json_int_t)stats.prompt_tokens, "generated", (json_int_t)stats.generated_tokens,
-        "hit_share", tier_view_hit_share(&stats), "stall_share", tier_view_stall_share(&stats),
-        "tiers", tier_view_tiers(&stats), "kv", tier_view_kv(&stats));
+    json_t *root =
+        json_pack("{sI ss si sf sI si si s{sI sI} sf sf so so so}", "pid", (json_int_t)getpid(),
+                  "model", job->model, "ranks", job->rank_count, "uptime_seconds",
+                  monotonic_seconds() - job->started_seconds, "steps", (json_int_t)stats.steps,
+                  "running", (int)stats.running, "waiting", (int)stats.waiting, "tokens", "prompt",
+                  (json_int_t)stats.prompt_tokens, "generated", (json_int_t)stats.generated_tokens,
+                  "hit_share", tier_view_hit_share(&stats), "stall_share",
+                  tier_view_stall_share(&stats), "tiers", tier_view_tiers(&stats), "kv",
+                  tier_view_kv(&stats), "weights", tier_view_weights(&stats));
     char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(root);
     return text;

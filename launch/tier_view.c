@@ -19,6 +19,10 @@ bool tier_view_spills(const EngineStats *stats) {
     return stats->tiers[TIER_HOST].capacity_bytes + stats->tiers[TIER_NVME].capacity_bytes > 0;
 }
 
+bool tier_view_streams(const EngineStats *stats) {
+    return stats->weights.bytes[TIER_HOST] + stats->weights.bytes[TIER_NVME] > 0;
+}
+
 double tier_view_used_share(const EngineStats *stats, Tier tier) {
     const EngineTierStats *about = &stats->tiers[tier];
     if (about->capacity_bytes == 0) return -1;
@@ -30,7 +34,7 @@ double tier_view_hit_share(const EngineStats *stats) {
 }
 
 double tier_view_stall_share(const EngineStats *stats) {
-    double stalled = 0;
+    double stalled = stats->weights.seconds_stalled;
     for (int tier = 0; tier < TIER_COUNT; tier++)
         stalled += stats->seconds_stalled[tier];
     return share(stalled, stats->seconds_prefill + stats->seconds_decode);
@@ -80,14 +84,26 @@ json_t *tier_view_kv(const EngineStats *stats) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         moved += stats->tiers[tier].read_bytes;
     return json_pack(
-        "{so so sf s{so so so} s{so so so} s{sf so sf}}", "raw_bytes", whole(stats->kv_raw_bytes),
-        "stored_bytes", whole(stats->kv_stored_bytes), "compression_ratio",
-        share((double)stats->kv_raw_bytes, (double)stats->kv_stored_bytes), "blocks", "filling",
-        whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed), "lost",
-        whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful), "late",
-        whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
+        "{so so sf s{so so so} s{so so so} s{sf so sf} s{sf sf}}", "raw_bytes",
+        whole(stats->kv_raw_bytes), "stored_bytes", whole(stats->kv_stored_bytes),
+        "compression_ratio", share((double)stats->kv_raw_bytes, (double)stats->kv_stored_bytes),
+        "blocks", "filling", whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed),
+        "lost", whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful),
+        "late", whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
         "cpu_seconds", stats->seconds_tier_thread, "moved_bytes", whole(moved),
-        "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte));
+        "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte), "encode",
+        "seconds", stats->seconds_encode, "wait_seconds", stats->seconds_encode_waited);
+}
+
+json_t *tier_view_weights(const EngineStats *stats) {
+    const EngineWeightStats *weights = &stats->weights;
+    double read = (double)weights->read_bytes;
+    return json_pack("{so so so so sf sf sf}", "device_bytes", whole(weights->bytes[TIER_DEVICE]),
+                     "host_bytes", whole(weights->bytes[TIER_HOST]), "nvme_bytes",
+                     whole(weights->bytes[TIER_NVME]), "read_bytes", whole(weights->read_bytes),
+                     "read_bytes_a_pass", share(read, (double)weights->passes),
+                     "read_bytes_per_second", share(read, weights->seconds_reading),
+                     "stall_seconds", weights->seconds_stalled);
 }
 
 /* ---- lines ---- */
@@ -121,7 +137,19 @@ static void print_moves(const char *name, const json_t *tier, FILE *out) {
     fprintf(out, "%s\n", *separator ? "" : "nothing");
 }
 
-void tier_view_print(const json_t *view, FILE *out) {
+static void print_weights(const json_t *weights, FILE *out) {
+    double host = number(weights, "host_bytes"), nvme = number(weights, "nvme_bytes");
+    if (host + nvme == 0) return;
+    fprintf(
+        out,
+        "layers     device %.1f, host %.1f, streamed %.1f MiB; read %.1f MiB a pass at %.2f GB/s, "
+        "waited for %.2f s\n",
+        number(weights, "device_bytes") / mebibyte, host / mebibyte, nvme / mebibyte,
+        number(weights, "read_bytes_a_pass") / mebibyte,
+        number(weights, "read_bytes_per_second") / gigabyte, number(weights, "stall_seconds"));
+}
+
+static void print_kv(const json_t *view, FILE *out) {
     const json_t *tiers = json_object_get(view, "tiers"), *kv = json_object_get(view, "kv");
     const json_t *prefetch = json_object_get(kv, "prefetch"),
                  *thread = json_object_get(kv, "tier_thread");
@@ -145,4 +173,13 @@ void tier_view_print(const json_t *view, FILE *out) {
     fprintf(out, "tier CPU   %.2f s for %.2f GB moved, %.3f s a GB\n",
             number(thread, "cpu_seconds"), number(thread, "moved_bytes") / gigabyte,
             number(thread, "cpu_seconds_per_gb"));
+}
+
+/* The table of KV only where it spills. */
+void tier_view_print(const json_t *view, FILE *out) {
+    const json_t *tiers = json_object_get(view, "tiers");
+    double below = number(json_object_get(tiers, tier_name(TIER_HOST)), "capacity_bytes") +
+                   number(json_object_get(tiers, tier_name(TIER_NVME)), "capacity_bytes");
+    print_weights(json_object_get(view, "weights"), out);
+    if (below > 0) print_kv(view, out);
 }

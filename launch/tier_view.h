@@ -12,7 +12,8 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
-bool tier_view_spills(const EngineStats *stats); /* is there a tier below the device? */
+bool tier_view_spills(const EngineStats *stats);  /* is there a tier below the device? */
+bool tier_view_streams(const EngineStats *stats); /* do weights lie anywhere but on the device? */
 double tier_view_used_share(const EngineStats *stats, Tier tier); /* negative: no such tier */
 double
 tier_view_hit_share(const EngineStats *stats); /* pins that the device served; 0 without any */
@@ -24,7 +25,11 @@ json_t *tier_view_tiers(const EngineStats *stats);
  * rank, when most tokens were cached: what they would take as f16, and the slots that they take. */
 json_t *tier_view_kv(const EngineStats *stats);
 
-/* A table of the tiers and what moved between them, from an object that holds both of these as "tiers" and "kv"; fields that are
+/* Packed layers of all ranks by tier, what was read of them, a pass and a second: {"device_bytes", "host_bytes", "nvme_bytes", "read_bytes",
+ * "read_bytes_a_pass", "read_bytes_per_second", "stall_seconds"}; the last of rank 0. */
+json_t *tier_view_weights(const EngineStats *stats);
+
+/* A table of the tiers and what moved between them, from an object that holds these as "tiers", "kv" and "weights"; fields that are
  * not there count as zero. */
 void tier_view_print(const json_t *view, FILE *out);
 

@@ -15,7 +15,7 @@
 #include "runtime/base/monotonic.h"
 #include "tiers/spill_header.h"
 
-enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16 };
+enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16, DISK_ALIGNMENT = 4096 };
 static const double cpu_interval_s = 0.1;
 static const uint64_t busy_wait_ns =
     50000; /* how long new jobs may wait while the ring is watched */
@@ -34,6 +34,7 @@ typedef struct Flight {
     MoverJob job;
     uint8_t *buffer; /* of device_slots, that the bytes go through; NULL: none */
     uint64_t due_ns;
+    uint8_t *codes; /* a code buffer that the write reads; NULL: the slot itself */
     bool in_flight, late;
 } Flight;
 
@@ -53,6 +54,8 @@ struct Mover {
     Flight *flights;        /* [transfers_max] */
     uint32_t *free_flights; /* stack, [free_flight_count] */
     uint32_t free_flight_count, late_count;
+    uint8_t **free_code_buffers; /* stack, [free_code_buffer_count] */
+    uint32_t free_code_buffer_count;
     uint64_t watch_ns; /* when to look for late flights again */
     bool told[TROUBLE_COUNT];
     uint32_t outstanding; /* submitted and not collected; of the submitting thread */
@@ -73,9 +76,22 @@ static uint8_t *slot_memory(const Mover *mover, Tier tier, uint32_t slot) {
     return mover->options.slots[tier] + (uint64_t)slot * mover->options.slot_bytes;
 }
 
-static SpillExpectation expectation_of(const Mover *mover, const MoverJob *job, uint32_t slot) {
+static uint32_t payload_bytes(const Mover *mover, uint32_t form) {
+    uint32_t encoded = mover->options.forms[form].payload_bytes;
+    return encoded ? encoded : mover->options.payload_bytes;
+}
+
+/* What moves of a slot: of an encoded block whole pages. */
+uint64_t mover_moved_bytes(const Mover *mover, uint32_t form) {
+    if (mover->options.forms[form].payload_bytes == 0) return mover->options.slot_bytes;
+    return align_up(sizeof(SpillHeader) + payload_bytes(mover, form), DISK_ALIGNMENT);
+}
+
+static SpillExpectation expectation_of(const Mover *mover, const MoverJob *job, uint32_t form,
+                                       uint32_t slot) {
     return (SpillExpectation){.identity = &job->identity,
-                              .payload_bytes = mover->options.payload_bytes,
+                              .form = form,
+                              .payload_bytes = payload_bytes(mover, form),
                               .slot = slot,
                               .generation = job->transfer.generation,
                               .ordinal = job->ordinal};
@@ -83,9 +99,10 @@ static SpillExpectation expectation_of(const Mover *mover, const MoverJob *job, 
 
 /* The header names the slot that the bytes go to; a write from the host puts it into the host's copy for as long as it takes.
  * Only the mover writes headers, and a block has one transfer in flight at most. */
-static void seal(Mover *mover, const MoverJob *job, uint8_t *block, uint32_t to_slot) {
+static void seal(Mover *mover, const MoverJob *job, uint32_t form, uint8_t *block,
+                 uint32_t to_slot) {
     double start = monotonic_seconds();
-    SpillExpectation expectation = expectation_of(mover, job, to_slot);
+    SpillExpectation expectation = expectation_of(mover, job, form, to_slot);
     spill_header_seal(block, &expectation);
     mover->stats.seconds_checksum += monotonic_seconds() - start;
 }
@@ -175,7 +192,8 @@ static void tell_late(Mover *mover, const Transfer *transfer) {
 
 static TransferResult verify(Mover *mover, const MoverJob *job, const uint8_t *block) {
     double start = monotonic_seconds();
-    SpillExpectation expectation = expectation_of(mover, job, job->transfer.from_slot);
+    SpillExpectation expectation =
+        expectation_of(mover, job, job->transfer.from_form, job->transfer.from_slot);
     bool right = spill_header_matches(block, &expectation);
     mover->stats.seconds_checksum += monotonic_seconds() - start;
     if (!right) tell_wrong(mover, &job->transfer);
@@ -202,13 +220,29 @@ static bool done_wait(const Mover *mover) {
 static void report(Mover *mover, const MoverJob *job, TransferResult result) {
     const Transfer *transfer = &job->transfer;
     if (result == TRANSFER_OK) {
-        mover->stats.read_bytes[transfer->from] += mover->options.slot_bytes;
-        mover->stats.written_bytes[transfer->to] += mover->options.slot_bytes;
+        uint64_t bytes = mover_moved_bytes(mover, transfer->to_form);
+        mover->stats.read_bytes[transfer->from] += bytes;
+        mover->stats.written_bytes[transfer->to] += bytes;
     }
     uint32_t tail = atomic_load_explicit(&mover->done_queue.tail, memory_order_relaxed);
     mover->done[tail & (mover->capacity - 1)] = (MoverDone){transfer->id, result};
     atomic_store(&mover->done_queue.tail, tail + 1);
     wake(&mover->owner_sleeps);
+}
+
+static bool encodes(const Transfer *transfer) {
+    return transfer->to_form != transfer->from_form;
+}
+
+/* Header's place, codes, zeros up to what moves. */
+static void encode(Mover *mover, const Transfer *transfer, const uint8_t *source,
+                   uint8_t *destination) {
+    const MoverForm *form = &mover->options.forms[transfer->to_form];
+    double start = monotonic_seconds();
+    uint64_t used = sizeof(SpillHeader) + form->payload_bytes;
+    form->encode(form->user, source + sizeof(SpillHeader), destination + sizeof(SpillHeader));
+    memset(destination + used, 0, mover_moved_bytes(mover, transfer->to_form) - used);
+    mover->stats.seconds_encode += monotonic_seconds() - start;
 }
 
 /* Between the host's memory and a device that the host cannot touch. */
@@ -224,7 +258,7 @@ static TransferResult copy_device(Mover *mover, const MoverJob *job) {
                        : device_slots_fetch(slots, transfer->from_slot, block);
     mover->stats.seconds_copy += monotonic_seconds() - start;
     if (status != STATUS_OK) return TRANSFER_FAILED;
-    if (!up) seal(mover, job, block, host_slot);
+    if (!up) seal(mover, job, transfer->to_form, block, host_slot);
     return TRANSFER_OK;
 }
 
@@ -233,11 +267,15 @@ static TransferResult copy(Mover *mover, const MoverJob *job) {
     if (mover->options.device_slots) return copy_device(mover, job);
     uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
     uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
-    double start = monotonic_seconds();
-    memcpy(destination, source, mover->options.slot_bytes);
-    mover->stats.seconds_copy += monotonic_seconds() - start;
+    if (encodes(transfer)) {
+        encode(mover, transfer, source, destination);
+    } else {
+        double start = monotonic_seconds();
+        memcpy(destination, source, mover_moved_bytes(mover, transfer->from_form));
+        mover->stats.seconds_copy += monotonic_seconds() - start;
+    }
     if (transfer->from > transfer->to) return verify(mover, job, destination);
-    seal(mover, job, destination, transfer->to_slot);
+    seal(mover, job, transfer->to_form, destination, transfer->to_slot);
     return TRANSFER_OK;
 }
 
@@ -271,19 +309,30 @@ static void start_io(Mover *mover, const MoverJob *job, uint8_t *buffer) {
         report(mover, job, TRANSFER_CORRUPT);
         return;
     }
-    if (writes) seal(mover, job, memory, slot);
+    uint8_t *codes = NULL;
+    if (encodes(transfer)) {
+        if (mover->free_code_buffer_count == 0) {
+            report(mover, job, TRANSFER_NO_SPACE);
+            return;
+        }
+        codes = mover->free_code_buffers[--mover->free_code_buffer_count];
+        encode(mover, transfer, memory, codes);
+        memory = codes;
+    }
+    if (writes) seal(mover, job, transfer->to_form, memory, slot);
     uint32_t flight = mover->free_flights[--mover->free_flight_count];
     mover->flights[flight] =
         (Flight){.job = *job,
                  .buffer = buffer,
                  .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
+                 .codes = codes,
                  .in_flight = true};
     uint32_t files = mover->options.ring.file_count;
     RingOperation operation = {.kind = writes ? RING_WRITE : RING_READ,
                                .file = slot % files,
                                .memory = memory,
                                .offset = (uint64_t)(slot / files) * mover->options.slot_bytes,
-                               .bytes = (uint32_t)mover->options.slot_bytes,
+                               .bytes = (uint32_t)mover_moved_bytes(mover, transfer->to_form),
                                .user = flight};
     CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
 }
@@ -333,10 +382,11 @@ static TransferResult result_of(Mover *mover, const Flight *flight, const RingRe
 }
 
 /* The host's copy names its own slot again. */
-static void restore_source(Mover *mover, const MoverJob *job) {
-    const Transfer *transfer = &job->transfer;
-    if (transfer->from != TIER_HOST) return;
-    seal(mover, job, slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot);
+static void restore_source(Mover *mover, const Flight *flight) {
+    const Transfer *transfer = &flight->job.transfer;
+    if (transfer->from != TIER_HOST || flight->codes) return;
+    seal(mover, &flight->job, transfer->from_form,
+         slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot);
 }
 
 static void take_results(Mover *mover, uint64_t wait_ns) {
@@ -345,10 +395,12 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
     for (uint32_t i = 0; i < count; i++) {
         Flight *flight = &mover->flights[results[i].user];
         TransferResult result = result_of(mover, flight, &results[i]);
-        if (!flight->late) restore_source(mover, &flight->job);
+        if (!flight->late) restore_source(mover, flight);
         if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
         mover->late_count -= flight->late;
         flight->in_flight = false;
+        if (flight->codes)
+            mover->free_code_buffers[mover->free_code_buffer_count++] = flight->codes;
         mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;
         report(mover, &flight->job, result);
     }
@@ -366,7 +418,7 @@ static void watch_flights(Mover *mover) {
         flight->late = true;
         mover->late_count++;
         tell_late(mover, &flight->job.transfer);
-        restore_source(mover, &flight->job);
+        restore_source(mover, flight);
         report(mover, &flight->job, TRANSFER_LATE);
         ring_cancel(mover->ring, i);
     }
@@ -434,6 +486,12 @@ static Status take_memory(Mover *mover) {
     for (uint32_t i = 0; i < count; i++)
         mover->free_flights[i] = i;
     mover->free_flight_count = count;
+    uint32_t code_buffer_count = mover->options.code_buffer_count;
+    TRY(memory_take((void **)&mover->free_code_buffers, code_buffer_count, sizeof(uint8_t *),
+                    "mover"));
+    for (uint32_t i = 0; i < code_buffer_count; i++)
+        mover->free_code_buffers[i] = mover->options.code_buffers + i * mover->options.slot_bytes;
+    mover->free_code_buffer_count = code_buffer_count;
     return STATUS_OK;
 }
 
@@ -442,6 +500,7 @@ static void give_memory(Mover *mover) {
     free(mover->done);
     free(mover->flights);
     free(mover->free_flights);
+    free(mover->free_code_buffers);
     free(mover);
 }
 

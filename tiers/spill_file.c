@@ -53,11 +53,17 @@ static const FileSystemRow *find_file_system(int directory) {
     return &local;
 }
 
-static Status open_directory(const char *path, int *out) {
+static const char *directory_option(const SpillFileOptions *options) {
+    return options->directory_option ? options->directory_option : "--kv-nvme-dir";
+}
+
+static Status open_directory(const SpillFileOptions *options, int *out) {
+    const char *path = options->directory;
     struct stat found;
     int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
-        FAIL(SPILL_CREATE, "spill directory \"%s\": %s; see --kv-nvme-dir", path, strerror(errno));
+        FAIL(SPILL_CREATE, "spill directory \"%s\": %s; see %s", path, strerror(errno),
+             directory_option(options));
     if (fstat(directory, &found) == 0 &&
         ((found.st_mode & S_IWOTH) == 0 || (found.st_mode & S_ISVTX) != 0)) {
         *out = directory;
@@ -66,8 +72,16 @@ static Status open_directory(const char *path, int *out) {
     close(directory);
     FAIL(SPILL_CREATE,
          "spill directory \"%s\" can be written by everyone and has no sticky bit: others could "
-         "exchange files; chmod o-w or +t, or see --kv-nvme-dir",
-         path);
+         "exchange files; chmod o-w or +t, or see %s",
+         path, directory_option(options));
+}
+
+const char *spill_directory_objection(const char *path) {
+    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) return strerror(errno);
+    const FileSystemRow *found = find_file_system(directory);
+    close(directory);
+    return found->warning;
 }
 
 /* ---- the file ---- */
@@ -119,8 +133,8 @@ static Status create(SpillFile *file, int directory, const SpillFileOptions *opt
     if (made == -EOPNOTSUPP || made == -EISDIR || made == -EINVAL || made == -ENOENT)
         made = create_and_unlink(directory);
     if (made < 0)
-        FAIL(SPILL_CREATE, "spill file in \"%s\": %s; see --kv-nvme-dir", options->directory,
-             strerror(-made));
+        FAIL(SPILL_CREATE, "spill file in \"%s\": %s; see %s", options->directory, strerror(-made),
+             directory_option(options));
     file->descriptor = made;
     return STATUS_OK;
 }
@@ -133,8 +147,9 @@ static Status fail_space(const SpillFile *file, const SpillFileOptions *options,
         fstatvfs(file->descriptor, &space) == 0 ? (uint64_t)space.f_bavail * space.f_frsize : 0;
     FAIL(SPILL_SPACE,
          "spill file in \"%s\": cannot set %" PRIu64 " bytes aside, %" PRIu64
-         " are free: %s; see --kv-nvme-size",
-         options->directory, options->bytes, available, strerror(failed));
+         " are free: %s; see %s",
+         options->directory, options->bytes, available, strerror(failed),
+         options->size_option ? options->size_option : "--kv-nvme-size");
 }
 
 static int allocate_once(const SpillFile *file, const SpillFileOptions *options) {
@@ -227,7 +242,7 @@ Status spill_file_open(SpillFile *out, const SpillFileOptions *options) {
           options->bytes <= INT64_MAX);
     SpillFile file = {.descriptor = -1, .bytes = options->bytes};
     int directory = -1;
-    TRY(open_directory(options->directory, &directory));
+    TRY(open_directory(options, &directory));
     const FileSystemRow *found = find_file_system(directory);
     file.file_system = found->name;
     file.warning = found->warning;

@@ -19,9 +19,11 @@ enum { SPILL_ALIGNMENT_MIN = 4096 };
 
 typedef struct SpillFileOptions {
     const char *directory;
-    uint64_t bytes;      /* a multiple of SPILL_ALIGNMENT_MIN, > 0 */
-    bool silent;         /* the caller, or another process, warns of this directory */
-    IoFaultPlan *faults; /* NULL: none */
+    uint64_t bytes;               /* a multiple of SPILL_ALIGNMENT_MIN, > 0 */
+    const char *directory_option; /* that a person can change: "--kv-nvme-dir", taken for NULL */
+    const char *size_option;      /* the same: "--kv-nvme-size" */
+    bool silent;                  /* the caller, or another process, warns of this directory */
+    IoFaultPlan *faults;          /* NULL: none */
 } SpillFileOptions;
 
 /* Plain data to read; only the functions below change it. */
@@ -37,6 +39,10 @@ typedef struct SpillFile {
     const char *warning;      /* what is bad about spilling there; NULL */
     char buffered_reason[96]; /* why direct is off; "" */
 } SpillFile;
+
+/* Why no one should spill there who was not told to: no such directory, a network file system, memory. NULL: nothing speaks
+ * against it. Valid until the next call; opens nothing for writing and logs nothing. */
+const char *spill_directory_objection(const char *path);
 
 /* E-SPILL-CREATE: no such directory, not ours to write, or open to everyone without a sticky bit. E-SPILL-SPACE: the disk, a
  * quota or a file size limit has no room for `bytes`. Warns once about network and memory file systems. */

@@ -17,6 +17,13 @@ static void dequantise_bf16(const void *blocks, uint64_t count, float *out) {
         out[i] = bf16_to_f32(load_u16(bytes + 2 * i));
 }
 
+static void store_bf16(float value, void *element) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    store_u16(element,
+              (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)); /* finite values only */
+}
+
 const Quant quant_bf16 = {
     .name = "bf16",
     .gguf_type = 30,
@@ -24,4 +31,5 @@ const Quant quant_bf16 = {
     .block_elements = 1,
     .block_bytes = 2,
     .dequantise = dequantise_bf16,
+    .store = store_bf16,
 };

@@ -48,6 +48,10 @@ static void dequantise_f16(const void *blocks, uint64_t count, float *out) {
         out[i] = f16_to_f32(load_u16(bytes + 2 * i));
 }
 
+static void store_f16(float value, void *element) {
+    store_u16(element, f32_to_f16(value));
+}
+
 const Quant quant_f16 = {
     .name = "f16",
     .gguf_type = 1,
@@ -55,4 +59,5 @@ const Quant quant_f16 = {
     .block_elements = 1,
     .block_bytes = 2,
     .dequantise = dequantise_f16,
+    .store = store_f16,
 };

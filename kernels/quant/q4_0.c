@@ -35,4 +35,5 @@ const Quant quant_q4_0 = {
     .scales_f16 = true,
     .dequantise = dequantise_q4_0,
     .expand = expand_q4_0,
+    .random = {.scale_at = 0, .deviation = 4.6f},
 };

@@ -34,4 +34,5 @@ const Quant quant_q4_1 = {
     .scales_f16 = true,
     .dequantise = dequantise_q4_1,
     .expand = expand_q4_1,
+    .random = {.scale_at = 0, .offset_at = 2, .offset_per_scale = -7.5f, .deviation = 4.6f},
 };

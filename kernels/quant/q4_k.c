@@ -34,4 +34,5 @@ const Quant quant_q4_k = {
     .code_bias = 0,
     .dequantise = dequantise_q4_k,
     .expand = expand_q4_k,
+    .random = {.scale_at = 0, .offset_at = 2, .offset_per_scale = 7.5f, .deviation = 258.0f},
 };

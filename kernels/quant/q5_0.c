@@ -35,4 +35,5 @@ const Quant quant_q5_0 = {
     .scales_f16 = true,
     .dequantise = dequantise_q5_0,
     .expand = expand_q5_0,
+    .random = {.scale_at = 0, .deviation = 9.2f},
 };

@@ -35,4 +35,5 @@ const Quant quant_q5_1 = {
     .scales_f16 = true,
     .dequantise = dequantise_q5_1,
     .expand = expand_q5_1,
+    .random = {.scale_at = 0, .offset_at = 2, .offset_per_scale = -15.5f, .deviation = 9.2f},
 };

@@ -39,4 +39,5 @@ const Quant quant_q5_k = {
     .code_bias = 0,
     .dequantise = dequantise_q5_k,
     .expand = expand_q5_k,
+    .random = {.scale_at = 0, .offset_at = 2, .offset_per_scale = 15.5f, .deviation = 530.0f},
 };

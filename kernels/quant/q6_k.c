@@ -49,4 +49,5 @@ const Quant quant_q6_k = {
     .code_bias = 32,
     .dequantise = dequantise_q6_k,
     .expand = expand_q6_k,
+    .random = {.scale_at = 208, .deviation = 1365.0f},
 };

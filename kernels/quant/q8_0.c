@@ -35,4 +35,5 @@ const Quant quant_q8_0 = {
     .scales_f16 = true,
     .dequantise = dequantise_q8_0,
     .expand = expand_q8_0,
+    .random = {.scale_at = 0, .deviation = 74.0f},
 };

@@ -47,4 +47,8 @@ static inline uint64_t load_u64(const void *bytes) {
     return value;
 }
 
+static inline void store_u16(void *bytes, uint16_t value) {
+    memcpy(bytes, &value, sizeof value);
+}
+
 #endif

@@ -55,6 +55,9 @@ ERROR_ROW(NAN_LOGITS, "E-NAN-LOGITS", STATUS_BAD_INPUT, 65,
           "the logits of a request are not finite")
 ERROR_ROW(REQUESTS_FAILED, "E-REQUESTS-FAILED", STATUS_BAD_INPUT, 1,
           "some requests failed and --fail-on-request-error was given")
+ERROR_ROW(MACHINE, "E-MACHINE", STATUS_BAD_INPUT, 65, "a machine file is malformed")
+ERROR_ROW(PLACEMENT, "E-PLACEMENT", STATUS_BAD_INPUT, 65,
+          "a placement does not fit the machine, or is none")
 ERROR_ROW(KV_TRACE, "E-KV-TRACE", STATUS_BAD_INPUT, 65, "a KV trace is malformed")
 
 /* machine, ranks, the program itself */

@@ -26,6 +26,10 @@ const RingFacts *engine_ring(const Engine *engine) {
     return kv_cache_ring(engine->cache);
 }
 
+WeightStream *engine_weight_stream(const Engine *engine) {
+    return model_weight_stream(&engine->model);
+}
+
 const SpillFile *engine_spill_file(const Engine *engine, uint32_t index) {
     return index < engine->spill_file_count ? &engine->spill_files[index] : NULL;
 }

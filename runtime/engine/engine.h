@@ -49,8 +49,17 @@ typedef struct EngineOptions {
     uint64_t kv_bytes[TIER_COUNT];
     const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */
     uint32_t kv_nvme_dir_count;
+    /* Packed matrices of the layers: bytes of this rank that stay on the device and in host memory; the rest lies in files, at most as
+     * many as nvme says, and streams through every pass. Device UINT64_MAX, or all 0: all stay. */
+    uint64_t weight_bytes[TIER_COUNT];
+    double weight_per_cent[TIER_COUNT];  /* of them, in place of bytes; 0: bytes */
+    const char *const *weight_nvme_dirs; /* [weight_nvme_dir_count]; none: kv_nvme_dirs */
+    uint32_t weight_nvme_dir_count;
+    uint64_t
+        memory_limit_bytes; /* of this rank; 0: none. E-MEMORY before anything is packed when it is not enough */
     const char *kv_codec; /* name of a row of kernels/codec.h; NULL or "f16": none */
-    int64_t kv_residual;  /* newest tokens that stay f16; negative: the codec's own */
+    const char *kv_tier_codecs[TIER_COUNT]; /* the same, of blocks that go down to host or nvme */
+    int64_t kv_residual; /* newest tokens that stay f16; negative: the codec's own */
     bool
         codec_during_prefill; /* also of a prompt that is on its way: lossy prefill, for comparisons */
     const char *kv_placement; /* name of a row */
@@ -61,15 +70,23 @@ typedef struct EngineOptions {
     void *kv_record_user;
     const char *io_engine; /* "auto", "uring", "threads" */
     uint32_t io_depth;
-    double io_timeout_seconds; /* I/O of spill files that takes longer is given up; 0: never */
-    uint32_t corrupt_max;      /* wrong blocks that turn a tier off; 0: 16 */
-    bool corrupt_is_fatal;     /* E-SPILL-CRC instead of computing again */
-    IoFaultPlan *io_faults;    /* tests; NULL: none */
-    bool synthetic_weights;    /* later: random weights of the config */
+    double io_timeout_seconds;  /* I/O of spill files that takes longer is given up; 0: never */
+    uint32_t corrupt_max;       /* wrong blocks that turn a tier off; 0: 16 */
+    bool corrupt_is_fatal;      /* E-SPILL-CRC instead of computing again */
+    IoFaultPlan *io_faults;     /* tests; NULL: none */
+    IoFaultPlan *weight_faults; /* the same for files of streamed weights */
     EngineHooks hooks;
 } EngineOptions;
 
 typedef struct Engine Engine;
+
+typedef struct EngineWeightStats {
+    uint64_t bytes[TIER_COUNT]; /* packed layers that lie in each tier */
+    uint64_t read_bytes;        /* of files */
+    uint64_t passes;            /* all layers once */
+    double seconds_reading,
+        seconds_stalled; /* while reads were out; while a layer was waited for: of rank 0 alone */
+} EngineWeightStats;
 
 typedef struct EngineMoves {
     uint64_t blocks, bytes;
@@ -106,11 +123,16 @@ typedef struct EngineStats {
     uint32_t kv_pack_blocks;            /* encoded blocks that share a slot; 0 without a codec */
     uint32_t kv_residual_tokens;        /* the newest, never encoded */
     uint64_t kv_packs;                  /* slots of encoded blocks that were made */
+    double seconds_encode,
+        seconds_encode_waited; /* behind steps; of it, while a step waited for it */
     uint64_t kv_raw_bytes,
         kv_stored_bytes; /* of the cached tokens as f16, and as they lay, when they were most */
     uint32_t kv_block_tokens;
-    uint64_t weight_bytes;      /* packed, this rank */
-    uint64_t memory_peak_bytes; /* resident; summed over ranks once engine_stop is through */
+    uint64_t weight_bytes; /* packed, this rank */
+    bool random_weights;   /* the model is a shape: no answer means anything */
+    EngineWeightStats weights;
+    uint64_t memory_planned_bytes; /* of this rank, as reckoned before anything was packed */
+    uint64_t memory_peak_bytes;    /* resident; summed over ranks once engine_stop is through */
     double seconds_load;
     uint64_t
         determinism_digest; /* of all sampled tokens and plans: equal runs give equal digests */
@@ -126,6 +148,8 @@ uint32_t engine_max_model_len(const Engine *engine);
 uint32_t engine_max_num_seqs(const Engine *engine); /* after the budgets had their say */
 const RingFacts *
 engine_ring(const Engine *engine); /* what is really on; NULL without an nvme tier */
+/* Streamed weights of this rank; NULL when all stay in memory. */
+WeightStream *engine_weight_stream(const Engine *engine);
 /* A spill file of this rank, in the order of kv_nvme_dirs; NULL behind the last. */
 const SpillFile *engine_spill_file(const Engine *engine, uint32_t index);
 const char *engine_kernels_name(const Engine *engine); /* "avx512" */

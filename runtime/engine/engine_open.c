@@ -8,10 +8,18 @@
 #include "runtime/base/monotonic.h"
 #include "runtime/engine/engine_parts.h"
 
+enum { ARENA_SLACK = 4096 }; /* for alignment */
 static const uint64_t prefill_bytes_max = 1ull << 30;
 
 static bool spills(const Engine *engine) {
     return engine->options.kv_bytes[TIER_HOST] > 0 || engine->options.kv_bytes[TIER_NVME] > 0;
+}
+
+/* Of this user on this machine, for they share one memlock limit. */
+static uint32_t ring_count(const Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    uint32_t own = (options->kv_bytes[TIER_NVME] > 0) + (options->weight_bytes[TIER_NVME] > 0);
+    return (uint32_t)engine->comm->local_size * (own > 0 ? own : 1);
 }
 
 static KvBudgetInput budget_input(const Engine *engine) {
@@ -27,29 +35,67 @@ static KvBudgetInput budget_input(const Engine *engine) {
     return input;
 }
 
+/* *out NULL: blocks stay as they are. */
+static Status find_codec(const char *option, const char *name, const KvShape *shape,
+                         const Codec **out) {
+    const Codec *codec = name ? codec_find(name) : NULL;
+    if (name && !codec) FAIL(USAGE, "--%s %s: no such codec; see `spillway codecs`", option, name);
+    *out = NULL;
+    if (codec_is_raw(codec)) return STATUS_OK;
+    const char *refusal = codec_refusal(codec, shape);
+    if (refusal) FAIL(USAGE, "--%s %s does not fit: %s", option, name, refusal);
+    *out = codec;
+    return STATUS_OK;
+}
+
+static Status find_tier_codecs(const Engine *engine, const KvShape *shape,
+                               const Codec *out[TIER_COUNT]) {
+    static const char *const names[TIER_COUNT] = {
+        [TIER_HOST] = "kv-host-codec", [TIER_NVME] = "kv-nvme-codec"};
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
+        const char *name = engine->options.kv_tier_codecs[tier];
+        TRY(find_codec(names[tier], name, shape, &out[tier]));
+        if (out[tier] && !engine->device->host_addressable)
+            FAIL(UNAVAILABLE,
+                 "--%s %s: device %s is out of the host's reach, which encodes on the way down; "
+                 "--kv-codec works there",
+                 names[tier], name, engine->device->name);
+        if (out[tier] && engine->options.kv_bytes[tier] == 0)
+            FAIL(USAGE, "--%s %s: there is no such tier; see --kv-%s-size", names[tier],
+                 out[tier]->name, tier_name((Tier)tier));
+    }
+    return STATUS_OK;
+}
+
 static Status plan_layout(Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvShape shape = {share_count(engine->model.share.kv_heads), engine->config.head_dim,
                      options->block_tokens};
-    const Codec *codec = codec_find(options->kv_codec ? options->kv_codec : "f16");
-    if (!codec)
-        FAIL(USAGE, "--kv-codec %s: no such codec; see `spillway codecs`", options->kv_codec);
-    const char *refusal = codec_refusal(codec, &shape);
-    if (refusal) FAIL(USAGE, "--kv-codec %s does not fit: %s", options->kv_codec, refusal);
-    uint32_t residual_tokens =
-        options->kv_residual < 0 ? codec->residual_tokens : (uint32_t)options->kv_residual;
+    const Codec *codec, *tier_codecs[TIER_COUNT] = {NULL};
+    TRY(find_codec("kv-codec", options->kv_codec, &shape, &codec));
+    TRY(find_tier_codecs(engine, &shape, tier_codecs));
+    uint32_t residual_tokens = codec ? codec->residual_tokens : 0;
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
+        if (tier_codecs[tier] && tier_codecs[tier]->residual_tokens > residual_tokens)
+            residual_tokens = tier_codecs[tier]->residual_tokens;
+    if (options->kv_residual >= 0) residual_tokens = (uint32_t)options->kv_residual;
     engine->layout = kv_layout(&shape, codec, residual_tokens, spills(engine));
+    memcpy(engine->layout.tier_codecs, tier_codecs, sizeof tier_codecs);
     return STATUS_OK;
 }
 
 /* Half of what is free for all who share it: the ranks of the node share the host's memory, a GPU is a rank's own. */
+/* Half of what is free beside the weights, which are still to be packed. */
 static Status fill_budgets(Engine *engine) {
     uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE], free_bytes;
     Device *device = engine->device;
     if (*budget != 0) return STATUS_OK;
     TRY(device->memory_free(device, &free_bytes));
+    const ModelSizes *sizes = &engine->sizes;
     uint64_t sharers = device->host_addressable ? (uint64_t)engine->comm->local_size : 1;
-    *budget = free_bytes / 2 / sharers;
+    uint64_t weights = sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE];
+    free_bytes /= sharers;
+    *budget = (free_bytes > weights ? free_bytes - weights : 0) / 2;
     return STATUS_OK;
 }
 
@@ -135,17 +181,38 @@ static Status agree(Engine *engine, Status mine) {
     return mine != STATUS_OK ? mine : status;
 }
 
-static Status open_model(Engine *engine) {
+static WeightTierOptions weight_tiers(const Engine *engine) {
+    const EngineOptions *options = &engine->options;
+    bool own = options->weight_nvme_dir_count > 0;
+    WeightTierOptions tiers = {
+        .directories = own ? options->weight_nvme_dirs : options->kv_nvme_dirs,
+        .directory_count = own ? options->weight_nvme_dir_count : options->kv_nvme_dir_count,
+        .io_engine = options->io_engine ? options->io_engine : "auto",
+        .io_depth = options->io_depth,
+        .local_rings = ring_count(engine),
+        .io_timeout_seconds = options->io_timeout_seconds,
+        .silent = engine->comm->local_rank > 0,
+        .drop_sources = options->memory_limit_bytes > 0 || options->weight_bytes[TIER_NVME] > 0,
+        .faults = options->weight_faults};
+    memcpy(tiers.bytes, options->weight_bytes, sizeof tiers.bytes);
+    memcpy(tiers.per_cent, options->weight_per_cent, sizeof tiers.per_cent);
+    return tiers;
+}
+
+/* Checks, and sizes: nothing is packed yet. */
+static Status measure_model(Engine *engine) {
     TRY(model_read_config(engine->weights, &engine->config));
     TRY(check_options(engine));
     TRY(open_backend(engine));
-    ModelLoadOptions load = {.device = engine->device,
-                             .kernels = &engine->kernels,
-                             .context = &engine->context,
-                             .rank = engine->comm->rank,
-                             .rank_count = engine->comm->size,
-                             .max_model_len = engine->options.max_model_len};
-    return model_load(&engine->model, engine->weights, &engine->config, &load);
+    engine->load = (ModelLoadOptions){.device = engine->device,
+                                      .kernels = &engine->kernels,
+                                      .context = &engine->context,
+                                      .rank = engine->comm->rank,
+                                      .rank_count = engine->comm->size,
+                                      .max_model_len = engine->options.max_model_len,
+                                      .tiers = weight_tiers(engine)};
+    return model_measure(&engine->model, engine->weights, &engine->config, &engine->load,
+                         &engine->sizes);
 }
 
 /* This rank's spill files: the budget in equal parts, one a directory. */
@@ -173,6 +240,8 @@ static Status open_cache(Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvCacheOptions cache = {
         .device = engine->device,
+        .kernels = &engine->kernels,
+        .context = &engine->context,
         .layout = engine->layout,
         .codec_during_prefill = options->codec_during_prefill,
         .layer_count = engine->config.layer_count,
@@ -190,7 +259,7 @@ static Status open_cache(Engine *engine) {
                  .file_count = engine->spill_file_count,
                  .depth = options->io_depth ? options->io_depth
                                             : ring_depth_auto(engine->layout.slot_bytes),
-                 .local_ranks = (uint32_t)engine->comm->local_size,
+                 .local_ranks = ring_count(engine),
                  .faults = options->io_faults},
         .directories = options->kv_nvme_dirs,
         .io_timeout_ns = (uint64_t)(options->io_timeout_seconds * 1e9),
@@ -202,15 +271,26 @@ static Status open_cache(Engine *engine) {
     return kv_cache_create(&engine->cache, &cache);
 }
 
-/* Prompts of more than one chunk run layer by layer where KV spills, if their residual stream fits. */
-static Status open_prefill(Engine *engine) {
+/* Prompts of more than one chunk run layer by layer where KV spills or weights stream, if their residual stream fits. */
+static bool prefills_by_layer(const Engine *engine) {
     const EngineOptions *options = &engine->options;
     uint64_t row_bytes = engine->config.hidden_size * sizeof(float);
     bool whole = engine->layout.codec != NULL; /* then there is no other way */
     bool fits = options->max_model_len <= prefill_bytes_max / row_bytes;
     bool cuts = options->max_model_len > options->max_num_batched_tokens;
-    if (!whole && !(spills(engine) && fits && cuts)) return STATUS_OK;
-    engine->prefill_rows = options->max_model_len;
+    bool moves = spills(engine) || engine->sizes.layer_bytes[TIER_NVME] > 0;
+    return whole || (moves && fits && cuts);
+}
+
+uint64_t engine_prefill_bytes(const Engine *engine) {
+    uint64_t row_bytes = engine->config.hidden_size * sizeof(float) + sizeof(uint32_t);
+    return prefills_by_layer(engine) ? engine->options.max_model_len * row_bytes : 0;
+}
+
+static Status open_prefill(Engine *engine) {
+    uint64_t row_bytes = engine->config.hidden_size * sizeof(float);
+    if (!prefills_by_layer(engine)) return STATUS_OK;
+    engine->prefill_rows = engine->options.max_model_len;
     TRY(memory_take((void **)&engine->prefill_numbers, engine->prefill_rows, sizeof(uint32_t),
                     "prefill"));
     for (uint32_t i = 0; i < engine->prefill_rows; i++)
@@ -220,9 +300,32 @@ static Status open_prefill(Engine *engine) {
                                        (void **)&engine->prefill_x);
 }
 
+static uint32_t head_rows(const Engine *engine) {
+    uint32_t rows = engine->options.max_num_batched_tokens;
+    return rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
+}
+
+/* Of this rank, where they are not read in place; and, where rank 0 puts the parts of several ranks together, the parts and the whole. */
+static uint64_t own_logit_floats(const Engine *engine) {
+    bool in_place = engine->device->host_addressable;
+    return in_place ? 0 : (uint64_t)head_rows(engine) * share_count(engine->model.share.vocab_rows);
+}
+
+static uint64_t join_logit_floats(const Engine *engine) {
+    bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
+    return joins ? (uint64_t)head_rows(engine) * engine->config.vocab_count : 0;
+}
+
+uint64_t engine_activation_bytes(const Engine *engine) {
+    uint64_t floats =
+        pass_float_count(&engine->model, engine->options.max_num_batched_tokens, head_rows(engine));
+    return (floats + own_logit_floats(engine) + 2 * join_logit_floats(engine)) * sizeof(float) +
+           2 * ARENA_SLACK;
+}
+
 static Status take_arena(Engine *engine, MemoryPlace place, uint64_t floats, const char *what,
                          Arena *out) {
-    uint64_t bytes = floats * sizeof(float) + 4096;
+    uint64_t bytes = floats * sizeof(float) + ARENA_SLACK;
     void *memory;
     TRY(engine->device->memory_take(engine->device, place, bytes, what, &memory));
     *out = (Arena){.base = memory, .size_bytes = bytes};
@@ -236,17 +339,13 @@ static void give_arena(Engine *engine, MemoryPlace place, Arena *arena) {
 
 /* This rank's logits, where they are not read in place, and on rank 0 of several those of all ranks. */
 static Status open_host_logits(Engine *engine) {
-    uint64_t rows = engine->head_rows;
-    bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
-    uint64_t join_floats = joins ? rows * engine->config.vocab_count : 0;
-    uint64_t own_floats =
-        engine->device->host_addressable ? 0 : rows * share_count(engine->model.share.vocab_rows);
+    uint64_t own_floats = own_logit_floats(engine), join_floats = join_logit_floats(engine);
     TRY(take_arena(engine, MEMORY_HOST, own_floats + 2 * join_floats, "logits",
                    &engine->host_logits));
     Arena *arena = &engine->host_logits;
     engine->pass.host_logits =
         own_floats > 0 ? arena_take(arena, own_floats * sizeof(float)) : engine->pass.logits;
-    if (!joins) return STATUS_OK;
+    if (join_floats == 0) return STATUS_OK;
     engine->gather.parts = arena_take(arena, join_floats * sizeof(float));
     engine->gather.rows = arena_take(arena, join_floats * sizeof(float));
     return STATUS_OK;
@@ -254,7 +353,7 @@ static Status open_host_logits(Engine *engine) {
 
 static Status open_pass(Engine *engine) {
     uint32_t rows = engine->options.max_num_batched_tokens;
-    engine->head_rows = rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
+    engine->head_rows = head_rows(engine);
     uint64_t floats = pass_float_count(&engine->model, rows, engine->head_rows);
     TRY(take_arena(engine, MEMORY_DEVICE, floats, "activations", &engine->activations));
     TRY(comm_device_create(&engine->reduce, engine->comm, engine->device, engine->context.stream));
@@ -274,6 +373,8 @@ static Status open_pass(Engine *engine) {
     TRY(memory_take((void **)&engine->positions, rows, sizeof(uint32_t), "batch"));
     TRY(memory_take((void **)&engine->logit_rows, rows, sizeof(uint32_t), "batch"));
     TRY(open_prefill(engine));
+    TRY(memory_take((void **)&engine->layers_expected, 3ull * engine->config.layer_count,
+                    sizeof(uint32_t), "expected layers"));
     PlanLimits limits = {.slot_count = engine->options.max_num_seqs,
                          .token_budget = rows,
                          .layer_count = engine->config.layer_count,
@@ -318,7 +419,7 @@ static Status open_reports(Engine *engine) {
 
 /* What can fail on one rank alone; the ranks vote on it. */
 static Status open_own(Engine *engine) {
-    TRY(open_model(engine));
+    TRY(measure_model(engine));
     TRY(fill_budgets(engine));
     TRY(plan_layout(engine));
     KvBudgetInput input = budget_input(engine);
@@ -326,6 +427,8 @@ static Status open_own(Engine *engine) {
         engine->options.kv_bytes[TIER_DEVICE] = input.bytes[TIER_DEVICE] =
             kv_budget_device_min(&input);
     TRY(kv_budget_plan(&input, &engine->budget));
+    TRY(memory_plan_check(engine));
+    TRY(model_load(&engine->model, engine->weights, &engine->load));
     return open_spill_files(engine);
 }
 
@@ -340,6 +443,9 @@ static Status open_all(Engine *engine) {
     engine->stats.kv_pack_blocks = engine->layout.pack_blocks;
     engine->stats.kv_residual_tokens = engine->layout.residual_tokens;
     engine->stats.weight_bytes = engine->model.weight_bytes;
+    memcpy(engine->stats.weights.bytes, engine->sizes.layer_bytes,
+           sizeof engine->stats.weights.bytes);
+    engine->stats.random_weights = weights_are_random(engine->weights);
     engine_note_kv(engine);
     return STATUS_OK;
 }
@@ -403,6 +509,7 @@ void engine_close(Engine *engine) {
                                     (uint64_t)engine->prefill_rows * engine->config.hidden_size *
                                         sizeof(float));
     free(engine->prefill_numbers);
+    free(engine->layers_expected);
     free((void *)engine->gather.shares);
     free(engine->gather.part_bytes);
     if (engine->device) engine->kernels.context_close(engine->device, &engine->context);

@@ -52,7 +52,11 @@ struct Engine {
     Kernels kernels;
     KernelContext context;
     ModelConfig config;
+    ModelLoadOptions load;
+    ModelSizes sizes;
     Model model;
+    uint32_t *layers_expected;       /* [3 * layers] scratch of a step */
+    uint64_t weights_read, kv_moved; /* as of the step before: bytes of files */
     KvCache *cache;
     KvLayout layout;
     KvBudget budget;
@@ -112,6 +116,16 @@ Status engine_run_head(Engine *engine, Pass *pass, uint32_t owner_first, LogitsS
 
 /* One planned step on this rank: slots, layers, logits to the sink (NULL on ranks > 0), reports. Collective. */
 Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink);
+
+/* Streamed weights (engine_weights.c): what the step will use is read ahead; behind it, the share of disks goes by what it moved. */
+void engine_expect_layers(Engine *engine, const StepPlan *plan);
+void engine_share_disks(Engine *engine);
+void engine_note_weights(Engine *engine);
+
+/* Refuses, with the numbers, what --memory-limit has no room for (engine_memory.c). */
+Status memory_plan_check(Engine *engine);
+uint64_t engine_activation_bytes(const Engine *engine);
+uint64_t engine_prefill_bytes(const Engine *engine);
 
 /* The units of a layer-major prefill, on every rank: layers, then the logits that the plan wants, as owners from `owner_first`. */
 Status prefill_run_units(Engine *engine, const StepPlan *plan);

@@ -28,7 +28,7 @@ static Status run_unit(Engine *engine, uint32_t slot, const PlanUnit *unit, cons
                    .window = engine->config.window};
     kv_cache_want(engine->cache, &want);
     if (unit->layer == 0) TRY(family->embed(&pass));
-    return family->layer(&pass, unit->layer);
+    return forward_layer(&pass, unit->layer);
 }
 
 Status prefill_run_units(Engine *engine, const StepPlan *plan) {
@@ -43,8 +43,10 @@ Status prefill_run_units(Engine *engine, const StepPlan *plan) {
         if (unit->layer == 0) tokens += unit->token_count;
     }
     engine->unit_seconds = (monotonic_seconds() - start) / plan->unit_count;
-    if (prefill->cached_count > 0)
+    if (prefill->cached_count > 0) {
         kv_cache_extend(engine->cache, prefill->slot, prefill->cached_count);
+        model_layer_release(&engine->model);
+    }
     return STATUS_OK;
 }
 

@@ -37,8 +37,7 @@ static Status open_slot(Engine *engine, const PlanOpen *open) {
                                  .prompt_count = open->synthetic_count > 0 ? 0 : open->prompt_count,
                                  .token_capacity = open->token_capacity};
     TRY(kv_cache_open(engine->cache, open->slot, &sequence));
-    return kv_cache_fill(engine->cache, &engine->kernels, &engine->context, open->slot,
-                         open->synthetic_count);
+    return kv_cache_fill(engine->cache, open->slot, open->synthetic_count);
 }
 
 static Status apply_plan(Engine *engine, const StepPlan *plan) {
@@ -109,6 +108,7 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
     engine->layer_blocks = (uint32_t)report.layer_blocks;
     note_lost(engine, plan, &report);
     engine_note_kv(engine);
+    engine_share_disks(engine);
     report.stats = engine->stats;
     if (report.stop > engine->stop) engine->stop = (StopRequest)report.stop;
     memcpy(engine->lost, report.lost, sizeof engine->lost);
@@ -169,10 +169,14 @@ static Status run_layers(Engine *engine, const StepPlan *plan) {
     KvWant want = {.batch = &engine->batch,
                    .layer_end = engine->config.layer_count,
                    .window = engine->config.window};
+    engine_expect_layers(engine, plan);
     kv_cache_begin_step(engine->cache, &engine->batch, take_count(engine, plan));
     kv_cache_want(engine->cache, &want);
     if (plan->unit_count == 0) kv_cache_want_ahead(engine->cache, &want);
-    if (engine->batch.row_count > 0) TRY(forward_layers(&engine->pass));
+    if (engine->batch.row_count > 0) {
+        TRY(forward_layers(&engine->pass));
+        engine->stats.weights.passes++;
+    }
     if (plan->unit_count == 0) return STATUS_OK;
     TRY(prefill_run_units(engine, plan));
     kv_cache_want_ahead(engine->cache, &want);

@@ -4,11 +4,17 @@
 
 #include "runtime/base/monotonic.h"
 
+Status forward_layer(Pass *pass, uint32_t layer) {
+    TRY(model_layer_acquire(pass->model, layer));
+    return pass->model->config.family->layer(pass, layer);
+}
+
 Status forward_layers(Pass *pass) {
     const ModelFamily *family = pass->model->config.family;
     TRY(family->embed(pass));
     for (uint32_t layer = 0; layer < pass->model->config.layer_count; layer++)
-        TRY(family->layer(pass, layer));
+        TRY(forward_layer(pass, layer));
+    model_layer_release(pass->model);
     return STATUS_OK;
 }
 

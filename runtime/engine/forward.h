@@ -10,6 +10,9 @@ SPILLWAY_EXTERN_C_BEGIN
 /* Runs embedding and all layers; pass->x then holds the final residual stream. Collective. */
 Status forward_layers(Pass *pass);
 
+/* One layer, once its weights are at hand; they stay for a next call with the same layer. */
+Status forward_layer(Pass *pass, uint32_t layer);
+
 /* Logits of batch->logit_rows [first, first + count), count at most the head rows of the pass. Rank 0 gets
  * *out_logits [count][vocab], valid until the next call; others get NULL. Collective. */
 typedef struct LogitsGather {

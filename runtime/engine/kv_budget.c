@@ -32,6 +32,11 @@ static uint64_t slots_min(const KvBudgetInput *input, uint32_t sequence_count) {
     return (uint64_t)sequence_count + step_blocks(input) + STAGING_SLOTS_MIN;
 }
 
+/* Slots' worth of the device budget in which blocks are encoded on their way to a file. */
+static uint32_t code_buffers(const KvBudgetInput *input) {
+    return input->layout.tier_codecs[TIER_NVME] && spills(input) ? KV_CODE_BUFFERS : 0;
+}
+
 /* A filling block that travels costs two moves a step where one that is read costs one: more sequences at once are worth it only
  * until weights are shared by enough rows. */
 static uint32_t sequences_wanted(const KvBudgetInput *input, uint64_t room) {
@@ -41,7 +46,8 @@ static uint32_t sequences_wanted(const KvBudgetInput *input, uint64_t room) {
 }
 
 uint64_t kv_budget_device_min(const KvBudgetInput *input) {
-    return slots_min(input, sequences_wanted(input, 0)) * input->layout.slot_bytes;
+    return (slots_min(input, sequences_wanted(input, 0)) + code_buffers(input)) *
+           input->layout.slot_bytes;
 }
 
 /* Beside what was promised: a prompt on its way through a layer is raw there until its end. */
@@ -72,16 +78,18 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     uint64_t needed = slots_needed(input), least = slots_min(input, 1),
              spare = spills(input) ? slots_min(input, input->sequence_max) : 0;
     uint64_t most = (BLOCK_NONE - 1) / TIER_COUNT;
-    for (int tier = 0; tier < TIER_COUNT; tier++)
-        budget.slots[tier] =
-            smaller(smaller(input->bytes[tier] / slot_bytes, needed + spare), most);
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
+        uint64_t room = input->bytes[tier] / slot_bytes;
+        if (tier == TIER_DEVICE) room -= smaller(room, code_buffers(input));
+        budget.slots[tier] = smaller(smaller(room, needed + spare), most);
+    }
     plan_bounces(input, &budget);
     if (budget.slots[TIER_DEVICE] < least)
         FAIL(CONTEXT_LENGTH,
              "--kv-device-size: %llu bytes; one step of one sequence needs %llu, in %u layers of "
              "%llu bytes a block",
              (unsigned long long)input->bytes[TIER_DEVICE],
-             (unsigned long long)(least * slot_bytes), input->layer_count,
+             (unsigned long long)((least + code_buffers(input)) * slot_bytes), input->layer_count,
              (unsigned long long)slot_bytes);
     uint64_t kept = budget.slots[TIER_DEVICE];
     budget.sequence_max = input->sequence_max;

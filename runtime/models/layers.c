@@ -143,7 +143,7 @@ static Status attend_blocks(Pass *pass, uint32_t layer_index) {
         pass->kernels->attend(pass->context, &args);
     }
     pass->kernels->attend_end(pass->context, &edge);
-    return kv_cache_seal(pass->cache, pass->kernels, pass->context, pass->batch, layer_index);
+    return kv_cache_seal(pass->cache, pass->batch, layer_index);
 }
 
 Status layers_attend(Pass *pass, uint32_t layer_index) {

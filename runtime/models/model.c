@@ -6,6 +6,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
+#include "runtime/models/layer_tiers.h"
 #include "runtime/models/model_loader.h"
 #include "runtime/models/model_memory.h"
 #include "runtime/models/rope_table.h"
@@ -171,37 +172,107 @@ static Status fill_rope(ModelLoader *loader) {
 
 static Status load(ModelLoader *loader) {
     Model *model = loader->model;
-    TRY(split(loader->weights, &model->config, loader->options, &model->share));
-    TRY(model_memory_create(&model->memory, loader->options->device,
-                            loader->options->context->stream));
-    void *layers, *taken;
-    TRY(loader_host_memory(loader, model->config.layer_count * sizeof(LayerWeights), "layers",
-                           &layers));
-    model->layers = layers;
-    TRY(loader_host_memory(loader, weights_tensor_count(loader->weights) * sizeof(bool),
-                           "tensor marks", &taken));
-    loader->taken = taken;
+    TRY(layer_tiers_open(model->tiers, model->device, &loader->options->tiers));
     TRY(model->config.family->bind(loader, model));
-    TRY(loader_check_all_taken(loader));
+    TRY(layer_tiers_finish(model->tiers));
     TRY(fill_kv_head_index(loader));
     return fill_rope(loader);
 }
 
-Status model_load(Model *out, const Weights *weights, const ModelConfig *config,
-                  const ModelLoadOptions *options) {
-    Model model = {.config = *config, .device = options->device};
-    ModelLoader loader = {
-        .weights = weights, .config = config, .options = options, .model = &model};
+Status model_list_tensors(Weights *weights) {
+    ModelConfig config;
+    TRY(model_read_config(weights, &config));
+    const ModelLoadOptions whole = {.rank_count = 1};
+    Model model = {.config = config};
+    ModelLoader loader = {.phase = LOADER_LIST,
+                          .listed = weights,
+                          .weights = weights,
+                          .config = &config,
+                          .options = &whole,
+                          .model = &model};
+    TRY(split(weights, &config, &whole, &model.share));
+    TRY(memory_take((void **)&model.layers, config.layer_count, sizeof(LayerWeights), "layers"));
+    Status status = config.family->bind(&loader, &model);
+    free(model.layers);
+    return status;
+}
+
+Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *options) {
+    void *taken;
+    TRY(memory_take(&taken, weights_tensor_count(weights), sizeof(bool), "tensor marks"));
+    ModelLoader loader = {.phase = LOADER_LOAD,
+                          .weights = weights,
+                          .config = &model->config,
+                          .options = options,
+                          .model = model,
+                          .taken = taken};
     Status status = load(&loader);
-    if (status != STATUS_OK) {
-        model_unload(&model);
-        return status;
-    }
-    *out = model;
+    free(taken);
+    return status;
+}
+
+static Status measure(ModelLoader *loader) {
+    Model *model = loader->model;
+    const ModelLoadOptions *options = loader->options;
+    TRY(split(loader->weights, &model->config, options, &model->share));
+    TRY(model_memory_create(&model->memory, options->device, options->context->stream));
+    void *layers;
+    TRY(loader_host_memory(loader, model->config.layer_count * sizeof(LayerWeights), "layers",
+                           &layers));
+    model->layers = layers;
+    TRY(layer_tiers_create(&model->tiers, &model->config));
+    TRY(model->config.family->bind(loader, model));
+    TRY(loader_check_all_taken(loader));
+    loader->sizes->fixed_bytes +=
+        (uint64_t)options->max_model_len * model->config.rope.rotary_dim * sizeof(float);
+    TRY(layer_tiers_place(model->tiers, &options->tiers));
+    layer_tiers_sizes(model->tiers, &options->tiers, loader->sizes);
     return STATUS_OK;
 }
 
+Status model_measure(Model *out, const Weights *weights, const ModelConfig *config,
+                     const ModelLoadOptions *options, ModelSizes *out_sizes) {
+    void *taken;
+    TRY(memory_take(&taken, weights_tensor_count(weights), sizeof(bool), "tensor marks"));
+    ModelSizes sizes = {0};
+    *out = (Model){.config = *config, .device = options->device};
+    ModelLoader loader = {.phase = LOADER_MEASURE,
+                          .weights = weights,
+                          .config = &out->config,
+                          .options = options,
+                          .model = out,
+                          .taken = taken,
+                          .sizes = &sizes};
+    Status status = measure(&loader);
+    free(taken);
+    if (status == STATUS_OK)
+        *out_sizes = sizes;
+    else
+        model_unload(out);
+    return status;
+}
+
+void model_try_share(Model *model, const ModelLoadOptions *options, double per_cent,
+                     ModelSizes *sizes) {
+    layer_tiers_try(model->tiers, per_cent);
+    layer_tiers_sizes(model->tiers, &options->tiers, sizes);
+}
+
 void model_unload(Model *model) {
+    layer_tiers_destroy(model->tiers);
     model_memory_destroy(model->memory);
     *model = (Model){0};
+}
+
+Status model_layer_acquire(const Model *model, uint32_t layer) {
+    return layer_tiers_acquire(model->tiers, layer);
+}
+
+void model_layer_release(const Model *model) {
+    WeightStream *stream = model_weight_stream(model);
+    if (stream) weight_stream_release(stream);
+}
+
+WeightStream *model_weight_stream(const Model *model) {
+    return layer_tiers_stream(model->tiers);
 }

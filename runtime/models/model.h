@@ -11,6 +11,7 @@
 
 #include "kernels/kernels.h"
 #include "runtime/comm/parallel.h"
+#include "runtime/weights/weight_stream.h"
 #include "runtime/weights/weights.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -85,10 +86,36 @@ typedef struct Model {
     Matrix head;                      /* [this rank's vocabulary rows][embedding_size] */
     uint16_t *kv_head_index;          /* [heads of this rank] into this rank's KV heads */
     float *rope_cosines, *rope_sines; /* [rope_positions][rotary_dim / 2] */
-    uint64_t weight_bytes;
+    uint64_t weight_bytes;            /* packed */
     Device *device;
     struct ModelMemory *memory; /* private: what model_unload gives back */
+    struct LayerTiers *tiers;   /* private: where the layers' matrices lie */
 } Model;
+
+/* Where the packed matrices of the layers may lie. All bytes 0: on the device. */
+typedef struct WeightTierOptions {
+    uint64_t bytes[TIER_COUNT];
+    double per_cent[TIER_COUNT];    /* of all of them, in place of bytes; 0: bytes */
+    const char *const *directories; /* [directory_count] of streamed ones */
+    uint32_t directory_count;
+    const char *io_engine;
+    uint32_t io_depth;
+    uint32_t local_rings;
+    double io_timeout_seconds;
+    bool silent;
+    bool drop_sources; /* what was packed leaves memory and page cache at once */
+    IoFaultPlan *faults;
+} WeightTierOptions;
+
+/* What a model will take, in bytes of this rank. */
+typedef struct ModelSizes {
+    uint64_t layer_bytes[TIER_COUNT]; /* packed matrices of the layers */
+    uint64_t frame_bytes, file_bytes; /* of what streams: memory, disk */
+    uint64_t fixed_bytes;             /* all else that is packed or decoded, RoPE tables */
+    uint64_t
+        source_bytes; /* of the largest matrix in its file: it passes through while it is packed */
+    uint64_t mapped_bytes; /* read where the file is mapped: the embedding */
+} ModelSizes;
 
 typedef struct ModelLoadOptions {
     Device *device;
@@ -96,11 +123,27 @@ typedef struct ModelLoadOptions {
     const KernelContext *context;
     int rank, rank_count;
     uint32_t max_model_len; /* positions that RoPE tables cover */
+    WeightTierOptions tiers;
 } ModelLoadOptions;
 
-Status model_load(Model *out, const Weights *weights, const ModelConfig *config,
-                  const ModelLoadOptions *options);
+/* First this rank's share, and where its matrices will lie: names and shapes are checked, nothing is packed. */
+Status model_measure(Model *out, const Weights *weights, const ModelConfig *config,
+                     const ModelLoadOptions *options, ModelSizes *out_sizes);
+/* What the sizes would be with so much of the layers on the device and the rest in files. For a refusal: the placement is lost. */
+void model_try_share(Model *model, const ModelLoadOptions *options, double per_cent,
+                     ModelSizes *sizes);
+/* Then the packing, with the same weights and options. */
+Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *options);
 void model_unload(Model *model); /* takes a zeroed Model */
+
+/* model->layers[layer] is whole from here until another layer is acquired, or released. E-WEIGHTS-IO ends the job. */
+Status model_layer_acquire(const Model *model, uint32_t layer);
+void model_layer_release(const Model *model);
+/* NULL when all weights stay in memory. */
+WeightStream *model_weight_stream(const Model *model);
+
+/* For weights that are only a shape (RandomWeights.list_tensors): every tensor that the family would ask for. */
+Status model_list_tensors(Weights *weights);
 
 struct Pass;
 struct ModelLoader;

@@ -7,6 +7,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
+#include "runtime/models/layer_tiers.h"
 #include "runtime/models/model_memory.h"
 
 void loader_layer_name(const char *pattern, uint32_t layer_index, char out[TENSOR_NAME_BYTES_MAX]) {
@@ -31,6 +32,7 @@ const NamedTensor *loader_find(ModelLoader *loader, const char *name) {
 }
 
 void loader_ignore(ModelLoader *loader, const char *name) {
+    if (loader->phase == LOADER_LIST) return;
     (void)loader_find(loader, name);
 }
 
@@ -38,8 +40,19 @@ static Status loader_missing(const ModelLoader *loader, const char *name) {
     FAIL(TENSOR, "%s: tensor %s is missing", weights_path(loader->weights), name);
 }
 
+/* With the first prefix, for that is how models are saved. A tied table is asked for twice. */
+static Status list_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns) {
+    char full[TENSOR_NAME_BYTES_MAX];
+    loader_key(loader->prefixes ? loader->prefixes[0] : "", name, full);
+    for (size_t i = 0; i < weights_tensor_count(loader->listed); i++)
+        if (!strcmp(weights_tensor(loader->listed, i)->name, full)) return STATUS_OK;
+    return weights_add_random(loader->listed, full, rows, columns);
+}
+
 Status loader_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns,
                      Tensor *out) {
+    *out = (Tensor){0};
+    if (loader->phase == LOADER_LIST) return list_tensor(loader, name, rows, columns);
     const NamedTensor *found = loader_find(loader, name);
     if (!found) return loader_missing(loader, name);
     const Tensor *tensor = &found->tensor;
@@ -66,7 +79,9 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     table.shape[0] = share_count(rows);
     table.bytes = share_count(rows) * row_bytes;
     loader->model->token_embedding = table;
-    if (loader->options->device->host_addressable) return STATUS_OK; /* read from the file */
+    if (loader->phase == LOADER_MEASURE) loader->sizes->mapped_bytes += table.bytes;
+    if (loader->phase != LOADER_LOAD || loader->options->device->host_addressable)
+        return STATUS_OK; /* read from the file */
     void *host, *place;
     TRY(model_memory_stage(loader->model->memory, table.bytes, name, &host, &place));
     memcpy(host, table.data, table.bytes);
@@ -78,26 +93,70 @@ Status loader_host_memory(ModelLoader *loader, uint64_t bytes, const char *what,
     return model_memory_take(loader->model->memory, MEMORY_HOST, bytes, what, out);
 }
 
+static MatrixSource source_of(const Tensor *tensor, const LoaderSlice *slice) {
+    return (MatrixSource){.tensor = *tensor,
+                          .row_begin = slice->row_share.begin,
+                          .row_end = slice->row_share.end,
+                          .column_begin = slice->column_share.begin,
+                          .column_end = slice->column_share.end};
+}
+
+static void note_source(ModelLoader *loader, const Tensor *tensor) {
+    if (tensor->bytes > loader->sizes->source_bytes) loader->sizes->source_bytes = tensor->bytes;
+}
+
+static void pack(ModelLoader *loader, const MatrixSource *source, void *memory, Matrix *out) {
+    loader->options->kernels->matrix_pack(loader->options->context, source, memory, out);
+    loader->model->weight_bytes += out->bytes;
+    if (loader->options->tiers.drop_sources) weights_forget(loader->weights, &source->tensor);
+}
+
 Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *slice, Matrix *out) {
     Tensor tensor;
     TRY(loader_tensor(loader, name, slice->rows, slice->columns, &tensor));
-    MatrixSource source = {.tensor = tensor,
-                           .row_begin = slice->row_share.begin,
-                           .row_end = slice->row_share.end,
-                           .column_begin = slice->column_share.begin,
-                           .column_end = slice->column_share.end};
-    const Kernels *kernels = loader->options->kernels;
+    if (loader->phase == LOADER_LIST) return STATUS_OK;
+    MatrixSource source = source_of(&tensor, slice);
+    uint64_t bytes = loader->options->kernels->matrix_bytes(&source);
+    if (loader->phase == LOADER_MEASURE) {
+        note_source(loader, &tensor);
+        loader->sizes->fixed_bytes += bytes;
+        return STATUS_OK;
+    }
     void *memory;
-    uint64_t bytes = kernels->matrix_bytes(&source);
     TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
-    kernels->matrix_pack(loader->options->context, &source, memory, out);
-    loader->model->weight_bytes += bytes;
+    pack(loader, &source, memory, out);
+    return STATUS_OK;
+}
+
+/* The same for one of a layer's matrices, which may lie in any tier. */
+static Status layer_matrix(ModelLoader *loader, const char *name, uint32_t layer_index,
+                           const LoaderSlice *slice, Matrix *out) {
+    Tensor tensor;
+    LayerTiers *tiers = loader->model->tiers;
+    TRY(loader_tensor(loader, name, slice->rows, slice->columns, &tensor));
+    if (loader->phase == LOADER_LIST) return STATUS_OK;
+    MatrixSource source = source_of(&tensor, slice);
+    uint64_t bytes = loader->options->kernels->matrix_bytes(&source);
+    if (loader->phase == LOADER_MEASURE) {
+        const NamedTensor *found = loader_find(loader, name);
+        CHECK(found);
+        note_source(loader, &tensor);
+        return layer_tiers_add(tiers, found->name, layer_index, bytes, out);
+    }
+    void *memory;
+    TRY(layer_tiers_next(tiers, bytes, &memory));
+    if (!memory) TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
+    pack(loader, &source, memory, out);
     return STATUS_OK;
 }
 
 static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor, uint64_t count,
                      const float **out) {
     void *host, *place;
+    if (loader->phase == LOADER_MEASURE) {
+        loader->sizes->fixed_bytes += count * sizeof(float);
+        return STATUS_OK;
+    }
     TRY(model_memory_stage(loader->model->memory, count * sizeof(float), name, &host, &place));
     tensor->quant->dequantise(tensor->data, count, host);
     *out = place;
@@ -106,26 +165,28 @@ static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor
 
 Status loader_vector(ModelLoader *loader, const char *name, uint32_t count, Share share,
                      bool optional, const float **out) {
+    *out = NULL;
+    if (loader->phase == LOADER_LIST)
+        return optional ? STATUS_OK : list_tensor(loader, name, count, 0);
     const NamedTensor *found = loader_find(loader, name);
-    if (!found) {
-        *out = NULL;
-        return optional ? STATUS_OK : loader_missing(loader, name);
-    }
+    if (!found) return optional ? STATUS_OK : loader_missing(loader, name);
     const Tensor *tensor = &found->tensor;
     if (!tensor->quant || count % tensor->quant->block_elements != 0 || tensor->dim_count != 1 ||
         tensor->shape[0] != count)
         FAIL(TENSOR, "%s: tensor %s should be %u numbers in one dimension", found->file, name,
              count);
-    const float *whole;
+    const float *whole = NULL;
     TRY(decode(loader, name, tensor, count, &whole));
-    *out = whole + share.begin;
+    *out = whole ? whole + share.begin : NULL;
     return STATUS_OK;
 }
 
 Status loader_table(ModelLoader *loader, const char *name, uint64_t rows, uint64_t columns,
                     const float **out) {
     Tensor tensor;
+    *out = NULL;
     TRY(loader_tensor(loader, name, rows, columns, &tensor));
+    if (loader->phase == LOADER_LIST) return STATUS_OK;
     return decode(loader, name, &tensor, rows * columns, out);
 }
 
@@ -149,7 +210,7 @@ Status loader_linear(ModelLoader *loader, const LoaderLinear *linear, uint32_t l
     char name[TENSOR_NAME_BYTES_MAX];
     LoaderSlice slice = {linear->rows, linear->columns, linear->row_share, linear->column_share};
     layer_key(linear->pattern, ".weight", layer_index, name);
-    TRY(loader_matrix(loader, name, &slice, out));
+    TRY(layer_matrix(loader, name, layer_index, &slice, out));
     *out_bias = NULL;
     if (linear->bias == LOADER_BIAS_NONE) return STATUS_OK;
     layer_key(linear->pattern, ".bias", layer_index, name);

@@ -9,13 +9,23 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
+/* What a bind is for. */
+typedef enum LoaderPhase {
+    LOADER_LOAD,    /* tensors are taken and packed */
+    LOADER_MEASURE, /* they are looked for and checked, and sizes added up */
+    LOADER_LIST, /* nothing is there yet: names and shapes are added to the weights (model_list_tensors) */
+} LoaderPhase;
+
 typedef struct ModelLoader {
+    LoaderPhase phase;
+    Weights *listed; /* LOADER_LIST: where tensors are added */
     const Weights *weights;
     const ModelConfig *config;
     const ModelLoadOptions *options;
     Model *model;
     const char *const *prefixes; /* tried in order before every name; ended by NULL; NULL: none */
     bool *taken;                 /* [tensor count] */
+    ModelSizes *sizes;           /* LOADER_MEASURE */
 } ModelLoader;
 
 enum { TENSOR_NAME_BYTES_MAX = 256 };

@@ -121,26 +121,30 @@ static Status add_members(Weights *weights, char *key, const json_t *object) {
     return STATUS_OK;
 }
 
-Status hf_config_read(Weights *weights, const char *path) {
-    const MappedFile *file = NULL;
+Status hf_config_parse(Weights *weights, const char *name, const char *text, uint64_t text_bytes) {
     char key[NAME_BYTES_MAX + 2] = "";
     json_error_t error;
-    TRY(weights_map_file(weights, path, &file));
-    weights->metadata_path = file->path;
-    if (file->size_bytes > CONFIG_BYTES_MAX)
+    weights->metadata_path = name;
+    if (text_bytes > CONFIG_BYTES_MAX)
         FAIL(HF_CONFIG, "\"%s\": %llu bytes long, the limit is %d; is it a model's config.json?",
-             path, (unsigned long long)file->size_bytes, CONFIG_BYTES_MAX);
-    json_t *config = json_loadb(file->bytes ? (const char *)file->bytes : "", file->size_bytes,
-                                JSON_REJECT_DUPLICATES, &error);
+             name, (unsigned long long)text_bytes, CONFIG_BYTES_MAX);
+    json_t *config = json_loadb(text, text_bytes, JSON_REJECT_DUPLICATES, &error);
     if (!config)
-        FAIL(HF_CONFIG, "\"%s\" line %d column %d: malformed JSON: %s; fetch the model again", path,
+        FAIL(HF_CONFIG, "\"%s\" line %d column %d: malformed JSON: %s; fetch the model again", name,
              error.line, error.column, json_walk_error_text(&error));
     Status status =
         json_is_object(config)
             ? add_members(weights, key, config)
             : error_raise(ERROR_HF_CONFIG,
-                          "\"%s\" line 1: not a JSON object; fetch the model again", path);
+                          "\"%s\" line 1: not a JSON object; fetch the model again", name);
     json_decref(config);
-    weights_digest(weights, file->bytes, file->size_bytes);
+    weights_digest(weights, text, text_bytes);
     return status;
+}
+
+Status hf_config_read(Weights *weights, const char *path) {
+    const MappedFile *file = NULL;
+    TRY(weights_map_file(weights, path, &file));
+    return hf_config_parse(weights, file->path, file->bytes ? (const char *)file->bytes : "",
+                           file->size_bytes);
 }

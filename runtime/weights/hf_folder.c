@@ -8,6 +8,7 @@
 
 #include "runtime/base/arena.h"
 #include "runtime/weights/json_walk.h"
+#include "runtime/weights/random_weights.h"
 #include "runtime/weights/safetensors.h"
 
 #pragma GCC diagnostic error "-Wconversion"
@@ -173,7 +174,8 @@ static Status read_index(Weights *weights, const char *path) {
 
 /* ---- the folder ---- */
 
-static Status refuse_without_weights(Weights *weights) {
+/* A shape, unless there are weights that only other programs read. */
+static Status open_without_weights(Weights *weights) {
     for (size_t i = 0; i < FOREIGN_NAME_COUNT; i++) {
         const char *path = NULL;
         TRY(find_member(weights, foreign_names[i], &path));
@@ -184,7 +186,11 @@ static Status refuse_without_weights(Weights *weights) {
                  ".save_pretrained('%s')\"",
                  path, weights->folder, weights->folder);
     }
-    FAIL(FILE_MISSING, "\"%s\" has a config.json but neither %s nor %s; fetch the model again",
+    weights->format = &weights_format_random;
+    if (weights->random.allowed) return random_weights_fill(weights);
+    FAIL(FILE_MISSING,
+         "\"%s\" has a config.json but neither %s nor %s; fetch the model again, or give "
+         "--random-weights to run its shape with random numbers",
          weights->folder, single_name, index_name);
 }
 
@@ -196,7 +202,7 @@ static Status open_folder(Weights *weights, const char *path) {
     TRY(find_member(weights, single_name, &single));
     TRY(find_member(weights, index_name, &index));
     if (single) return safetensors_read(weights, single, false);
-    return index ? read_index(weights, index) : refuse_without_weights(weights);
+    return index ? read_index(weights, index) : open_without_weights(weights);
 }
 
 static bool recognises_folder(const char *path) {

@@ -12,6 +12,8 @@ Status safetensors_read(Weights *weights, const char *path, bool keep_metadata);
 
 /* Adds config.json, flattened. */
 Status hf_config_read(Weights *weights, const char *path);
+/* The same from a text; name stands for the file in errors and outlives the Weights. */
+Status hf_config_parse(Weights *weights, const char *name, const char *text, uint64_t text_bytes);
 
 SPILLWAY_EXTERN_C_END
 

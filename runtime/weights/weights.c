@@ -16,6 +16,8 @@
 #include "runtime/base/bytes.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/invariant.h"
+#include "runtime/weights/random_weights.h"
+#include "runtime/weights/shapes.h"
 #include "runtime/weights/weights_builder.h"
 
 #pragma GCC diagnostic error "-Wconversion"
@@ -25,6 +27,7 @@ static const WeightsFormat *const formats[] = {
     &weights_format_gguf,
     &weights_format_safetensors,
     &weights_format_hf_folder,
+    &weights_format_random,
 };
 
 enum { FORMAT_COUNT = sizeof formats / sizeof *formats };
@@ -244,10 +247,11 @@ Status weights_index_tensors(Weights *weights) {
     return STATUS_OK;
 }
 
-static Status index_metadata(Weights *weights) {
+Status weights_index_metadata(Weights *weights) {
     size_t count = weights->metadata_count;
     void *taken = NULL;
     TRY(memory_take(&taken, count, sizeof(Metadata *), "metadata keys"));
+    free(weights->metadata_by_key);
     weights->metadata_by_key = taken;
     for (size_t i = 0; i < count; i++)
         weights->metadata_by_key[i] = &weights->metadata[i];
@@ -264,11 +268,24 @@ static Status index_metadata(Weights *weights) {
 
 /* ---- opening ---- */
 
+static Status refuse_path(const char *path) {
+    int error = errno;
+    char names[512];
+    if (strchr(path, '/'))
+        FAIL(FILE_MISSING, "model \"%s\": %s; give a GGUF file or a Hugging Face folder", path,
+             strerror(error));
+    FAIL(FILE_MISSING,
+         "model \"%s\": %s; give a GGUF file, a Hugging Face folder, or one of the shapes %s", path,
+         strerror(error), shape_names(names, sizeof names));
+}
+
 static Status find_format(const char *path, const WeightsFormat **out) {
     struct stat info;
-    if (stat(path, &info) != 0)
-        FAIL(FILE_MISSING, "model \"%s\": %s; give a GGUF file or a Hugging Face folder", path,
-             strerror(errno));
+    if (stat(path, &info) != 0) {
+        if (!shape_find(path)) return refuse_path(path);
+        *out = &weights_format_random;
+        return STATUS_OK;
+    }
     for (size_t i = 0; i < FORMAT_COUNT; i++)
         if (formats[i]->recognises(path)) {
             *out = formats[i];
@@ -296,16 +313,21 @@ static Status fill(Weights *weights, const char *path) {
     weights->metadata_path = weights->path;
     TRY(weights->format->open(weights, path));
     TRY(weights_index_tensors(weights));
-    return index_metadata(weights);
+    return weights_index_metadata(weights);
 }
 
 Status weights_open(Weights **out, const char *path) {
+    return weights_open_shape(out, path, &(RandomWeights){.allowed = false});
+}
+
+Status weights_open_shape(Weights **out, const char *path, const RandomWeights *random) {
     const WeightsFormat *format = NULL;
     TRY(find_format(path, &format));
     void *taken = NULL;
     TRY(memory_take(&taken, 1, sizeof(Weights), "weights"));
     Weights *weights = taken;
     weights->format = format;
+    weights->random = *random;
     Status status = fill(weights, path);
     if (status != STATUS_OK) {
         weights_close(weights);
@@ -322,6 +344,7 @@ void weights_close(Weights *weights) {
         weights_guard_unwatch(file);
         if (file->bytes) munmap((void *)file->bytes, file->size_bytes);
     }
+    random_data_free(weights->random_data);
     while (weights->pool) {
         PoolChunk *chunk = weights->pool;
         weights->pool = chunk->next;
@@ -347,6 +370,10 @@ const char *weights_path(const Weights *weights) {
 
 const char *weights_format_name(const Weights *weights) {
     return weights->format->name;
+}
+
+bool weights_are_random(const Weights *weights) {
+    return weights->random_data != NULL;
 }
 
 size_t weights_tensor_count(const Weights *weights) {
@@ -438,6 +465,32 @@ Status weights_read_string(const Weights *weights, const char *key, const char *
     if (entry->type != METADATA_STRING) return refuse_value(weights, entry, "a string");
     *out = entry->string;
     return STATUS_OK;
+}
+
+/* ---- page cache ---- */
+
+static const MappedFile *file_of(const Weights *weights, const uint8_t *bytes) {
+    for (size_t i = 0; i < weights->file_count; i++) {
+        const MappedFile *file = &weights->files[i];
+        if (file->bytes && bytes >= file->bytes && bytes < file->bytes + file->size_bytes)
+            return file;
+    }
+    return NULL;
+}
+
+/* Whole pages, those at both ends too: a neighbour's part comes back when it is read. */
+void weights_forget(const Weights *weights, const Tensor *tensor) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE),
+              first = (uintptr_t)tensor->data & ~(page - 1);
+    size_t bytes = align_up((uintptr_t)tensor->data + tensor->bytes, page) - first;
+    const MappedFile *file = file_of(weights, tensor->data);
+    if (!file && !weights->random_data) return;
+    madvise((void *)first, bytes, MADV_DONTNEED);
+    int descriptor = file ? open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (descriptor < 0) return;
+    posix_fadvise(descriptor, (off_t)(first - (uintptr_t)file->bytes), (off_t)bytes,
+                  POSIX_FADV_DONTNEED);
+    close(descriptor);
 }
 
 /* ---- files beside the weights ---- */

@@ -24,14 +24,27 @@ typedef enum WeightsNaming {
 
 typedef struct Weights Weights;
 
+/* A model that has a shape and no numbers: a name of configs/shapes, a config.json by itself, or a folder that holds no more.
+ * It opens when the caller allows random numbers in their place. */
+typedef struct RandomWeights {
+    bool allowed;
+    const char *type; /* of matrices: name of a row of quants[] */
+    uint64_t seed;
+    /* Adds every tensor of the model with weights_add_random, as its metadata say: model_list_tensors. */
+    Status (*list_tensors)(Weights *weights);
+} RandomWeights;
+
 /* path: a GGUF file (the first of a split one), a folder with config.json, or a single safetensors file (tensors and the
  * header's __metadata__ only: enough to inspect it). */
 Status weights_open(Weights **out, const char *path);
+/* The same, and shapes. E-FILE-MISSING for one where random numbers are not allowed. */
+Status weights_open_shape(Weights **out, const char *path, const RandomWeights *random);
 void weights_close(Weights *weights);
 
 WeightsNaming weights_naming(const Weights *weights);
 const char *weights_path(const Weights *weights);
-const char *weights_format_name(const Weights *weights); /* "gguf", "safetensors" */
+const char *weights_format_name(const Weights *weights); /* "gguf", "safetensors", "random" */
+bool weights_are_random(const Weights *weights);
 
 typedef struct NamedTensor {
     const char *name;
@@ -45,6 +58,10 @@ typedef struct NamedTensor {
 size_t weights_tensor_count(const Weights *weights);
 const NamedTensor *weights_tensor(const Weights *weights, size_t index);   /* in file order */
 const NamedTensor *weights_find(const Weights *weights, const char *name); /* NULL when absent */
+
+/* For RandomWeights.list_tensors: a matrix [rows][columns], or with columns 0 a vector. Data follow when all are listed: vectors
+ * are f32, weights of norms ones, the rest pseudo-random with a deviation that keeps activations finite. */
+Status weights_add_random(Weights *weights, const char *name, uint64_t rows, uint64_t columns);
 
 /* 64 bits that change when metadata or the tensor directory change (names, types, shapes, offsets): ranks compare it. */
 uint64_t weights_fingerprint(const Weights *weights);
@@ -92,6 +109,10 @@ Status weights_read_u32(const Weights *weights, const char *key, uint32_t *out);
 Status weights_read_float(const Weights *weights, const char *key, double *out); /* finite */
 Status weights_read_bool(const Weights *weights, const char *key, bool *out);
 Status weights_read_string(const Weights *weights, const char *key, const char **out);
+
+/* What has been read of the tensor leaves this process and, where nobody else has it mapped, the page cache; it is read again when it is
+ * touched. Advice only. */
+void weights_forget(const Weights *weights, const Tensor *tensor);
 
 /* A file that is truncated while it is mapped raises SIGBUS in whoever reads it. Installs a handler for the process that says
  * which file and offset became unreadable and exits 74 (E-WEIGHTS-IO); other SIGBUS go where they went before. Call once,

@@ -30,6 +30,8 @@ typedef struct MappedFile {
     uint64_t size_bytes;
 } MappedFile;
 
+typedef struct RandomData RandomData; /* random_weights.c */
+
 struct Weights {
     const WeightsFormat *format;
     const char *path;          /* as given */
@@ -46,6 +48,8 @@ struct Weights {
     struct PoolChunk *pool;
     size_t pool_bytes;
     uint64_t fingerprint;
+    RandomWeights random;    /* as asked for */
+    RandomData *random_data; /* NULL: the numbers are a file's */
 };
 
 /* Maps an ordinary file for reading, E-FILE-MISSING when it cannot. An empty one is mapped to NULL. */
@@ -68,6 +72,9 @@ Status weights_sort_by_offset(const Weights *weights, size_t first, const NamedT
 /* Sorts the names seen so far for weights_find; refuses one that occurs twice. */
 Status weights_index_tensors(Weights *weights);
 
+/* The same for metadata and weights_metadata_find; again when there are more. */
+Status weights_index_metadata(Weights *weights);
+
 /* Makes the fingerprint depend on these bytes. */
 void weights_digest(Weights *weights, const void *bytes, size_t size_bytes);
 
@@ -89,6 +96,7 @@ void weights_guard_unwatch(const MappedFile *file);
 extern const WeightsFormat weights_format_gguf;
 extern const WeightsFormat weights_format_safetensors;
 extern const WeightsFormat weights_format_hf_folder;
+extern const WeightsFormat weights_format_random;
 
 SPILLWAY_EXTERN_C_END
 

@@ -110,6 +110,34 @@ static void run_expand(Check *check) {
     }
 }
 
+/* Random blocks of every format have the deviation asked for and no mean. */
+static void run_draw(Check *check) {
+    enum { DRAWN = 4096 };
+    const float wanted = 0.02f;
+    for (const Quant *const *row = quants; *row; row++) {
+        const Quant *quant = *row;
+        Random random = {.key = check_below(check, UINT32_MAX)};
+        double sum = 0, squares = 0;
+        uint32_t blocks = DRAWN / quant->block_elements > 256 ? DRAWN / quant->block_elements : 256;
+        for (uint32_t b = 0; b < blocks; b++) {
+            uint8_t block[512];
+            float numbers[256];
+            CHECK(quant->block_bytes <= sizeof block && quant->block_elements <= 256);
+            quant_draw_block(quant, &random, wanted, block);
+            quant->dequantise(block, quant->block_elements, numbers);
+            for (uint32_t i = 0; i < quant->block_elements; i++) {
+                sum += (double)numbers[i];
+                squares += (double)numbers[i] * (double)numbers[i];
+            }
+        }
+        double count = (double)blocks * quant->block_elements;
+        double deviation = sqrt(squares / count) / (double)wanted;
+        if (!(deviation > 0.9 && deviation < 1.1) || !(fabs(sum / count) < 0.1 * (double)wanted))
+            check_fail(check, "%s: drawn with %.3f of the deviation, mean %g", quant->name,
+                       deviation, sum / count);
+    }
+}
+
 static void run_table(Check *check) {
     uint64_t bytes;
     for (const Quant *const *quant = quants; *quant; quant++) {
@@ -135,5 +163,6 @@ const CheckGroup check_quant = {{
     {"halves_decode", CHECK_NO_SLOT, run_halves_decode, NULL},
     {"halves_round", CHECK_NO_SLOT, run_halves_round, NULL},
     {"expand", CHECK_NO_SLOT, run_expand, NULL},
+    {"draw", CHECK_NO_SLOT, run_draw, NULL},
     {0},
 }};

@@ -114,7 +114,7 @@ typedef struct RankThread {
     pthread_t thread;
     Round *round;
     Comm *comm;
-    IoFaultPlan faults;
+    IoFaultPlan faults, weight_faults;
 } RankThread;
 
 static void *rank_main(void *argument) {
@@ -124,6 +124,9 @@ static void *rank_main(void *argument) {
     Engine *engine;
     for (int i = 0; i < FAULTS_MAX && round->faults[i]; i++)
         CHECK(io_fault_add(&self->faults, round->faults[i]) == STATUS_OK);
+    for (int i = 0; i < FAULTS_MAX && round->weight_faults[i]; i++)
+        CHECK(io_fault_add(&self->weight_faults, round->weight_faults[i]) == STATUS_OK);
+    options.weight_faults = self->weight_faults.row_count > 0 ? &self->weight_faults : NULL;
     options.io_faults = self->faults.row_count > 0 ? &self->faults : NULL;
     CHECK(engine_open(&engine, &options, round->weights, NULL, self->comm) == STATUS_OK);
     if (self->comm->rank == 0)

@@ -48,6 +48,7 @@ typedef struct Round {
     EngineOptions options;
     const char
         *faults[FAULTS_MAX]; /* every rank has a plan of them of its own; up to the first NULL */
+    const char *weight_faults[FAULTS_MAX]; /* the same, of streamed weights */
     int rank_count;
     bool one_by_one; /* each request alone, after the one before has ended */
     const Plan *plans;

@@ -1,0 +1,181 @@
+#include "runtime/models/layer_tiers.h"
+
+#include <stdlib.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/invariant.h"
+#include "runtime/models/model_memory.h"
+
+struct LayerTiers {
+    uint32_t layer_count;
+    WeightPiece *pieces; /* [piece_count] in layer order */
+    Matrix **matrices;   /* [piece_count] */
+    uint32_t *first;     /* [layer_count + 1] pieces of a layer begin here */
+    uint32_t piece_count;
+    uint64_t bytes[TIER_COUNT];
+    ModelMemory *host;
+    WeightStream *stream;
+
+    uint32_t next; /* piece that is loaded next */
+    bool storing;  /* a layer is being packed into a frame */
+    uint32_t stored_layer;
+    uint8_t *frame;
+};
+
+Status layer_tiers_create(LayerTiers **out, const ModelConfig *config) {
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(LayerTiers), "weight placement"));
+    LayerTiers *tiers = memory;
+    *out = tiers;
+    tiers->layer_count = config->layer_count;
+    uint64_t most = (uint64_t)config->layer_count * LAYER_PIECES_MAX;
+    TRY(memory_take((void **)&tiers->pieces, most, sizeof(WeightPiece), "weight placement"));
+    TRY(memory_take((void **)&tiers->matrices, most, sizeof(Matrix *), "weight placement"));
+    return memory_take((void **)&tiers->first, config->layer_count + 1ull, sizeof(uint32_t),
+                       "weight placement");
+}
+
+void layer_tiers_destroy(LayerTiers *tiers) {
+    if (!tiers) return;
+    weight_stream_destroy(tiers->stream);
+    model_memory_destroy(tiers->host);
+    free(tiers->pieces);
+    free(tiers->matrices);
+    free(tiers->first);
+    free(tiers);
+}
+
+/* ---- measuring ---- */
+
+Status layer_tiers_add(LayerTiers *tiers, const char *name, uint32_t layer, uint64_t bytes,
+                       Matrix *matrix) {
+    uint32_t index = tiers->piece_count++;
+    CHECK(layer < tiers->layer_count && (index == 0 || layer >= tiers->pieces[index - 1].layer));
+    CHECK(index < LAYER_PIECES_MAX * (layer + 1));
+    tiers->pieces[index] = (WeightPiece){.name = name, .layer = layer, .bytes = bytes};
+    tiers->matrices[index] = matrix;
+    for (uint32_t later = layer + 1; later <= tiers->layer_count; later++)
+        tiers->first[later] = tiers->piece_count;
+    return STATUS_OK;
+}
+
+static uint64_t all_bytes(const LayerTiers *tiers) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < tiers->piece_count; i++)
+        bytes += tiers->pieces[i].bytes;
+    return bytes;
+}
+
+static void resolve(const WeightTierOptions *options, uint64_t all, uint64_t out[TIER_COUNT]) {
+    bool asked = false;
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
+        double per_cent = options->per_cent[tier];
+        out[tier] = per_cent > 0 ? (uint64_t)((double)all * per_cent / 100) : options->bytes[tier];
+        asked |= out[tier] > 0;
+    }
+    if (!asked) out[TIER_DEVICE] = UINT64_MAX;
+}
+
+Status layer_tiers_place(LayerTiers *tiers, const WeightTierOptions *options) {
+    uint64_t budgets[TIER_COUNT], all = all_bytes(tiers);
+    resolve(options, all, budgets);
+    weight_placement_plan(tiers->pieces, tiers->piece_count, budgets, tiers->bytes);
+    if (tiers->bytes[TIER_NVME] <= budgets[TIER_NVME] &&
+        (tiers->bytes[TIER_NVME] == 0 || options->directory_count > 0))
+        return STATUS_OK;
+    FAIL(USAGE,
+         "of %llu bytes of packed layers %llu stay in device and host memory, and the other %llu "
+         "have no place: give --weights-nvme-dir, or raise --weights-device-size or "
+         "--weights-host-size",
+         (unsigned long long)all,
+         (unsigned long long)(tiers->bytes[TIER_DEVICE] + tiers->bytes[TIER_HOST]),
+         (unsigned long long)tiers->bytes[TIER_NVME]);
+}
+
+void layer_tiers_try(LayerTiers *tiers, double device_per_cent) {
+    const uint64_t budgets[TIER_COUNT] = {
+        [TIER_DEVICE] = (uint64_t)((double)all_bytes(tiers) * device_per_cent / 100)};
+    weight_placement_plan(tiers->pieces, tiers->piece_count, budgets, tiers->bytes);
+}
+
+void layer_tiers_sizes(const LayerTiers *tiers, const WeightTierOptions *options, ModelSizes *out) {
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        out->layer_bytes[tier] = tiers->bytes[tier];
+    out->frame_bytes = weight_stream_frame_bytes(tiers->pieces, tiers->piece_count);
+    out->file_bytes = 0;
+    if (tiers->bytes[TIER_NVME] > 0 && options->directory_count > 0)
+        out->file_bytes =
+            weight_stream_file_bytes(tiers->pieces, tiers->piece_count, options->directory_count);
+}
+
+/* ---- loading ---- */
+
+Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptions *options) {
+    if (!device->host_addressable && tiers->bytes[TIER_HOST] + tiers->bytes[TIER_NVME] > 0)
+        FAIL(UNAVAILABLE,
+             "device %s is out of the host's reach, and layers outside its memory are used where "
+             "the host has them: leave out --weights-device-size and --weights-host-size",
+             device->name);
+    TRY(model_memory_create(&tiers->host, device, NULL));
+    if (tiers->bytes[TIER_NVME] == 0) return STATUS_OK;
+    const WeightStreamOptions stream = {.device = device,
+                                        .pieces = tiers->pieces,
+                                        .piece_count = tiers->piece_count,
+                                        .layer_count = tiers->layer_count,
+                                        .directories = options->directories,
+                                        .directory_count = options->directory_count,
+                                        .io_engine = options->io_engine,
+                                        .io_depth = options->io_depth,
+                                        .local_rings = options->local_rings,
+                                        .io_timeout_seconds = options->io_timeout_seconds,
+                                        .silent = options->silent,
+                                        .faults = options->faults};
+    return weight_stream_create(&tiers->stream, &stream);
+}
+
+/* A frame takes one layer after the other: the one before is on its way to the file while this one is packed. */
+static Status open_frame(LayerTiers *tiers, uint32_t layer) {
+    if (tiers->storing && tiers->stored_layer == layer) return STATUS_OK;
+    if (tiers->storing) weight_stream_end_store(tiers->stream);
+    tiers->storing = false;
+    TRY(weight_stream_begin_store(tiers->stream, layer, &tiers->frame));
+    tiers->storing = true;
+    tiers->stored_layer = layer;
+    return STATUS_OK;
+}
+
+Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, void **out) {
+    const WeightPiece *piece = &tiers->pieces[tiers->next++];
+    CHECK(tiers->next <= tiers->piece_count && piece->bytes == bytes);
+    *out = NULL;
+    if (piece->tier == TIER_HOST)
+        return model_memory_take(tiers->host, MEMORY_HOST, bytes, piece->name, out);
+    if (piece->tier != TIER_NVME) return STATUS_OK;
+    TRY(open_frame(tiers, piece->layer));
+    *out = tiers->frame + piece->offset;
+    return STATUS_OK;
+}
+
+Status layer_tiers_finish(LayerTiers *tiers) {
+    if (tiers->storing) weight_stream_end_store(tiers->stream);
+    tiers->storing = false;
+    for (uint32_t i = 0; i < tiers->piece_count; i++)
+        if (tiers->pieces[i].tier == TIER_NVME) tiers->matrices[i]->data = NULL;
+    return tiers->stream ? weight_stream_finish_store(tiers->stream) : STATUS_OK;
+}
+
+/* ---- running ---- */
+
+Status layer_tiers_acquire(LayerTiers *tiers, uint32_t layer) {
+    const uint8_t *bytes;
+    if (!tiers->stream) return STATUS_OK;
+    TRY(weight_stream_acquire(tiers->stream, layer, &bytes));
+    for (uint32_t i = tiers->first[layer]; i < tiers->first[layer + 1]; i++)
+        if (tiers->pieces[i].tier == TIER_NVME)
+            tiers->matrices[i]->data = bytes + tiers->pieces[i].offset;
+    return STATUS_OK;
+}
+
+WeightStream *layer_tiers_stream(const LayerTiers *tiers) {
+    return tiers->stream;
+}

@@ -1,0 +1,213 @@
+/* The stream's own thread: cuts due frames into chunks, keeps the ring busy with them, holds what comes back against its checksum. */
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/hash.h"
+#include "runtime/base/invariant.h"
+#include "runtime/base/monotonic.h"
+#include "runtime/weights/weight_stream_parts.h"
+
+enum { RESULTS_AT_ONCE = 32 };
+static const uint64_t reap_wait_ns =
+    500000; /* how long a new order may wait while the ring is watched */
+
+/* ---- places ---- */
+
+static uint32_t chunk_count(const WeightStream *stream, uint32_t layer) {
+    return (uint32_t)((stream->layer_bytes[layer] + stream->chunk_bytes - 1) / stream->chunk_bytes);
+}
+
+static uint32_t chunk_size(const WeightStream *stream, const Frame *frame, uint32_t chunk) {
+    uint64_t left = stream->layer_bytes[frame->layer] - (uint64_t)chunk * stream->chunk_bytes;
+    return left < stream->chunk_bytes ? (uint32_t)left : stream->chunk_bytes;
+}
+
+static uint8_t *chunk_memory(const WeightStream *stream, const Frame *frame, uint32_t chunk) {
+    return frame->memory + (uint64_t)chunk * stream->chunk_bytes;
+}
+
+/* The tensor that a chunk begins in, or the first in it. */
+static const char *piece_name(const WeightStream *stream, uint32_t layer, uint32_t chunk) {
+    uint64_t at = (uint64_t)chunk * stream->chunk_bytes;
+    const char *name = "unknown";
+    for (uint32_t i = 0; i < stream->options.piece_count; i++) {
+        const WeightPiece *piece = &stream->options.pieces[i];
+        if (piece->layer != layer || piece->tier != TIER_NVME) continue;
+        name = piece->name;
+        if (at < piece->offset + piece->bytes) break;
+    }
+    return name;
+}
+
+/* ---- what goes wrong; under the lock ---- */
+
+static void fail(WeightStream *stream, const Frame *frame, uint32_t chunk, const char *why) {
+    uint32_t slot = stream->first_slot[frame->layer] + chunk;
+    if (stream->failed) return;
+    stream->failed = true;
+    stream->error = ERROR_WEIGHTS_IO;
+    snprintf(stream->error_text, sizeof stream->error_text,
+             "weights of tensor %s, %u bytes at offset %" PRIu64
+             " of the spill file in \"%.200s\": %s "
+             "(see --weights-nvme-dir)",
+             piece_name(stream, frame->layer, chunk), chunk_size(stream, frame, chunk),
+             weight_stream_slot_offset(stream, slot),
+             stream->options.directories[slot % stream->file_count], why);
+}
+
+/* ---- the ring ---- */
+
+static void open_ring(WeightStream *stream) {
+    const char *text;
+    const RingOptions options = {.engine = stream->options.io_engine,
+                                 .files = stream->ring_files,
+                                 .file_count = stream->file_count,
+                                 .staging = stream->frames[0].memory,
+                                 .staging_bytes = WEIGHT_FRAMES * stream->frame_bytes,
+                                 .depth = stream->depth,
+                                 .queue_count = stream->depth,
+                                 .local_ranks = stream->options.local_rings,
+                                 .faults = stream->options.faults};
+    error_capture_begin();
+    Status status = ring_open(&stream->ring, &options);
+    error_capture_end();
+    pthread_mutex_lock(&stream->lock);
+    if (status == STATUS_OK) {
+        stream->facts = *ring_facts(stream->ring);
+    } else {
+        stream->error = error_last(&text);
+        stream->failed = true;
+        snprintf(stream->error_text, sizeof stream->error_text, "%s", text);
+    }
+    stream->opened = true;
+    pthread_cond_broadcast(&stream->done);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+static void submit_chunk(WeightStream *stream, uint32_t index, uint32_t chunk) {
+    const Frame *frame = &stream->frames[index];
+    uint32_t slot = stream->first_slot[frame->layer] + chunk;
+    uint32_t flight = stream->free_flights[--stream->free_flight_count];
+    stream->flights[flight] = (Flight){index, chunk};
+    RingOperation operation = {.kind = frame->kind,
+                               .file = slot % stream->file_count,
+                               .memory = chunk_memory(stream, frame, chunk),
+                               .offset = weight_stream_slot_offset(stream, slot),
+                               .bytes = chunk_size(stream, frame, chunk),
+                               .user = flight};
+    if (frame->kind == RING_WRITE)
+        stream->checksums[slot] = hash_xxh3(operation.memory, operation.bytes, slot);
+    stream->in_flight_bytes += operation.bytes;
+    CHECK(ring_submit(stream->ring, &operation, 1) == 1);
+}
+
+/* The frame that moves and has chunks left to hand over, of the lowest turn. */
+static uint32_t next_frame(const WeightStream *stream) {
+    uint32_t found = WEIGHT_FRAMES;
+    for (uint32_t i = 0; i < WEIGHT_FRAMES; i++) {
+        const Frame *frame = &stream->frames[i];
+        bool waits = frame->moves && frame->chunk_next < chunk_count(stream, frame->layer);
+        if (waits && (found == WEIGHT_FRAMES || frame->turn < stream->frames[found].turn))
+            found = i;
+    }
+    return found;
+}
+
+/* What moves belongs to this thread: no lock. */
+static void feed(WeightStream *stream) {
+    uint64_t most = stream->in_flight_now_max;
+    while (
+        stream->free_flight_count > 0 &&
+        (stream->in_flight_bytes == 0 || stream->in_flight_bytes + stream->chunk_bytes <= most)) {
+        uint32_t index = next_frame(stream);
+        if (index == WEIGHT_FRAMES) break;
+        submit_chunk(stream, index, stream->frames[index].chunk_next++);
+    }
+    ring_flush(stream->ring);
+}
+
+static const char *problem_of(const WeightStream *stream, const Frame *frame, uint32_t chunk,
+                              const RingResult *result) {
+    uint32_t slot = stream->first_slot[frame->layer] + chunk,
+             bytes = chunk_size(stream, frame, chunk);
+    if (result->error != RING_ERROR_NONE)
+        return result->os_error ? strerror(result->os_error) : ring_error_name(result->error);
+    if (frame->kind == RING_READ &&
+        hash_xxh3(chunk_memory(stream, frame, chunk), bytes, slot) != stream->checksums[slot])
+        return "not the bytes that were written there";
+    return NULL;
+}
+
+static void take_result(WeightStream *stream, const RingResult *result) {
+    Flight flight = stream->flights[result->user];
+    Frame *frame = &stream->frames[flight.frame];
+    const char *problem = problem_of(stream, frame, flight.chunk, result);
+    uint32_t bytes = chunk_size(stream, frame, flight.chunk);
+    stream->free_flights[stream->free_flight_count++] = (uint32_t)result->user;
+    stream->in_flight_bytes -= bytes;
+    frame->chunks_left--;
+    pthread_mutex_lock(&stream->lock);
+    if (problem) fail(stream, frame, flight.chunk, problem);
+    stream->progress++;
+    if (frame->kind == RING_READ) stream->stats.read_bytes += bytes;
+    if (frame->chunks_left == 0 && !stream->failed) { /* else it holds wrong bytes, for ever */
+        bool read = frame->kind == RING_READ;
+        frame->state = read ? FRAME_READY : FRAME_FREE;
+        frame->moves = false;
+        stream->stats.layers_read += read;
+        stream->moving_count--;
+        stream->reading_count -= read;
+    }
+    if (problem || frame->chunks_left == 0) pthread_cond_broadcast(&stream->done);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+static void move_frames(WeightStream *stream) {
+    RingResult results[RESULTS_AT_ONCE];
+    bool reading = stream->reading_count > 0;
+    double start = monotonic_seconds();
+    feed(stream);
+    uint32_t count = ring_reap(stream->ring, results, RESULTS_AT_ONCE, reap_wait_ns);
+    for (uint32_t i = 0; i < count; i++)
+        take_result(stream, &results[i]);
+    if (!reading) return;
+    pthread_mutex_lock(&stream->lock);
+    stream->stats.seconds_reading += monotonic_seconds() - start;
+    pthread_mutex_unlock(&stream->lock);
+}
+
+/* Under the lock: what is due begins to move. */
+static void take_orders(WeightStream *stream) {
+    stream->in_flight_now_max = stream->in_flight_max;
+    for (uint32_t i = 0; i < WEIGHT_FRAMES; i++) {
+        Frame *frame = &stream->frames[i];
+        if (frame->state != FRAME_DUE) continue;
+        frame->state = FRAME_MOVING;
+        frame->moves = true;
+        frame->chunk_next = 0;
+        frame->chunks_left = chunk_count(stream, frame->layer);
+        stream->moving_count++;
+        stream->reading_count += frame->kind == RING_READ;
+    }
+}
+
+void *weight_stream_run(void *argument) {
+    WeightStream *stream = argument;
+    open_ring(stream);
+    pthread_mutex_lock(&stream->lock);
+    while (!stream->stop && stream->ring && !stream->failed) {
+        take_orders(stream);
+        if (stream->moving_count == 0) {
+            pthread_cond_wait(&stream->work, &stream->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&stream->lock);
+        move_frames(stream);
+        pthread_mutex_lock(&stream->lock);
+    }
+    pthread_mutex_unlock(&stream->lock);
+    stream->closed_quietly = ring_close(stream->ring);
+    return NULL;
+}

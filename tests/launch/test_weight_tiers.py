@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Weights that stream, end to end: test_weight_tiers.py SPILLWAY [ranks | model]"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
+import golden_files
+
+SPILLWAY = sys.argv[1]
+SKIPPED, UNAVAILABLE = 77, 69  # for meson; a build without MPI
+MIB = 1 << 20
+TOKENS = [(7 * i * i + 3 * i) % 131 for i in range(60)]
+SHAPE = ["tiny-llama", "--random-weights"]
+folder = pathlib.Path(tempfile.mkdtemp(dir="/var/tmp"))  # direct I/O where /tmp may lie in memory
+DISK = ["--weights-nvme-dir", folder]
+(folder / "tokens.json").write_text(json.dumps(TOKENS))
+
+
+def spillway(*arguments, **options):
+    return subprocess.run([SPILLWAY, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+
+
+def logits(model, *more):
+    """The bytes of the logits, and the summary."""
+    path, summary = folder / "logits.npy", folder / "summary.json"
+    answer = spillway("logits", *model, "--tokens-file", folder / "tokens.json", "--output", path, "--threads", 1,
+                      "--summary-json", summary, *more)
+    if "--ranks" in more and answer.returncode == UNAVAILABLE:
+        sys.exit(SKIPPED)
+    assert answer.returncode == 0, answer
+    return path.read_bytes(), json.loads(summary.read_text())
+
+
+def one_error(code, exit_code, *arguments, **options):
+    answer = spillway(*arguments, **options)
+    lines = [line for line in answer.stderr.splitlines() if "error[" in line]
+    assert answer.returncode == exit_code and len(lines) == 1 and f"error[{code}]" in lines[0], answer
+    return lines[0]
+
+
+def check_shares(model, *more):
+    resident, summary = logits(model, *more)
+    all_bytes = summary["weights"]["device_bytes"]
+    assert all_bytes > 0 and summary["weights"]["nvme_bytes"] == summary["weights"]["read_bytes"] == 0, summary
+    for share, host in (("60%", 0), ("min", 0), ("20%", "40%")):
+        streamed, summary = logits(model, *more, *DISK, "--weights-device-size", share, "--weights-host-size", host,
+                                   "--max-num-batched-tokens", 16)
+        assert streamed == resident, (share, host)
+        weights = summary["weights"]
+        assert weights["device_bytes"] + weights["host_bytes"] + weights["nvme_bytes"] == all_bytes, weights
+        assert weights["nvme_bytes"] > 0 and weights["read_bytes"] >= weights["nvme_bytes"], weights
+        assert (weights["host_bytes"] > 0) == bool(host) and summary["seconds"]["stall"]["weights"] >= 0, weights
+
+
+def test_shares():
+    check_shares(SHAPE)
+    check_shares(["tiny-opt", "--random-weights"])
+    check_shares([golden_files.model_path("gguf_llama_q4_0")])
+
+
+def test_host_alone():
+    """All of it in host memory needs no disk."""
+    resident, _ = logits(SHAPE)
+    hosted, summary = logits(SHAPE, "--weights-device-size", "min", "--weights-host-size", "100%")
+    assert hosted == resident and summary["weights"]["nvme_bytes"] == summary["weights"]["device_bytes"] == 0, summary
+
+
+def test_bench():
+    result = folder / "result.json"
+    answer = spillway("bench", "decode", *SHAPE, *DISK, "--weights-device-size", "30%", "--batch-size", 3, "--random-input-len", 20,
+                      "--num-steps", 4, "--synthetic-kv", "--save-result", "--result-filename", result, "--threads", 1)
+    assert answer.returncode == 0 and "disk bound" in answer.stdout and "for weights and KV" in answer.stdout, answer
+    found = json.loads(result.read_text())
+    weights = found["weights"]
+    assert weights["read_bytes_a_step"] > 0 and found["moved_bytes_a_step"] >= weights["read_bytes_a_step"], found
+    expected = 3 / weights["read_bytes_a_step"] * found["disk_bytes_per_second"]
+    assert abs(found["disk_tokens_per_second"] / expected - 1) < 1e-6, found
+
+
+def test_summary_lines():
+    """A batch tells at its end where layers lay and what the reckoning was."""
+    model = golden_files.MODELS / "llama_text"
+    (folder / "in.jsonl").write_text('{"custom_id": "a", "prompt": "the bees", "max_tokens": 4}\n')
+    answer = spillway("batch", model, "-i", folder / "in.jsonl", "-o", folder / "out.jsonl", *DISK, "--weights-device-size", "min")
+    assert answer.returncode == 0, answer
+    assert re.search(r"^layers +device 0\.0, host 0\.0, streamed \d", answer.stderr, re.M), answer.stderr
+    assert "reckoned before it began" in answer.stderr and ", weights " in answer.stderr, answer.stderr
+
+
+def test_faults():
+    base = ["logits", *SHAPE, "--tokens-file", folder / "tokens.json", "--output", folder / "no.npy", *DISK,
+            "--weights-device-size", "min", "--quiet"]
+    for fault, words in (("weights.io.read:eio:after=2", "Input/output error"), ("weights.io.read:flip:after=2", "not the bytes"),
+                         ("weights.io.write:stale:after=2,count=1", "not the bytes"), ("weights.io.write:eio", "Input/output error")):
+        line = one_error("E-WEIGHTS-IO", 74, *base, "--fault", fault)
+        assert words in line and "model.layers." in line and "--weights-nvme-dir" in line, line
+    line = one_error("E-SPILL-SPACE", 74, *base, "--fault", "weights.spill.allocate:enospc")
+    assert "are free" in line, line
+    assert not (folder / "no.npy").exists()
+    same, _ = logits(SHAPE, *DISK, "--weights-device-size", "min", "--fault", "weights.io.read:short:odds=0.4,seed=3")
+    assert same == logits(SHAPE)[0]
+
+
+def test_truncated_source():
+    """The source becomes shorter between the look at its header and the packing: the job ends by name."""
+    source = golden_files.model_path("gguf_llama_q4_0")
+    copy = folder / "short.gguf"
+    shutil.copy(source, copy)
+    os.truncate(copy, copy.stat().st_size * 3 // 4)
+    line = one_error("E-GGUF-RANGE", 65, "logits", copy, "--tokens-file", folder / "tokens.json", "--output", folder / "no.npy", *DISK,
+                     "--weights-device-size", "min", "--quiet")
+    assert "short.gguf" in line, line
+
+
+def test_refusals():
+    base = ["logits", *SHAPE, "--tokens-file", folder / "tokens.json", "--output", folder / "no.npy", "--quiet"]
+    bare = {name: value for name, value in os.environ.items() if name not in ("SLURM_TMPDIR", "TMPDIR", "PBS_JOBDIR")}
+    assert "--weights-nvme-dir" in one_error("E-USAGE", 64, *base, "--weights-device-size", "min", env=bare)
+    assert "have no place" in one_error("E-USAGE", 64, *base, "--weights-device-size", "40%", env=bare)
+    assert "all layers stay" in one_error("E-USAGE", 64, *base, *DISK)
+    assert "takes bytes" in one_error("E-USAGE", 64, *base, "--memory-limit", "50%")
+    wrong = ["--weights-nvme-dir", "/nowhere", "--weights-device-size", "min"]
+    assert "--weights-nvme-dir" in one_error("E-SPILL-CREATE", 73, *base, *wrong)
+
+
+def larger_shape():
+    """Layers of 14 MiB in f32, so that what streams is more than what does not change."""
+    config = json.loads((pathlib.Path(__file__).resolve().parent.parent.parent / "configs/shapes/tiny-opt.json").read_text())
+    config.update(hidden_size=512, word_embed_proj_dim=512, ffn_dim=2048, num_hidden_layers=10)
+    (folder / "larger.json").write_text(json.dumps(config))
+    return [folder / "larger.json", "--random-weights", "--weight-type", "f32"]
+
+
+def test_memory_limit():
+    """Refused with the numbers and with advice; the advice is right; what is told to fit stays within it."""
+    model = larger_shape()
+    base = ["logits", *model, "--tokens-file", folder / "tokens.json", "--output", folder / "no.npy", "--quiet", *DISK]
+    small = ["--max-num-seqs", 1, "--max-model-len", 64, "--max-num-batched-tokens", 32]
+    limit, bound = "150MiB", 150 * MIB
+    line = one_error("E-MEMORY", 71, *base[:-2], *small, "--memory-limit", limit)
+    assert "packed layers on the device 120." in line and "program and margin" in line, line
+    share = re.search(r"--weights-device-size (\d+%) with --weights-nvme-dir needs ([\d.]+) MiB", line)
+    assert share and float(share[2]) * MIB <= bound, line
+    found, summary = logits(model, *DISK, *small, "--memory-limit", limit, "--weights-device-size", share[1])
+    assert summary["memory_planned_bytes"] <= bound, summary
+    program = logits(SHAPE)[1]["memory_peak_bytes"] - 8 * MIB  # that much is the tiny model's; more with sanitizers
+    assert summary["memory_peak_bytes"] <= summary["memory_planned_bytes"] - 64 * MIB + program + 16 * MIB, (program, summary)
+    resident, summary = logits(model, *small)
+    assert found == resident and summary["memory_planned_bytes"] > bound, summary
+    line = one_error("E-MEMORY", 71, *base, *small, "--memory-limit", "32MiB", "--weights-device-size", "min")
+    assert "no less than" in line and "--kv-device-size" in line, line
+
+
+def ranks_test():
+    """The bits of two and three resident ranks; an error of one ends all."""
+    if not shutil.which("mpirun"):
+        sys.exit(SKIPPED)
+    for ranks in (2, 3):
+        resident, _ = logits(SHAPE, "--ranks", ranks)
+        streamed, summary = logits(SHAPE, "--ranks", ranks, *DISK, "--weights-device-size", "30%")
+        assert streamed == resident and summary["weights"]["nvme_bytes"] > 0, summary
+    answer = spillway("logits", *SHAPE, "--tokens-file", folder / "tokens.json", "--output", folder / "no.npy", *DISK, "--ranks", 2,
+                      "--weights-device-size", "min", "--fault", "weights.io.read:eio:after=2")
+    assert answer.returncode == 74 and "error[E-WEIGHTS-IO]" in answer.stderr, answer
+
+
+def model_test():
+    """SmolLM2: a quarter of the layers in memory, the rest by disk, the same bits."""
+    model = os.environ.get("SPILLWAY_TEST_MODEL")
+    if not model:
+        print("SPILLWAY_TEST_MODEL is not set")
+        sys.exit(SKIPPED)
+    resident, _ = logits([model])
+    streamed, summary = logits([model], *DISK, "--weights-device-size", "25%")
+    weights = summary["weights"]
+    assert streamed == resident, "the logits differ"
+    assert weights["nvme_bytes"] > 2.9 * weights["device_bytes"] and weights["read_bytes"] >= weights["nvme_bytes"], weights
+
+
+single = {"ranks": ranks_test, "model": model_test}
+tests = [single[sys.argv[2]]] if sys.argv[2:] else [test for name, test in list(globals().items()) if name.startswith("test_")]
+try:
+    for test in tests:
+        test()
+finally:
+    shutil.rmtree(folder)
+print(f"{len(tests)} passed, 0 failed, 0 skipped")
