@@ -36,6 +36,7 @@ typedef struct EngineHooks {
 typedef struct EngineOptions {
     const char *backend;             /* "auto" */
     uint64_t emulation_seed;         /* of an emulated device: when it does what */
+    DeviceFailures device_failures;  /* tests: of an emulated device */
     const char *cpu_isa;             /* "auto" */
     uint32_t thread_count;           /* kernels of this rank */
     uint32_t max_model_len;          /* 0: the model's own */

@@ -126,7 +126,8 @@ static Status check_options(Engine *engine) {
 static Status open_backend(Engine *engine) {
     BackendOptions backend = {.cpu_isa = engine->options.cpu_isa,
                               .device_index = (uint32_t)engine->comm->local_rank,
-                              .seed = engine->options.emulation_seed};
+                              .seed = engine->options.emulation_seed,
+                              .failures = engine->options.device_failures};
     TRY(backend_open(engine->options.backend, &backend, &engine->device, &engine->kernels));
     const ModelConfig *config = &engine->config;
     uint64_t attention_width = (uint64_t)config->head_count * config->head_dim;
