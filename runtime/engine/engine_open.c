@@ -269,6 +269,10 @@ uint64_t engine_activation_bytes(const Engine *engine) {
     return (floats + 2 * join_floats_of(engine)) * sizeof(float) + 4096;
 }
 
+static void note_layer(void *user) {
+    engine_unit_begin(user, "layer");
+}
+
 static Status open_pass(Engine *engine) {
     uint32_t rows = engine->options.max_num_batched_tokens;
     engine->head_rows = head_rows(engine);
@@ -283,7 +287,9 @@ static Status open_pass(Engine *engine) {
                           .comm = engine->comm,
                           .cache = engine->cache,
                           .batch = &engine->batch,
-                          .times = &engine->times};
+                          .times = &engine->times,
+                          .progress = note_layer,
+                          .progress_user = engine};
     pass_bind(&engine->pass, arena_take(&engine->activations, floats * sizeof(float)), rows,
               engine->head_rows);
     if (join_floats > 0) {
