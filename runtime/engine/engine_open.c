@@ -50,8 +50,11 @@ static Status plan_layout(Engine *engine) {
 }
 
 static void fill_budgets(Engine *engine) {
-    uint64_t *device = &engine->options.kv_bytes[TIER_DEVICE];
-    if (*device == 0) *device = machine_available_bytes() / 2 / (uint64_t)engine->comm->local_size;
+    uint64_t *device = &engine->options.kv_bytes[TIER_DEVICE],
+             limit = engine->options.memory_limit_bytes;
+    if (*device != 0) return;
+    *device = machine_available_bytes() / 2 / (uint64_t)engine->comm->local_size;
+    if (limit > 0 && *device > limit / 2) *device = limit / 2;
 }
 
 /* The same on every rank: reckoned for the one that holds most KV heads. */

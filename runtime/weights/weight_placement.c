@@ -2,6 +2,7 @@
 
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
+#include "tiers/spill_file.h"
 
 /* Where the pieces of the layer of pieces[first] end. */
 static uint32_t layer_end(const WeightPiece *pieces, uint32_t piece_count, uint32_t first) {
@@ -70,4 +71,21 @@ void weight_placement_plan(WeightPiece *pieces, uint32_t piece_count,
         pieces[i].offset = offset;
         if (pieces[i].tier == TIER_NVME) offset += align_up(pieces[i].bytes, PIECE_ALIGNMENT_BYTES);
     }
+}
+
+uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, uint32_t layer) {
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < piece_count; i++)
+        if (pieces[i].layer == layer && pieces[i].tier == TIER_NVME)
+            end = pieces[i].offset + pieces[i].bytes;
+    return align_up(end, SPILL_ALIGNMENT_MIN);
+}
+
+uint64_t weight_layer_bytes_max(const WeightPiece *pieces, uint32_t piece_count) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < piece_count; i++) {
+        uint64_t bytes = weight_layer_bytes(pieces, piece_count, pieces[i].layer);
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }
