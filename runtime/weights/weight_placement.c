@@ -61,7 +61,8 @@ void weight_placement_plan(WeightPiece *pieces, uint32_t piece_count,
                            const uint64_t budget_bytes[TIER_COUNT],
                            uint64_t out_bytes[TIER_COUNT]) {
     for (uint32_t i = 0; i < piece_count; i++)
-        pieces[i].tier = TIER_NVME;
+        pieces[i].tier =
+            pieces[i].bytes > 0 ? TIER_NVME : TIER_DEVICE; /* a rank may have none of it */
     out_bytes[TIER_DEVICE] = fill_tier(pieces, piece_count, TIER_DEVICE, budget_bytes[TIER_DEVICE]);
     out_bytes[TIER_HOST] = fill_tier(pieces, piece_count, TIER_HOST, budget_bytes[TIER_HOST]);
     out_bytes[TIER_NVME] = free_bytes(pieces, 0, piece_count);

@@ -8,7 +8,8 @@ Without --shape the largest of opt-30b, opt-13b and opt-6.7b is taken whose weig
 
 The placement: --kv-share of the limit is the KV budget, and the layers get what is left, in steps of 5 per cent, as the program's own reckoning
 says. The bound beside the result is the slower of two:
-  compute  the same geometry with 2 and 4 of its layers, all weights and all KV in memory: what a layer costs, times the layers, and what is not a layer
+  compute  matmul and attention of the same steps, without what they waited for; beside it, for comparison, the same geometry with 2 and 4 of its
+           layers, all of it in memory: what a layer costs, times the layers, and what is not a layer
   disk     bytes of weights and KV that a step moved, over what the same ring reads from the same disk in the same process, before and after the steps
 Files have no name and are gone afterwards. Nothing else should run meanwhile.
 """
@@ -33,7 +34,7 @@ def read_shape(name):
     return json.loads((SHAPES / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def layer_bits(config):
+def layer_numbers(config):
     """Numbers of a layer's matrices."""
     return 4 * config["hidden_size"] ** 2 + 2 * config["hidden_size"] * config["ffn_dim"]
 
@@ -42,7 +43,7 @@ def disk_need(args, config):
     """Bytes that may come to lie on disk: packed layers, and KV at its codec's size."""
     tokens = args.batch * (args.context + args.steps + args.warm_steps + 2 + args.block_spare)
     kv = 2 * config["num_hidden_layers"] * config["hidden_size"] * tokens * args.kv_bits / 8
-    return layer_bits(config) * config["num_hidden_layers"] * args.weight_bits / 8 + kv, kv
+    return layer_numbers(config) * config["num_hidden_layers"] * args.weight_bits / 8 + kv, kv
 
 
 def choose_shape(args):
@@ -98,13 +99,14 @@ def twin_seconds(args, folder, config, layers):
     result, _, error = bench(args, folder, path, "--quiet")
     if result is None:
         sys.exit(error)
-    return result["step_seconds"]
+    return args.batch / result["median_tokens_per_second"]
 
 
 def report(name, args, config, result, summary, options, twins):
     few, many = LAYERS_TWIN
     layer = (twins[1] - twins[0]) / (many - few)
-    compute_seconds = layer * config["num_hidden_layers"] + max(twins[0] - few * layer, 0)
+    twin = layer * config["num_hidden_layers"] + max(twins[0] - few * layer, 0)
+    compute_seconds = result["compute_seconds_a_step"]
     disk_seconds = result["moved_bytes_a_step"] / result["disk_bytes_per_second"] if result["disk_bytes_per_second"] else 0
     bound = args.batch / max(compute_seconds, disk_seconds)
     weights, tiers = result["weights"], result["tiers"]
@@ -115,7 +117,9 @@ def report(name, args, config, result, summary, options, twins):
     print(f"moved a step       weights {weights['read_bytes_a_step'] / 1e9:.2f} GB, KV "
           f"{(tiers['nvme']['read_bytes_a_step'] + tiers['nvme']['written_bytes_a_step']) / 1e9:.2f} GB; disk alone "
           f"{result['disk_bytes_per_second'] / 1e9:.2f} GB/s, {disk_seconds:.2f} s")
-    print(f"compute            {compute_seconds:.2f} s a step by twins of {few} and {many} layers in memory ({layer:.3f} s a layer)")
+    print(f"compute            {compute_seconds:.2f} s a step of matmul and attention in the same steps")
+    if twins[1] > 0:
+        print(f"                   {twin:.2f} s a step by twins of {few} and {many} layers, all in memory ({layer:.3f} s a layer)")
     print(f"waited a step      weights {weights['stall_seconds_a_step']:.2f} s, KV {tiers['nvme']['stall_seconds_a_step']:.2f} s")
     print(f"memory             peak {summary['memory_peak_bytes'] / 2**30:.2f} GiB resident, reckoned "
           f"{summary['memory_planned_bytes'] / 2**30:.2f} GiB")
@@ -140,7 +144,7 @@ def main():
     parser.add_argument("--kv-codec", default="f16")
     parser.add_argument("--kv-bits", type=float, default=16, help="of --kv-codec, for the disk's room")
     parser.add_argument("--block-spare", type=int, default=32, help="tokens a sequence may leave empty in its last block")
-    parser.add_argument("--no-twins", action="store_true", help="leave the bound of the arithmetic out")
+    parser.add_argument("--no-twins", action="store_true", help="leave the runs with few layers in memory out")
     args = parser.parse_args()
     name, config = choose_shape(args)
     _, kv_bytes = disk_need(args, config)

@@ -80,6 +80,7 @@ def test_bench():
     found = json.loads(result.read_text())
     weights = found["weights"]
     assert weights["read_bytes_a_step"] > 0 and found["moved_bytes_a_step"] >= weights["read_bytes_a_step"], found
+    assert 0 < found["compute_seconds_a_step"] <= found["step_seconds"], found
     expected = 3 / weights["read_bytes_a_step"] * found["disk_bytes_per_second"]
     assert abs(found["disk_tokens_per_second"] / expected - 1) < 1e-6, found
 
