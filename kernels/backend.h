@@ -14,6 +14,7 @@ typedef struct BackendOptions {
     uint32_t
         device_index; /* which GPU, where there are several: a rank's number on its node, taken round */
     uint64_t seed; /* of what an emulated device draws */
+    DeviceFailures failures;
 } BackendOptions;
 
 typedef struct Backend {

@@ -64,6 +64,11 @@ typedef struct Device {
     void (*close)(struct Device *device);
 } Device;
 
+/* Failures on demand, for tests: the n-th event of a kind fails, counted from 1; 0: none. Only an emulated device obeys. */
+typedef struct DeviceFailures {
+    uint64_t take, launch, copy;
+} DeviceFailures;
+
 /* The CPU row: memory is mmap, streams and events are empty, copies are memcpy. */
 Status device_host_open(Device **out);
 

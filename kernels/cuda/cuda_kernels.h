@@ -110,7 +110,7 @@ typedef struct EncodeLaunch {
 
 /* ---- matrix products */
 
-enum { PACKED_OUTPUTS = 32, PACKED_COLUMNS = 32, PRODUCT_SPLIT_ROWS = 8 };
+enum { PACKED_OUTPUTS = 32, PACKED_COLUMNS = 32 };
 
 /* How a matrix is packed: tiles of 32 outputs; in a tile, records of 32 columns; in a record the codes, then scales, then offsets,
  * each with the 32 outputs side by side, so that a warp, a lane an output, reads whole lines.
@@ -189,6 +189,11 @@ typedef struct CudaLaunchers {
     void (*codec_encode)(DeviceStream *stream, const EncodeLaunch *launch);
     void (*activations)(DeviceStream *stream, const ActivationLaunch *launch);
     void (*product)(DeviceStream *stream, const ProductLaunch *launch);
+    void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 */
+    void (*product_float)(DeviceStream *stream, const ProductLaunch *launch);  /* of f16 and bf16 */
+    bool (*tensor_floats)(void); /* product_float runs on this device */
+    /* From so many rows on product_tensor is faster; the bits are the same. */
+    uint32_t tensor_rows_least;
 } CudaLaunchers;
 
 /* Sets every slot but context_open, which knows the build. kv_encode and kv_decode work on host memory: the specification. */

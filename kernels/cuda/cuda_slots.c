@@ -130,6 +130,18 @@ static ActivationKind activation_kind(const PackedForm *form, bool precise) {
     return precise ? ACTIVATION_INT16 : ACTIVATION_INT8;
 }
 
+typedef void ProductLauncher(DeviceStream *stream, const ProductLaunch *launch);
+
+/* Integer products have the same bits from both kernels; those of 16-bit floats are one kernel's whatever the rows. */
+static ProductLauncher *product_kernel(const CudaLaunchers *launchers,
+                                       const ProductLaunch *product) {
+    if (product->form.code_bits == 16 && launchers->tensor_floats())
+        return launchers->product_float;
+    if (product->kind == ACTIVATION_INT8 && product->row_count >= launchers->tensor_rows_least)
+        return launchers->product_tensor;
+    return launchers->product;
+}
+
 /* Rows [row, row + count) of the outputs whose matrices take x as `kind`. */
 static void products_of_kind(const CudaContext *cuda, const MatmulArgs *args, ActivationKind kind,
                              uint32_t row, uint32_t count) {
@@ -159,7 +171,7 @@ static void products_of_kind(const CudaContext *cuda, const MatmulArgs *args, Ac
                                  .bias = output->bias,
                                  .out = output->out + row * output->out_stride,
                                  .out_stride = output->out_stride};
-        cuda->launchers->product(cuda->stream, &product);
+        product_kernel(cuda->launchers, &product)(cuda->stream, &product);
     }
 }
 

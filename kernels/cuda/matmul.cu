@@ -1,15 +1,17 @@
-/* Products with packed matrices (cuda_kernels.h). A lane is an output; a warp walks the records of a tile of 32 outputs, which it
- * reads in whole lines, once for up to eight rows of x.
+/* Products with packed matrices (cuda_kernels.h). A warp walks the records of a tile of 32 outputs; a lane is an output, and
+ * reads weights once for up to eight rows of x.
  *
  * The bits of an output are one chain over its records in rising order, whoever computes it: of an encoded matrix each record gives
  * an exact integer sum times its scales, as on the CPU (kernels/cpu/matmul_tiles.h); of a float matrix it gives the chain of
  * its 32 products. So a row's bits do not depend on the rows beside it:
  *
- *   product_rows   many rows: each warp has eight of its own and walks every record
- *   product_split  few rows: the warps of a block share the records, and fold what these gave in order */
+ *   product_split   few rows: the warps of a block share the records, and fold what these gave in order
+ *   product_rows    more rows: each warp has eight of its own and walks every record
+ *   product_tensor  many rows of int8 (matmul_tensor.cu): each warp has 32, on the tensor cores */
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/integer_dot.cuh"
+#include "kernels/cuda/packed_record.cuh"
 #include "kernels/cuda/port.cuh"
 
 enum {
@@ -17,31 +19,14 @@ enum {
     PRODUCT_THREADS = PRODUCT_WARPS * WARP_LANES,
     RECORD_WORDS = PACKED_COLUMNS / 4, /* of four codes */
     TERMS_MAX = 2,
+    SPLIT_ROWS = 8,
+    SPLIT_ROWS_MAX = 2 * SPLIT_ROWS, /* beyond, rows fill the device without sharing records */
 };
 
 /* What a record adds to an output: a * b, in one rounding. */
 struct Term {
     float a, b;
 };
-
-DEVICE float bits_to_float(uint32_t bits) {
-    union {
-        uint32_t bits;
-        float number;
-    } view = {bits};
-    return view.number;
-}
-
-DEVICE float scale_load(const PackedForm &form, const uint8_t *scales, uint32_t group) {
-    uint32_t index = group * PACKED_OUTPUTS + warp_lane();
-    return form.scales_f16 ? half_to_float(reinterpret_cast<const uint16_t *>(scales)[index])
-                           : reinterpret_cast<const float *>(scales)[index];
-}
-
-/* Bit s of each byte of a plane is the upper bit of the four codes of word s. */
-DEVICE uint32_t plane_bits(uint32_t plane, uint32_t word, uint32_t bit) {
-    return (plane >> word & 0x01010101u) << bit;
-}
 
 /* One output's weights of a record, unpacked: words of four signed bytes. */
 template <uint32_t BITS, bool PRECISE> struct CodedRecord {
@@ -62,14 +47,15 @@ template <uint32_t BITS, bool PRECISE> struct CodedRecord {
             for (uint32_t w = 0; w < RECORD_WORDS; w++)
                 out.words[w] = words[w / 2] >> (w % 2 ? 4 : 0) & 0x0f0f0f0fu;
         }
-        const uint32_t *planes =
-            reinterpret_cast<const uint32_t *>(record + 16 * PACKED_OUTPUTS) + warp_lane();
+        const uint32_t *planes = planes_of(record, warp_lane());
         for (uint32_t bit = 4; bit < BITS && BITS < 8; bit++, planes += PACKED_OUTPUTS)
             for (uint32_t w = 0; w < RECORD_WORDS; w++)
                 out.words[w] |= plane_bits(*planes, w, bit);
-        out.scales[0] = scale_load(form, record + form.scales_at, 0);
-        out.scales[1] = form.groups == 2 ? scale_load(form, record + form.scales_at, 1) : 0.0f;
-        out.offset = form.offsets ? scale_load(form, record + form.offsets_at, 0) : 0.0f;
+        const uint8_t *scales = record + form.scales_at;
+        out.scales[0] = scale_load(form, scales, 0, warp_lane());
+        out.scales[1] = form.groups == 2 ? scale_load(form, scales, 1, warp_lane()) : 0.0f;
+        out.offset =
+            form.offsets ? scale_load(form, record + form.offsets_at, 0, warp_lane()) : 0.0f;
         return out;
     }
 
@@ -197,13 +183,14 @@ template <class Record> KERNEL(PRODUCT_THREADS) void product_rows(ProductLaunch 
         if (row < rows) output_store(launch, row_first + row, block_index().x, sums[row]);
 }
 
-/* Grid: tiles. Terms of a round, a record a warp, lie in shared memory: [record][row][term][a, b][output]. */
+/* Grid: tiles, rows in steps of ROWS. Terms of a round, a record a warp, lie in shared memory: [record][row][term][a, b][output]. */
 template <class Record, uint32_t ROWS>
 KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
     const PackedForm &form = launch.form;
     uint32_t term_count = Record::term_count(form), lane = warp_lane(), warp = warp_index();
     uint32_t x_bytes = launch.activation_bytes;
     uint64_t x_row_bytes = (uint64_t)form.record_count * x_bytes;
+    uint32_t row_first = block_index().y * ROWS, rows = launch.row_count - row_first;
     const uint8_t *tile = launch.tiles + block_index().x * (uint64_t)form.record_count *
                                              form.record_bytes;
     SharedArray<float> shared =
@@ -213,9 +200,9 @@ KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
         uint32_t r = first + warp;
         if (r < form.record_count) {
             Record weights = Record::load(form, tile + (uint64_t)r * form.record_bytes);
-            const uint8_t *x = launch.records + (uint64_t)r * x_bytes;
+            const uint8_t *x = launch.records + row_first * x_row_bytes + (uint64_t)r * x_bytes;
             for (uint32_t row = 0; row < ROWS; row++) {
-                if (row >= launch.row_count) continue;
+                if (row >= rows) continue;
                 Term terms[TERMS_MAX];
                 Record::terms(form, weights, x + row * x_row_bytes, terms);
                 for (uint32_t t = 0; t < TERMS_MAX; t++) {
@@ -229,7 +216,7 @@ KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
         block_sync();
         uint32_t left = form.record_count - first;
         for (uint32_t slot = 0; slot < PRODUCT_WARPS && warp < ROWS; slot++) {
-            if (slot >= left || warp >= launch.row_count) continue;
+            if (slot >= left || warp >= rows) continue;
             for (uint32_t t = 0; t < term_count; t++) {
                 uint32_t at = ((slot * ROWS + warp) * TERMS_MAX + t) * 2 * WARP_LANES + lane;
                 sum = fused_multiply_add(shared[at], shared[at + WARP_LANES], sum);
@@ -237,7 +224,7 @@ KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
         }
         block_sync();
     }
-    if (warp < ROWS && warp < launch.row_count) output_store(launch, warp, block_index().x, sum);
+    if (warp < ROWS && warp < rows) output_store(launch, row_first + warp, block_index().x, sum);
 }
 
 /* ---- activations */
@@ -309,19 +296,23 @@ static uint32_t split_shared_bytes(uint32_t rows) {
     return PRODUCT_WARPS * rows * TERMS_MAX * 2 * WARP_LANES * (uint32_t)sizeof(float);
 }
 
+static uint32_t divided_up(uint32_t count, uint32_t step) {
+    return (count + step - 1) / step;
+}
+
 template <class Record>
 static void record_launch(DeviceStream *stream, const ProductLaunch *launch) {
-    uint32_t tiles = (launch->output_count + PACKED_OUTPUTS - 1) / PACKED_OUTPUTS;
-    uint32_t rows_a_block = 8 * PRODUCT_WARPS;
+    uint32_t tiles = divided_up(launch->output_count, PACKED_OUTPUTS);
     if (launch->row_count == 1)
         LAUNCH((product_split<Record, 1>), extent(tiles), extent(PRODUCT_THREADS),
                split_shared_bytes(1), stream, *launch);
-    else if (launch->row_count <= PRODUCT_SPLIT_ROWS)
-        LAUNCH((product_split<Record, PRODUCT_SPLIT_ROWS>), extent(tiles),
-               extent(PRODUCT_THREADS), split_shared_bytes(PRODUCT_SPLIT_ROWS), stream, *launch);
+    else if (launch->row_count <= SPLIT_ROWS_MAX)
+        LAUNCH((product_split<Record, SPLIT_ROWS>),
+               extent(tiles, divided_up(launch->row_count, SPLIT_ROWS)), extent(PRODUCT_THREADS),
+               split_shared_bytes(SPLIT_ROWS), stream, *launch);
     else
         LAUNCH(product_rows<Record>,
-               extent(tiles, (launch->row_count + rows_a_block - 1) / rows_a_block),
+               extent(tiles, divided_up(launch->row_count, 8 * PRODUCT_WARPS)),
                extent(PRODUCT_THREADS), 0, stream, *launch);
 }
 

@@ -9,7 +9,7 @@
 
 enum { PIECE_ALIGNMENT = 64, PLACE_COUNT = MEMORY_HOST + 1 };
 static const uint64_t host_chunk_bytes = 64ull << 10;
-static const uint64_t device_chunk_bytes = 8ull << 20; /* of a GPU: a few of its pages */
+static const uint64_t device_chunk_bytes = 2ull << 20; /* a page of a GPU */
 static const uint64_t huge_chunk_bytes = 64ull << 20;  /* where the host's pages matter */
 static const uint64_t pinned_bytes = 1ull << 20;
 

@@ -153,6 +153,11 @@ KERNEL(THREADS) void global_beyond(const float *in, float *out) {
     out[element_index()] = load4(in + PLANTED_BLOCKS * THREADS).x;
 }
 
+/* The device's piece ends there, and the next page has no access. */
+KERNEL(THREADS) void plain_beyond(const float *in, float *out) {
+    out[element_index()] = in[(block_index().x == 1 ? 4096u : 0u) + element_index()];
+}
+
 KERNEL(THREADS) void says_defect(const float *in, float *out) {
     if (in[element_index()] != in[element_index() ^ 1]) defect("neighbours differ");
     out[element_index()] = 0.0f;
@@ -184,6 +189,7 @@ LAUNCHER(shared_unwritten)
 LAUNCHER(async_unwaited)
 LAUNCHER(global_misaligned)
 LAUNCHER(global_beyond)
+LAUNCHER(plain_beyond)
 LAUNCHER(says_defect)
 
 static void launch_odd_block(DeviceStream *stream, const float *in, float *out) {
@@ -252,6 +258,9 @@ const PlantedKernel planted_kernels[] = {
     {"async_unwaited", launch_async_unwaited, "which nobody wrote", NULL},
     {"global_misaligned", launch_global_misaligned, "misaligned", NULL},
     {"global_beyond", launch_global_beyond, "not memory of this device", NULL},
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which end the program */
+    {"plain_beyond", launch_plain_beyond, "where the device has no memory", NULL},
+#endif
     {"says_defect", launch_says_defect, "neighbours differ", NULL},
     {"odd_block", launch_odd_block, "not whole warps", NULL},
     {"host_pointer", launch_host_pointer, "argument 1 is a pointer that is not into device memory",

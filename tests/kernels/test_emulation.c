@@ -231,7 +231,7 @@ static void test_unpinned_copy(void **state) {
 static void test_failures_on_demand(void **state) {
     (void)state;
     const struct {
-        EmulatedFailures failures;
+        DeviceFailures failures;
         const char *says;
     } rows[] = {{{.launch = 1}, "kernel warp_sum: the launch failed on demand"},
                 {{.copy = 2}, "a copy of 768 bytes failed on demand"}};

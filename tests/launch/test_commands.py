@@ -139,6 +139,21 @@ def test_doctor(folder):
     assert missing["verdict"] == "fail" and "No such file" in missing["finding"], missing
 
 
+def test_backends(folder):
+    checks = json.loads(run("doctor", "--json")[0])
+    finding = next(check["finding"] for check in checks if check["check"] == "backends")
+    base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "--quiet", "-p", "hello", "--temperature", "0"]
+    answer = run(*base, "--backend", "cpu")[0]
+    if "cuda not: " in finding:
+        reason = finding.split("cuda not: ")[1].split(", cpu")[0]
+        assert reason in one_error(run(*base, "--backend", "cuda", rc=69)[1], "E-UNAVAILABLE")
+        assert run(*base, "--backend", "auto")[0] == answer
+    if "emulated" in finding:
+        late = [run(*base, "--backend", "emulated", "--emulation-seed", seed)[0] for seed in (1, 2)]
+        assert late[0] == late[1] and len(late[0]) > 4
+    one_error(run(*base, "--backend", "abacus", rc=64)[1], "E-USAGE")
+
+
 # ---- run, chat, logits, bench ----
 
 

@@ -35,7 +35,7 @@ static Status context_open_emulated(const Kernels *kernels, Device *device,
 
 static Status emulated_open(const BackendOptions *options, Device **out_device,
                             Kernels *out_kernels) {
-    const EmulatedDeviceOptions device = {.seed = options->seed};
+    const EmulatedDeviceOptions device = {.seed = options->seed, .failures = options->failures};
     TRY(emulated_device_open(out_device, &device));
     pthread_once(&launchers_once, launchers_fill);
     *out_kernels = (Kernels){.name = "emulated", .context_open = context_open_emulated};

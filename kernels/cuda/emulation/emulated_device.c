@@ -13,8 +13,8 @@
 
 enum {
     STREAM_WORK_MAX = 1024, /* more makes the host wait, as a driver does */
-    EARLY_ODDS = 4,         /* one call in so many lets some work run early */
-    EARLY_WORK_MAX = 8,
+    EARLY_ODDS = 16,        /* one call in so many lets some work run early */
+    EARLY_WORK_MAX = 32,
 };
 static const uint64_t memory_bytes_default = 1ull << 30;
 
@@ -63,7 +63,7 @@ struct EmulatedDevice {
     DeviceStream *streams;
     uint32_t stream_count;
     Random random;
-    EmulatedFailures failures, seen;
+    DeviceFailures failures, seen;
     bool broken;
     char defect[EMULATED_DEFECT_BYTES]; /* why it is broken */
 };

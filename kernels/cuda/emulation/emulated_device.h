@@ -16,15 +16,10 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
-/* Failures on demand: the n-th event of each kind fails, counted from 1; 0: none. */
-typedef struct EmulatedFailures {
-    uint64_t take, launch, copy;
-} EmulatedFailures;
-
 typedef struct EmulatedDeviceOptions {
     uint64_t seed;
     uint64_t memory_bytes; /* of the device; 0: 1 GiB */
-    EmulatedFailures failures;
+    DeviceFailures failures;
 } EmulatedDeviceOptions;
 
 Status emulated_device_open(Device **out, const EmulatedDeviceOptions *options);

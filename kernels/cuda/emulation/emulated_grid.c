@@ -1,5 +1,7 @@
 #include "kernels/cuda/emulation/emulated_grid.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,6 +97,34 @@ void emulated_defect(const char *format, ...) {
     va_end(arguments);
     fiber_yield(runner->fibers);
     invariant_broken(__FILE__, __LINE__, "a fiber went on after its launch had ended");
+}
+
+/* ---- faults */
+
+static pthread_mutex_t segv_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sigaction segv_before;
+
+/* A plain access of a kernel to what is no memory ends the launch like any other defect: the fiber never goes on, so leaving the
+ * handler by a switch is as good as returning. Any other fault is whose it was before. */
+static void on_segv(int number, siginfo_t *info, void *context) {
+    (void)context;
+    if (runner_now && runner_now->current)
+        emulated_defect("touches %p, where the device has no memory", info->si_addr);
+    sigaction(number, &segv_before, NULL);
+}
+
+/* With every runner: a handler that was set since would hide this one. */
+static void catch_segv(void) {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which tell it themselves */
+    struct sigaction action = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    struct sigaction now;
+    pthread_mutex_lock(&segv_lock);
+    sigaction(SIGSEGV, NULL, &now);
+    if (now.sa_sigaction != on_segv) sigaction(SIGSEGV, &action, &segv_before);
+    pthread_mutex_unlock(&segv_lock);
+#else
+    (void)on_segv, (void)segv_lock;
+#endif
 }
 
 /* ---- waiting */
@@ -390,6 +420,7 @@ void emulated_copy_async_wait(uint32_t later_groups) {
 
 Status grid_runner_create(GridRunner **out, uint64_t seed, EmulatedHolds *holds, void *user) {
     void *memory;
+    catch_segv();
     TRY(memory_take(&memory, 1, sizeof(GridRunner), "the emulated device"));
     GridRunner *runner = memory;
     runner->random = (Random){.key = seed};

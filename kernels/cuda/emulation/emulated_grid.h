@@ -5,7 +5,8 @@
  * an order that the seed draws. Warps have 32 lanes. What a GPU leaves undefined is reported as a defect and ends the launch:
  * a barrier or warp operation that not all threads reach at the same line, an access to shared memory that is out of bounds,
  * misaligned, of bytes that nobody wrote, or unordered with another thread's (nothing between them but luck), and
- * a global address that is misaligned or in no memory of the device.
+ * a global address that is misaligned or in no memory of the device (a plain access by way of a signal handler of the process,
+ * which passes on what is not a kernel's).
  *
  * A runner belongs to one device; one launch at a time, on the caller's thread. The functions named emulated_… are for
  * port_emulated.cuh, inside a launch. */

@@ -10,10 +10,15 @@
 #include "runtime/base/invariant.h"
 
 enum { PIECES_MAX = 4096, POISON = 0xFF, ALIGNMENT = 256 };
+static const uint64_t huge_bytes = 2ull << 20;
+static const uint64_t guard_bytes = 1ull << 20; /* a multiple of every page size; without access */
 
-/* [pages of the bytes][a page without access]; the bytes end at its border, but for the rounding to ALIGNMENT. */
+/* [slack][pages of the bytes][guard]; the bytes end at its border, but for the rounding to ALIGNMENT. Large pieces
+ * begin at a huge page: rights change often, page by page. */
 typedef struct Piece {
     uint8_t *mapping;
+    uint64_t mapping_bytes;
+    uint8_t *body;
     uint64_t body_bytes; /* whole pages */
     uint8_t *user;
     uint64_t user_bytes;
@@ -38,19 +43,31 @@ Status emulated_memory_create(EmulatedMemory **out, uint64_t device_bytes_max) {
     return STATUS_OK;
 }
 
-static void piece_unmap(const EmulatedMemory *memory, const Piece *piece) {
-    munmap(piece->mapping, piece->body_bytes + memory->page_bytes);
+static void piece_unmap(const Piece *piece) {
+    munmap(piece->mapping, piece->mapping_bytes);
+}
+
+static bool piece_map(Piece *piece) {
+    uint64_t slack = piece->body_bytes >= huge_bytes ? huge_bytes : 0;
+    piece->mapping_bytes = slack + piece->body_bytes + guard_bytes;
+    piece->mapping = mmap(NULL, piece->mapping_bytes, PROT_NONE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (piece->mapping == MAP_FAILED) return false;
+    uint64_t past = (uintptr_t)piece->mapping % huge_bytes;
+    piece->body = piece->mapping + (slack && past ? huge_bytes - past : 0);
+    if (slack) madvise(piece->body, piece->body_bytes, MADV_HUGEPAGE); /* advice only */
+    return true;
 }
 
 void emulated_memory_destroy(EmulatedMemory *memory) {
     if (!memory) return;
     for (uint32_t i = 0; i < memory->piece_count; i++)
-        piece_unmap(memory, &memory->pieces[i]);
+        piece_unmap(&memory->pieces[i]);
     free(memory);
 }
 
 static void piece_protect(const Piece *piece, int rights) {
-    CHECK(mprotect(piece->mapping, piece->body_bytes, rights) == 0);
+    CHECK(mprotect(piece->body, piece->body_bytes, rights) == 0);
 }
 
 uint64_t emulated_memory_free_bytes(const EmulatedMemory *memory) {
@@ -90,14 +107,12 @@ Status emulated_memory_take(EmulatedMemory *memory, MemoryPlace place, uint64_t 
              PIECES_MAX);
     Piece piece = {
         .body_bytes = align_up(rounded, memory->page_bytes), .user_bytes = bytes, .place = place};
-    piece.mapping = mmap(NULL, piece.body_bytes + memory->page_bytes, PROT_NONE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (piece.mapping == MAP_FAILED)
+    if (!piece_map(&piece))
         FAIL(MEMORY, "%s: cannot map %llu bytes", what, (unsigned long long)bytes);
-    piece.user = piece.mapping + piece.body_bytes - rounded;
+    piece.user = piece.body + piece.body_bytes - rounded;
     piece_protect(&piece, PROT_READ | PROT_WRITE);
     if (device) {
-        memset(piece.mapping, POISON, piece.body_bytes);
+        memset(piece.body, POISON, piece.body_bytes);
         if (memory->open_depth == 0) piece_protect(&piece, PROT_NONE);
         memory->device_bytes_used += rounded;
     }
@@ -113,7 +128,7 @@ void emulated_memory_give(EmulatedMemory *memory, void *address) {
     const Piece *piece = &memory->pieces[at - 1];
     if (piece->place == MEMORY_DEVICE)
         memory->device_bytes_used -= align_up(piece->user_bytes ? piece->user_bytes : 1, ALIGNMENT);
-    piece_unmap(memory, piece);
+    piece_unmap(piece);
     memory->piece_count--;
     memmove(&memory->pieces[at - 1], &memory->pieces[at],
             (memory->piece_count - (at - 1)) * sizeof(Piece));

@@ -2,8 +2,8 @@
 #define CUDA_EMULATION_EMULATED_MEMORY_H
 
 /* The memories of an emulated device. Device memory has no access rights except between emulated_memory_open and
- * emulated_memory_close, which stand around device work: host code that touches it faults at once. A page without access
- * lies behind each piece, which starts poisoned (0xFF: NaN as a float). Pinned host memory is ordinary memory that
+ * emulated_memory_close, which stand around device work: host code that touches it faults at once. Addresses without access
+ * lie behind each piece, which starts poisoned (0xFF: NaN as a float). Pinned host memory is ordinary memory that
  * is remembered, so that a copy to or from any other host memory can be refused. One thread at a time. */
 
 #include <stdint.h>

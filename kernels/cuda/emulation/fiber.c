@@ -107,7 +107,7 @@ static void fiber_switch(FiberPool *pool, Fiber *from, Fiber *to) {
                                    back ? pool->caller_stack_bytes : STACK_BYTES);
 #endif
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(to->thread_state, __tsan_switch_to_fiber_no_sync);
+    __tsan_switch_to_fiber(to->thread_state, 0);
 #endif
     switch_registers(from, to);
     arrived(pool, from);
@@ -126,6 +126,9 @@ static void fiber_main(void) {
 }
 
 static void fiber_prepare(Fiber *fiber) {
+#if defined(__SANITIZE_THREAD__)
+    if (!fiber->thread_state) fiber->thread_state = __tsan_create_fiber(0); /* dear: as needed */
+#endif
 #if defined(__x86_64__)
     /* As if fiber_main's caller had switched away: six registers, then where to return to, the stack 16-byte
      * aligned as it is after a call. */
@@ -187,9 +190,6 @@ Status fiber_pool_create(FiberPool **out, uint32_t fiber_count, FiberFunction *f
         fiber->pool = pool;
         fiber->stack = pool->stacks + i * stride + page;
         CHECK(mprotect(fiber->stack - page, page, PROT_NONE) == 0);
-#if defined(__SANITIZE_THREAD__)
-        fiber->thread_state = __tsan_create_fiber(0);
-#endif
     }
     *out = pool;
     return STATUS_OK;
@@ -199,7 +199,7 @@ void fiber_pool_destroy(FiberPool *pool) {
     if (!pool) return;
 #if defined(__SANITIZE_THREAD__)
     for (uint32_t i = 0; i < pool->fiber_count; i++)
-        __tsan_destroy_fiber(pool->fibers[i].thread_state);
+        if (pool->fibers[i].thread_state) __tsan_destroy_fiber(pool->fibers[i].thread_state);
 #endif
     munmap(pool->stacks, pool->stacks_bytes);
     free(pool);

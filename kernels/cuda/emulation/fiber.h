@@ -5,8 +5,8 @@
  * the operating system. A pool owns the stacks; one thread at a time resumes its fibers, and a fiber runs until it yields or its
  * function returns. A fiber whose function returned starts it again when resumed.
  *
- * The sanitizers are told of every switch. Under the thread sanitizer a switch orders nothing, so that it sees races
- * between the fibers of a block as it would between threads. */
+ * The sanitizers are told of every switch. To the thread sanitizer a switch orders what stands before and after it, so it sees
+ * races between threads of the program and none between fibers. */
 
 #include <stdint.h>
 
