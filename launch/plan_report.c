@@ -175,7 +175,8 @@ static void print_tiers(const PlanReport *report, FILE *out) {
             "a step", "a step", "a step");
     for (int tier = 0; tier < TIER_COUNT; tier++) {
         const PlanNeed *need = &cost->needs[tier];
-        if (need->capacity <= 0 && need->total <= 0) continue;
+        bool same = report->machine->unified && tier == TIER_HOST; /* memory as the device's */
+        if (need->total <= 0 && (same || need->capacity <= 0)) continue;
         fprintf(out, "%-8s %11.2f %9.2f %9.2f %9.2f %9.2f %9.2f %14.1f %12.1f %12.1f\n",
                 tier_name((Tier)tier), need->capacity / unit, need->total / unit,
                 need->weights / unit, need->cache / unit, need->staging / unit,
