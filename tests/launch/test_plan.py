@@ -152,7 +152,7 @@ def test_this_machine(folder):
         assert summary["plan"]["decode_tokens_per_second"] > 0
         told = sum(planned["tiers"][tier]["kv_read_bytes_a_step"] for tier in ("host", "nvme"))
         moved = sum(measured["tiers"][tier]["read_bytes_a_step"] for tier in ("host", "nvme"))
-        assert told > 0 and abs(moved / told - 1) < 0.15, (placement, told, moved)
+        assert told > 0 and -0.05 < moved / told - 1 < 0.3, (placement, told, moved)  # staging takes up to a quarter of the device
         told = planned["tiers"]["nvme"]["weights_read_bytes_a_step"]
         moved = measured["weights"]["read_bytes_a_step"]
         assert abs(moved - told) <= 0.2 * told, (placement, told, moved)  # matrices stay whole
