@@ -2,15 +2,23 @@
 
 #include <string.h>
 
-extern const Backend backend_cpu;
+#define BACKEND(name) extern const Backend backend_##name;
+#include "kernels/backend_rows.h"
+#undef BACKEND
 
-const Backend *const backends[] = {&backend_cpu, NULL};
+const Backend *const backends[] = {
+#define BACKEND(name) &backend_##name,
+#include "kernels/backend_rows.h"
+#undef BACKEND
+    NULL,
+};
 
 static const Backend *backend_choose(const char *name) {
+    bool automatic = !strcmp(name, "auto");
     const char *reason;
     for (size_t i = 0; backends[i]; i++)
-        if (!strcmp(name, "auto") ? backends[i]->probe(&reason) == STATUS_OK
-                                  : !strcmp(name, backends[i]->name))
+        if (automatic ? backends[i]->automatic && backends[i]->probe(&reason) == STATUS_OK
+                      : !strcmp(name, backends[i]->name))
             return backends[i];
     return NULL;
 }

@@ -1,7 +1,8 @@
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
-/* A backend is a device plus the kernels that run on it. One row a backend in kernels/backend.c. */
+/* A backend is a device plus the kernels that run on it. A row is `const Backend backend_<name>` and a word in
+ * kernels/meson.build. */
 
 #include "kernels/device.h"
 #include "kernels/kernels.h"
@@ -10,11 +11,16 @@ SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct BackendOptions {
     const char *cpu_isa; /* "auto", "reference", "avx2", "avx512" */
+    uint32_t
+        device_index; /* which GPU, where there are several: a rank's number on its node, taken round */
+    uint64_t seed; /* of what an emulated device draws */
+    DeviceFailures failures;
 } BackendOptions;
 
 typedef struct Backend {
     const char *name;    /* "cpu" */
     const char *summary; /* for doctor */
+    bool automatic;      /* --backend auto may take it */
     /* STATUS_OK when it can run here; else *out_reason says why not. No side effects. */
     Status (*probe)(const char **out_reason);
     /* Opens the device and fills the table. An ISA that the CPU lacks is E-UNAVAILABLE. */
@@ -23,7 +29,7 @@ typedef struct Backend {
 
 extern const Backend *const backends[]; /* in order of preference, ended by NULL */
 
-/* name: "auto" takes the first that probes well. */
+/* name: "auto" takes the first that may be taken so and probes well. */
 Status backend_open(const char *name, const BackendOptions *options, Device **out_device,
                     Kernels *out_kernels);
 

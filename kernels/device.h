@@ -5,7 +5,8 @@
  * that tiers can move bytes without knowing math. Work put on a stream runs in order; different streams only
  * meet at events. On the host device every call has finished when it returns.
  *
- * A Device is used by one rank; calls on one stream come from one thread at a time. */
+ * A Device is used by one rank. Any thread may call; a stream is used by one thread at a time. A call that finds the device broken, by this call's
+ * work or earlier, is E-DEVICE and names the device and the first cause. */
 
 #include <stdint.h>
 
@@ -21,20 +22,33 @@ typedef enum MemoryPlace {
     MEMORY_HOST,   /* host memory that asynchronous copies may use (pinned where that matters) */
 } MemoryPlace;
 
+typedef enum StreamPriority {
+    STREAM_COMPUTE, /* kernels that a step waits for */
+    STREAM_COPY,    /* what may run beside them */
+} StreamPriority;
+
 typedef struct Device {
     const char *name; /* "cpu", "cuda:0" */
     void *state;
-    /* Untouched memory: pages are committed when first written, contents are zero. `what` names it in errors. */
+    /* MEMORY_DEVICE is ordinary memory, and every call has finished when it returns. Where it is not, host code reaches device
+     * memory through copy() alone. */
+    bool host_addressable;
+
+    /* Untouched MEMORY_HOST: pages are committed when first written, contents are zero. MEMORY_DEVICE holds anything, unless the
+     * device is host_addressable: then it is as MEMORY_HOST. 64-byte aligned. `what` names it in errors. */
     Status (*memory_take)(struct Device *device, MemoryPlace place, uint64_t bytes,
                           const char *what, void **out);
     void (*memory_give)(struct Device *device, MemoryPlace place, void *memory, uint64_t bytes);
+    /* Bytes of MEMORY_DEVICE that could be taken now, by all who share the device. */
+    Status (*memory_free)(struct Device *device, uint64_t *out_bytes);
 
-    Status (*stream_create)(struct Device *device, DeviceStream **out);
+    Status (*stream_create)(struct Device *device, StreamPriority priority, DeviceStream **out);
     void (*stream_destroy)(struct Device *device, DeviceStream *stream);
     Status (*stream_wait)(struct Device *device,
                           DeviceStream *stream); /* host waits for all work so far */
 
-    /* Bytes may be read from `source` and written to `destination` until the stream passes this point. */
+    /* Bytes may be read from `source` and written to `destination` until the stream passes this point. Each end is in
+     * MEMORY_DEVICE or MEMORY_HOST of this device. */
     Status (*copy)(struct Device *device, DeviceStream *stream, void *destination,
                    const void *source, uint64_t bytes);
 
@@ -42,10 +56,18 @@ typedef struct Device {
     void (*event_destroy)(struct Device *device, DeviceEvent *event);
     Status (*event_record)(struct Device *device, DeviceEvent *event, DeviceStream *stream);
     Status (*stream_wait_event)(struct Device *device, DeviceStream *stream, DeviceEvent *event);
-    bool (*event_done)(struct Device *device, DeviceEvent *event);
+    Status (*event_wait)(struct Device *device,
+                         DeviceEvent *event); /* host waits for what was recorded */
+    bool (*event_done)(struct Device *device,
+                       DeviceEvent *event); /* true too when the device broke */
 
     void (*close)(struct Device *device);
 } Device;
+
+/* Failures on demand, for tests: the n-th event of a kind fails, counted from 1; 0: none. Only an emulated device obeys. */
+typedef struct DeviceFailures {
+    uint64_t take, launch, copy;
+} DeviceFailures;
 
 /* The CPU row: memory is mmap, streams and events are empty, copies are memcpy. */
 Status device_host_open(Device **out);

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/base/machine.h"
 
 /* Streams and events carry nothing here: every call has finished when it returns. */
 struct DeviceStream {
@@ -34,8 +35,15 @@ static void host_memory_give(Device *device, MemoryPlace place, void *memory, ui
     if (memory) munmap(memory, bytes ? bytes : 1);
 }
 
-static Status host_stream_create(Device *device, DeviceStream **out) {
+static Status host_memory_free(Device *device, uint64_t *out_bytes) {
     (void)device;
+    *out_bytes = machine_available_bytes();
+    return STATUS_OK;
+}
+
+static Status host_stream_create(Device *device, StreamPriority priority, DeviceStream **out) {
+    (void)device;
+    (void)priority;
     void *stream;
     TRY(memory_take(&stream, 1, sizeof(DeviceStream), "stream"));
     *out = stream;
@@ -88,6 +96,12 @@ static Status host_stream_wait_event(Device *device, DeviceStream *stream, Devic
     return STATUS_OK;
 }
 
+static Status host_event_wait(Device *device, DeviceEvent *event) {
+    (void)device;
+    (void)event;
+    return STATUS_OK;
+}
+
 static bool host_event_done(Device *device, DeviceEvent *event) {
     (void)device;
     (void)event;
@@ -104,8 +118,10 @@ Status device_host_open(Device **out) {
     Device *device = memory;
     *device = (Device){
         .name = "cpu",
+        .host_addressable = true,
         .memory_take = host_memory_take,
         .memory_give = host_memory_give,
+        .memory_free = host_memory_free,
         .stream_create = host_stream_create,
         .stream_destroy = host_stream_destroy,
         .stream_wait = host_stream_wait,
@@ -114,6 +130,7 @@ Status device_host_open(Device **out) {
         .event_destroy = host_event_destroy,
         .event_record = host_event_record,
         .stream_wait_event = host_stream_wait_event,
+        .event_wait = host_event_wait,
         .event_done = host_event_done,
         .close = host_close,
     };

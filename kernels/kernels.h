@@ -12,7 +12,11 @@
  * Numbers are f32 unless said; row-major, the last dimension contiguous; `…_stride` counts elements between
  * rows. Outputs may not alias inputs unless a slot says so. Slots cannot fail: shapes are checked when a model
  * is bound. They return when the work is done (CPU) or put on context->stream (GPU). One call at a time a
- * context; inside, the backend uses the threads of context->team. */
+ * context; inside, the backend uses the threads of context->team.
+ *
+ * Numbers that are computed with (f32 arrays, matrices, KV blocks, the embedding table) are MEMORY_DEVICE memory. What says where
+ * and which is host memory on every backend and may be changed on return: ids, positions, kv_head_index, block_slots, runs, and
+ * arrays of pointers, which themselves point to device memory. What comes from a weight file (MatrixSource) is host memory too. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -36,8 +40,7 @@ typedef struct KernelLimits {
 typedef struct KernelContext {
     Team *team;           /* NULL: the caller alone */
     DeviceStream *stream; /* NULL on the CPU */
-    void *
-        scratch; /* scratch_bytes(limits, threads of the team) bytes, 64-byte aligned, private to the backend */
+    void *scratch;        /* 64-byte aligned, private to the backend */
     size_t scratch_bytes;
 } KernelContext;
 
@@ -189,12 +192,29 @@ typedef struct EmbedArgs {
     uint64_t out_stride;
 } EmbedArgs;
 
+typedef struct KvEncodeArgs {
+    const Codec *codec;
+    KvShape shape;
+    uint32_t block_count;      /* at most KV_ENCODE_BLOCKS_MAX */
+    const void *const *blocks; /* [block_count] raw */
+    void *const *out_bytes;    /* [block_count] */
+} KvEncodeArgs;
+
+enum { KV_ENCODE_BLOCKS_MAX = 16 };
+
 typedef struct Kernels {
     const char *name; /* "reference", "avx2", "avx512" */
 
+    /* Of host memory that KernelContext.scratch needs, where it is plain memory (CPU); else 0. */
     size_t (*scratch_bytes)(const KernelLimits *limits, uint32_t thread_count);
 
-    /* Bytes of memory that matrix_pack will fill (64-byte aligned). */
+    /* Takes what calls of these shapes need beside their arguments: fills stream, scratch and scratch_bytes of a context whose
+     * team is set. close takes a zeroed context too, and waits for its work. */
+    Status (*context_open)(const struct Kernels *kernels, Device *device,
+                           const KernelLimits *limits, KernelContext *context);
+    void (*context_close)(Device *device, KernelContext *context);
+
+    /* Bytes of device memory that matrix_pack will fill (64-byte aligned). */
     uint64_t (*matrix_bytes)(const MatrixSource *source);
     void (*matrix_pack)(const KernelContext *context, const MatrixSource *source, void *memory,
                         Matrix *out);
@@ -212,12 +232,16 @@ typedef struct Kernels {
     void (*attend_end)(const KernelContext *context,
                        const AttendEdgeArgs *args); /* out /= sum; 0 where sum is 0 */
 
-    /* A full block to codec_block_bytes() bytes and back; the shape is one that codec_refusal() accepts. The bytes, and the
-     * halves that they decode to, are those of codec_encode_block() and codec_decode_block(). No context: any thread, any
-     * number at a time. STATUS_BAD_INPUT, raised by nobody yet, when a number is not finite: out is then unspecified. */
+    /* A full block in host memory to codec_block_bytes() bytes and back; the shape is one that codec_refusal() accepts. The
+     * bytes, and the halves that they decode to, are those of codec_encode_block() and codec_decode_block(). No context: any
+     * thread, any number at a time. STATUS_BAD_INPUT, raised by nobody yet, when a number is not finite: out is then
+     * unspecified. */
     Status (*kv_encode)(const Codec *codec, const KvShape *shape, const void *block,
                         void *out_bytes);
     void (*kv_decode)(const Codec *codec, const KvShape *shape, const void *bytes, void *out_block);
+    /* The same for blocks in device memory; waits for the verdict. */
+    Status (*kv_encode_blocks)(const struct Kernels *kernels, const KernelContext *context,
+                               const KvEncodeArgs *args);
 
     void (*add)(const KernelContext *context, const ElementwiseArgs *args); /* a + b */
     void (*silu_multiply)(const KernelContext *context,
@@ -225,7 +249,7 @@ typedef struct Kernels {
     void (*relu)(const KernelContext *context, const ElementwiseArgs *args); /* max(a, 0) */
 } Kernels;
 
-/* Fills every slot with the specification. */
+/* Fills every slot with the specification; those of contexts and of many blocks through the other slots. */
 void kernels_fill_reference(Kernels *kernels);
 
 /* True when every slot is set; else *out_missing names the first that is not. */

@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 
+#include "launch/batch_survey.h"
 #include "launch/progress.h"
 #include "launch/tier_view.h"
 #include "runtime/base/arena.h"
@@ -21,7 +22,6 @@
 
 enum {
     ITEM_BYTES_AHEAD = 64 << 20, /* of lines that wait in the engine */
-    STRICT_ERRORS_MAX = 20,      /* lines told of before --no-lenient gives up */
     ID_HEX_BYTES = 17,
 };
 
@@ -57,6 +57,7 @@ struct BatchJob {
     const Settings *settings; /* outlive the session */
     ApiDefaults defaults;
     BatchFormat format;
+    BatchShard shard;
     char *state_path, *errors_path; /* owned */
     int input;                      /* descriptor */
     int64_t created;                /* of the answers: when the input was last changed */
@@ -319,7 +320,12 @@ static Status take_line(BatchJob *job, const Line *text) {
         return status;
     }
     bool named = line.custom_id[0] != 0;
-    IdKey key = id_key_of_text(line.custom_id, strlen(line.custom_id));
+    IdKey key = batch_line_key(&line);
+    if (!batch_shard_has(&job->shard, key)) {
+        job->bytes_skipped += text->bytes;
+        batch_line_free(&line);
+        return STATUS_OK;
+    }
     if (named) TRY(id_set_add(&job->seen, key, &first));
     if (named && !first)
         status = api_refuse(&error, "duplicate_custom_id", "custom_id",
@@ -410,6 +416,7 @@ static Status describe_job(BatchJob *job) {
     snprintf(state->model, sizeof state->model, "%016" PRIx64,
              weights_fingerprint(session->weights));
     snprintf(state->writer, sizeof state->writer, "%ld@%s", (long)getpid(), host);
+    snprintf(state->shard, sizeof state->shard, "%u/%u", job->shard.number, job->shard.count);
     hash_settings(session, state->settings);
     state->started_at = time(NULL);
     const char *parts[] = {state->model, state->settings};
@@ -434,6 +441,9 @@ static Status compare_state(const BatchJob *job, const BatchState *before) {
     if (strcmp(before->model, job->state.model) != 0)
         FAIL(BATCH_OUTPUT, "\"%s\" holds results of another model (%s, now %s); %s",
              settings->output, before->model, job->state.model, advice);
+    if (strcmp(before->shard, job->state.shard) != 0)
+        FAIL(BATCH_OUTPUT, "\"%s\" holds the results of --shard %s, now it is %s; %s",
+             settings->output, before->shard, job->state.shard, advice);
     if (strcmp(before->settings, job->state.settings) != 0)
         FAIL(BATCH_OUTPUT,
              "\"%s\" was begun with other options that decide what answers say (sampling, stop, "
@@ -483,41 +493,18 @@ static Status open_output(BatchJob *job) {
     return batch_state_write(job->state_path, &job->state);
 }
 
-/* --no-lenient: all lines are looked at before anything runs. */
-static Status check_all_lines(BatchJob *job) {
-    LineReader reader;
-    IdSet ids = {0};
-    uint64_t wrong = 0;
-    bool end = false;
-    TRY(line_reader_open(&reader, job->input, job->settings->input, API_LINE_BYTES_MAX));
-    Status status = STATUS_OK;
-    while (status == STATUS_OK && wrong < STRICT_ERRORS_MAX) {
-        Line text;
-        status = line_reader_next(&reader, &text, &end);
-        if (status != STATUS_OK || end) break;
-        BatchLine line;
-        ApiError error;
-        bool added = true;
-        status = batch_line_read(&line, &text, job->format, &job->defaults, &error);
-        if (status == STATUS_OK)
-            status =
-                id_set_add(&ids, id_key_of_text(line.custom_id, strlen(line.custom_id)), &added);
-        if (!added)
-            status =
-                api_refuse(&error, "duplicate_custom_id", "custom_id",
-                           "custom_id \"%.64s\" stands on an earlier line too", line.custom_id);
-        batch_line_free(&line);
-        if (status != STATUS_BAD_INPUT) continue;
-        wrong++;
-        status = STATUS_OK;
-        (void)error_raise(ERROR_BATCH_LINE, "\"%s\": line %" PRIu64 ": %s%s%s", reader.path,
-                          text.number, error.param, error.param[0] ? ": " : "", error.message);
-    }
-    line_reader_close(&reader);
-    id_set_free(&ids);
-    TRY(status);
-    if (wrong == 0) return STATUS_OK;
-    FAIL(BATCH_LINE, "\"%s\" was refused as a whole (--no-lenient)", job->settings->input);
+/* How many lines are to be answered: known before the first, for progress and `batch status`. */
+static Status count_lines(BatchJob *job) {
+    const Settings *settings = job->settings;
+    const BatchSurveyOptions options = {.input = job->input,
+                                        .path = settings->input,
+                                        .format = job->format,
+                                        .defaults = &job->defaults,
+                                        .shard = job->shard,
+                                        .strict = !settings->lenient};
+    job->state.lines = job->state.digest.lines;
+    if (settings->lenient && job->shard.count == 1) return STATUS_OK;
+    return batch_survey(&options, &job->state.lines);
 }
 
 /* They are written into the state file. */
@@ -537,6 +524,7 @@ static Status open_all(BatchJob *job) {
     TRY(check_paths(settings));
     job->defaults = session_api_defaults(session);
     job->format = strcmp(settings->format, "lines") == 0 ? BATCH_LINES : BATCH_JSONL;
+    TRY(batch_shard_read(&job->shard, settings->shard));
     TRY(batch_state_path(settings->output, &job->state_path));
     if (!settings->one_file) {
         if (settings->errors)
@@ -548,7 +536,7 @@ static Status open_all(BatchJob *job) {
     }
     TRY(open_input(job));
     TRY(describe_job(job));
-    if (!settings->lenient) TRY(check_all_lines(job));
+    TRY(count_lines(job));
     if (settings->dry_run) return STATUS_OK;
     TRY(open_output(job));
     if (settings->ordered)
@@ -568,7 +556,7 @@ Status batch_job_open(BatchJob **out, Session *session) {
         batch_job_close(job);
         return status;
     }
-    session->request_count_max = job->state.digest.lines;
+    session->request_count_max = job->state.lines;
     *out = job;
     return STATUS_OK;
 }
@@ -596,7 +584,7 @@ static ProgressState progress_state(const BatchJob *job) {
     uint64_t now = job->lines_ok + job->lines_failed;
     ProgressState state = {
         .lines_done = now + job->lines_skipped,
-        .lines_total = job->state.digest.lines,
+        .lines_total = job->state.lines,
         .lines_now = now,
         .bytes_read = job->bytes_submitted,
         .bytes_total = job->state.digest.bytes - job->bytes_skipped,
@@ -661,13 +649,12 @@ Status batch_job_run(BatchJob *job) {
     Status synced = batch_output_sync(&job->output);
     TRY(status);
     TRY(synced);
-    uint64_t left =
-        job->state.digest.lines - job->lines_ok - job->lines_failed - job->lines_skipped;
+    uint64_t left = job->state.lines - job->lines_ok - job->lines_failed - job->lines_skipped;
     if (engine_stop_seen(session->engine) != STOP_NONE && left > 0)
         FAIL(STOPPED,
              "stopped on request with %" PRIu64 " of %" PRIu64
              " lines to do; the same command goes on with them",
-             left, job->state.digest.lines);
+             left, job->state.lines);
     TRY(write_end(job));
     log_note("answers are in \"%s\"%s%s%s", settings->output,
              job->errors_path ? ", failures in \"" : "", job->errors_path ? job->errors_path : "",

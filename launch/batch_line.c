@@ -137,6 +137,11 @@ Status batch_line_read(BatchLine *out, const Line *line, BatchFormat format,
     return read_json(out, line, defaults, error);
 }
 
+IdKey batch_line_key(const BatchLine *line) {
+    return line->custom_id[0] ? id_key_of_text(line->custom_id, strlen(line->custom_id))
+                              : id_key_of_number(line->number);
+}
+
 void batch_line_free(BatchLine *line) {
     api_request_free(&line->request);
 }

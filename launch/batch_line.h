@@ -8,6 +8,7 @@
  * prompt. What is wrong with a line goes into its ApiError. */
 
 #include "launch/api.h"
+#include "launch/id_set.h"
 #include "launch/line_reader.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -26,6 +27,8 @@ typedef struct BatchLine {
  * then. */
 Status batch_line_read(BatchLine *out, const Line *line, BatchFormat format,
                        const ApiDefaults *defaults, ApiError *error);
+/* What the line goes by: its custom_id, or its number when it has none that can be read. */
+IdKey batch_line_key(const BatchLine *line);
 void batch_line_free(BatchLine *line);
 
 SPILLWAY_EXTERN_C_END

@@ -122,14 +122,14 @@ static json_t *hash_list(const BatchDigest *digest) {
 Status batch_state_write(const char *path, const BatchState *state) {
     const BatchDigest *digest = &state->digest;
     json_t *root = json_pack(
-        "{ss s{ss ss sI sI sI so} ss ss ss ss sI sI s{sI sI sI}}", "status", state->status, "input",
-        "path", state->input, "sha256", digest->sha256_hex, "bytes", (json_int_t)digest->bytes,
-        "lines", (json_int_t)digest->lines, "section_bytes", (json_int_t)digest->section_bytes,
-        "sections", hash_list(digest), "errors", state->errors, "model", state->model, "settings",
-        state->settings, "writer", state->writer, "started_at", (json_int_t)state->started_at,
-        "finished_at", (json_int_t)state->finished_at, "request_counts", "total",
-        (json_int_t)digest->lines, "completed", (json_int_t)state->completed, "failed",
-        (json_int_t)state->failed);
+        "{ss s{ss ss sI sI sI so} ss ss ss ss ss sI sI s{sI sI sI}}", "status", state->status,
+        "input", "path", state->input, "sha256", digest->sha256_hex, "bytes",
+        (json_int_t)digest->bytes, "lines", (json_int_t)digest->lines, "section_bytes",
+        (json_int_t)digest->section_bytes, "sections", hash_list(digest), "errors", state->errors,
+        "model", state->model, "shard", state->shard, "settings", state->settings, "writer",
+        state->writer, "started_at", (json_int_t)state->started_at, "finished_at",
+        (json_int_t)state->finished_at, "request_counts", "total", (json_int_t)state->lines,
+        "completed", (json_int_t)state->completed, "failed", (json_int_t)state->failed);
     char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
     if (!text) FAIL(MEMORY, "no memory for \"%s\"", path);
@@ -185,6 +185,10 @@ static bool take_state(const json_t *root, BatchState *out) {
         {json_object_get(root, "settings"), out->settings, sizeof out->settings},
         {json_object_get(root, "writer"), out->writer, sizeof out->writer},
     };
+    /* Files of versions without shards have none. */
+    snprintf(out->shard, sizeof out->shard, "1/1");
+    const json_t *shard = json_object_get(root, "shard");
+    if (shard && !take_text(shard, out->shard, sizeof out->shard)) return false;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (!take_text(texts[i].value, texts[i].place, texts[i].bytes)) return false;
     if (!take_count(root, "started_at", &started) || !take_count(root, "finished_at", &finished))
@@ -192,7 +196,7 @@ static bool take_state(const json_t *root, BatchState *out) {
     out->started_at = (int64_t)started;
     out->finished_at = (int64_t)finished;
     return take_digest(input, &out->digest) && take_count(counts, "completed", &out->completed) &&
-           take_count(counts, "failed", &out->failed);
+           take_count(counts, "failed", &out->failed) && take_count(counts, "total", &out->lines);
 }
 
 Status batch_state_read(const char *path, BatchState *out) {

@@ -30,9 +30,11 @@ typedef struct BatchState {
     char input[BATCH_PATH_BYTES], errors[BATCH_PATH_BYTES]; /* errors: "" with --one-file */
     BatchDigest digest;
     char model[24];                  /* fingerprint of the weights */
+    char shard[24];                  /* "1/1": all lines */
     char settings[24];               /* hash of all that decides what an answer says */
     char writer[320];                /* pid@host */
     int64_t started_at, finished_at; /* Unix seconds; 0: not yet */
+    uint64_t lines;                  /* of the shard: what there is to answer */
     uint64_t completed, failed;      /* counts when status is "completed" */
 } BatchState;
 

@@ -42,6 +42,10 @@ void bench_print_stored(const Session *session) {
            "headers and padding counted)\n",
            stored / 1048576, raw / 1048576, stored > 0 ? raw / stored : 0,
            session->settings->kv_codec);
+    if (stats->kv_packs > 0)
+        printf(
+            "encoding                    %.1f ms behind the steps, which waited %.1f ms for it\n",
+            1e3 * stats->seconds_encode, 1e3 * stats->seconds_encode_waited);
 }
 
 Status bench_save_result(const Session *session, json_t *result) {

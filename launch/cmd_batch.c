@@ -91,9 +91,9 @@ static void print_json(const Settings *settings, const BatchState *state, const 
         state->status, "output_file_id", settings->output, "error_file_id",
         state->errors[0] ? state->errors : NULL, "created_at", (json_int_t)state->started_at,
         "in_progress_at", time_or_null(state->started_at), "completed_at",
-        time_or_null(state->finished_at), "request_counts", "total",
-        (json_int_t)state->digest.lines, "completed", (json_int_t)counts->completed, "failed",
-        (json_int_t)counts->failed, "running", (int)running, "metadata");
+        time_or_null(state->finished_at), "request_counts", "total", (json_int_t)state->lines,
+        "completed", (json_int_t)counts->completed, "failed", (json_int_t)counts->failed, "running",
+        (int)running, "metadata");
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);
@@ -101,7 +101,7 @@ static void print_json(const Settings *settings, const BatchState *state, const 
 
 static void print_text(const BatchState *state, const BatchCounts *counts, bool running) {
     uint64_t done = counts->completed + counts->failed;
-    uint64_t total = state->digest.lines, left = total > done ? total - done : 0;
+    uint64_t total = state->lines, left = total > done ? total - done : 0;
     if (running)
         printf("status     running as %s\n", state->writer);
     else if (left > 0)
@@ -148,7 +148,8 @@ const Command command_batch[] = {
      .summary = "answer a file of requests; run it again to go on after a stop",
      .positionals = "model",
      .needs = "model input output",
-     .takes = "@model @ranks @engine @sampling @batch input output errors summary-json dry-run",
+     .takes = "@model @ranks @engine placement @sampling @batch input output errors summary-json "
+              "dry-run",
      .run = batch},
     {.name = "batch status",
      .summary = "how far the batch of an output file is",

@@ -164,7 +164,9 @@ static Status measure_throughput(Session *session, void *user) {
 
 static int throughput(const Settings *settings) {
     BenchTimes times = {0};
-    const SessionPlan plan = {.work = measure_throughput, .user = &times};
+    const SessionPlan plan = {.work = measure_throughput,
+                              .user = &times,
+                              .prompt_tokens = (uint32_t)settings->random_input_len};
     int exit_code = session_run(settings, &plan);
     bench_times_free(&times);
     return exit_code;
@@ -248,7 +250,9 @@ static Status measure_latency(Session *session, void *user) {
 
 static int latency(const Settings *settings) {
     BenchTimes times = {0};
-    const SessionPlan plan = {.work = measure_latency, .user = &times};
+    const SessionPlan plan = {.work = measure_latency,
+                              .user = &times,
+                              .prompt_tokens = (uint32_t)settings->random_input_len};
     int exit_code = session_run(settings, &plan);
     bench_times_free(&times);
     return exit_code;
@@ -259,14 +263,15 @@ const Command command_bench[] = {
      .summary = "many random requests: tokens a second, time to first token, between tokens",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine seed temperature dataset-name num-prompts random-input-len "
+     .takes = "@model @ranks @engine placement seed temperature dataset-name num-prompts "
+              "random-input-len "
               "random-output-len max-concurrency save-result result-filename summary-json dry-run",
      .run = throughput},
     {.name = "bench latency",
      .summary = "one batch of random requests, again and again: how long it takes",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine seed temperature batch-size random-input-len "
+     .takes = "@model @ranks @engine placement seed temperature batch-size random-input-len "
               "random-output-len num-iters num-iters-warmup save-result result-filename "
               "summary-json dry-run",
      .run = latency},

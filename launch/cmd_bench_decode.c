@@ -217,7 +217,10 @@ static int bench_decode(const Settings *settings) {
     Settings own = *settings;
     const BenchDecodeLoad load = load_of(settings);
     BenchDecodeTimes times = {0};
-    const SessionPlan plan = {.runs_together = true, .work = measure, .user = &times};
+    const SessionPlan plan = {.runs_together = true,
+                              .work = measure,
+                              .user = &times,
+                              .prompt_tokens = (uint32_t)settings->random_input_len};
     own.max_num_seqs = own.batch_size;
     if (own.max_num_batched_tokens < 2 * own.batch_size)
         own.max_num_batched_tokens = 2 * own.batch_size;
@@ -233,9 +236,10 @@ const Command command_bench_decode[] = {
      .summary = "decode steps of one batch under a KV budget, beside the disk's speed",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine seed temperature batch-size random-input-len num-steps "
-              "num-steps-warmup synthetic-kv resident-speed save-result result-filename "
-              "summary-json dry-run",
+     .takes =
+         "@model @ranks @engine placement seed temperature batch-size random-input-len num-steps "
+         "num-steps-warmup synthetic-kv resident-speed save-result result-filename "
+         "summary-json dry-run",
      .run = bench_decode},
     {.name = NULL},
 };

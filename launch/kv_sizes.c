@@ -1,12 +1,14 @@
 #include "launch/kv_sizes.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "runtime/base/machine.h"
+#include "tiers/spill_file.h"
 
 static Status memory_bytes(const OptionSize *size, const char *option, int local_ranks,
                            uint64_t *out) {
@@ -44,27 +46,39 @@ static Status disk_bytes(const KvSizes *sizes, double per_cent, uint64_t *out) {
     return STATUS_OK;
 }
 
-const char *kv_sizes_default_dir(void) {
-    static const char *const variables[] = {"SLURM_TMPDIR", "TMPDIR", "PBS_JOBDIR"};
-    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
-        const char *value = getenv(variables[i]);
-        if (value && value[0]) return value;
+/* Where a job's scheduler, or its user, keeps what may be thrown away: Slurm's plugins, anybody and LSF, PBS. */
+static const char *const scratch_variables[] = {"SLURM_TMPDIR", "TMPDIR", "PBS_JOBDIR"};
+
+bool scratch_find(ScratchFolder *out, char *out_refused, size_t refused_bytes) {
+    out_refused[0] = '\0';
+    for (size_t i = 0; i < sizeof scratch_variables / sizeof *scratch_variables; i++) {
+        const char *variable = scratch_variables[i], *path = getenv(variable);
+        if (!path || !path[0]) continue;
+        const char *objection = spill_directory_objection(path);
+        if (!objection) {
+            *out = (ScratchFolder){path, variable};
+            return true;
+        }
+        size_t used = strlen(out_refused);
+        snprintf(out_refused + used, refused_bytes - used, "; $%s, \"%.200s\": %s", variable, path,
+                 objection);
     }
-    return NULL;
+    return false;
 }
 
 static Status choose_dirs(const Settings *settings, KvSizes *out) {
     out->nvme_dirs = settings->kv_nvme_dir.items;
     out->nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count;
     if (out->nvme_dir_count > 0) return STATUS_OK;
-    out->default_dir = kv_sizes_default_dir();
-    if (out->default_dir) {
-        out->nvme_dirs = &out->default_dir;
-        out->nvme_dir_count = 1;
-        return STATUS_OK;
-    }
-    FAIL(USAGE, "--kv-nvme-size is given, but no --kv-nvme-dir, and SLURM_TMPDIR, TMPDIR and "
-                "PBS_JOBDIR are not set: say where");
+    char refused[1024];
+    if (!scratch_find(&out->scratch, refused, sizeof refused))
+        FAIL(USAGE,
+             "--kv-nvme-size is given, but no --kv-nvme-dir, and none of $SLURM_TMPDIR, $TMPDIR, "
+             "$PBS_JOBDIR is a disk of this machine: say where%s",
+             refused);
+    out->nvme_dirs = &out->scratch.path;
+    out->nvme_dir_count = 1;
+    return STATUS_OK;
 }
 
 Status kv_sizes_resolve(const Settings *settings, int local_ranks, KvSizes *out) {
@@ -76,6 +90,11 @@ Status kv_sizes_resolve(const Settings *settings, int local_ranks, KvSizes *out)
     if (host->per_cent > 0)
         TRY(memory_bytes(host, "kv-host-size", local_ranks, &out->bytes[TIER_HOST]));
     bool on_disk = nvme->per_cent > 0 || nvme->bytes > 0;
+    if (settings->placement) { /* which makes the sizes */
+        out->nvme_dirs = settings->kv_nvme_dir.items;
+        out->nvme_dir_count = (uint32_t)settings->kv_nvme_dir.count;
+        return STATUS_OK;
+    }
     if (!on_disk && settings->kv_nvme_dir.count > 0)
         FAIL(USAGE, "--kv-nvme-dir is given, but no --kv-nvme-size: say how much may lie there, as "
                     "in 64GiB or 50%%");

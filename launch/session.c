@@ -7,6 +7,7 @@
 
 #include "build_libraries.h"
 #include "launch/model_defaults.h"
+#include "launch/session_placement.h"
 #include "launch/stop.h"
 #include "launch/summary.h"
 #include "launch/tier_view.h"
@@ -156,6 +157,7 @@ static EngineOptions plain_options(Session *session) {
     const Settings *settings = session->settings;
     EngineOptions options = {
         .backend = settings->backend,
+        .emulation_seed = (uint64_t)settings->emulation_seed,
         .cpu_isa = settings->cpu_isa,
         .thread_count = session->ranks.threads,
         .max_model_len = (uint32_t)settings->max_model_len,
@@ -201,6 +203,8 @@ static Status add_kv_options(Session *session, EngineOptions *options) {
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
     options->kv_codec = settings->kv_codec;
+    options->kv_tier_codecs[TIER_HOST] = settings->kv_host_codec;
+    options->kv_tier_codecs[TIER_NVME] = settings->kv_nvme_codec;
     options->kv_residual = settings->kv_residual;
     options->codec_during_prefill = settings->codec_during_prefill;
     if (settings->kv_trace_out && session->ranks.comm->rank == 0) {
@@ -233,11 +237,13 @@ static void print_tiers(const Session *session) {
              session->settings->kv_placement, engine_max_num_seqs(session->engine));
     const RingFacts *ring = engine_ring(session->engine);
     const SpillFile *file;
+    const char *variable = session->kv_sizes.scratch.variable;
     char text[512];
     for (uint32_t i = 0; (file = engine_spill_file(session->engine, i)); i++) {
         spill_file_describe(file, text, sizeof text);
-        log_line(LOG_INFO, "session", "spill file in \"%s\": %s", session->kv_sizes.nvme_dirs[i],
-                 text);
+        log_line(LOG_INFO, "session", "spill file in \"%s\"%s%s: %s",
+                 session->kv_sizes.nvme_dirs[i], variable ? ", which is $" : "",
+                 variable ? variable : "", text);
     }
     if (!ring) return;
     ring_describe(ring, text, sizeof text);
@@ -282,6 +288,20 @@ static void print_codec(const Session *session) {
                  "them, so its own forward pass is lossy, too");
 }
 
+static void print_tier_codecs(const Session *session) {
+    const Settings *settings = session->settings;
+    if (codec_is_raw(codec_find(settings->kv_host_codec)) &&
+        codec_is_raw(codec_find(settings->kv_nvme_codec)))
+        return;
+    log_line(LOG_INFO, "session",
+             "KV codecs on spill: host %s, nvme %s, of blocks older than the newest %u tokens",
+             settings->kv_host_codec, settings->kv_nvme_codec,
+             engine_stats(session->engine)->kv_residual_tokens);
+    log_note("--kv-host-codec, --kv-nvme-codec: which blocks are encoded follows from budgets and "
+             "timing, and "
+             "so do answers; --kv-codec depends on token counts alone");
+}
+
 static void print_banner(const Session *session) {
     const ModelConfig *model = engine_model(session->engine);
     const EngineStats *stats = engine_stats(session->engine);
@@ -319,6 +339,9 @@ static Status open_files(Session *session, const SessionPlan *plan) {
 /* ---- work ---- */
 
 static Status tell_summary(const Session *session, const SessionPlan *plan) {
+    PlanChoice hindsight;
+    if (session->plan_predicts)
+        hindsight = session_placement_hindsight(session, engine_stats(session->engine));
     const Summary summary = {
         .stats = engine_stats(session->engine),
         .lines_ok = session->lines_ok,
@@ -327,6 +350,8 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
         .seconds_total = monotonic_seconds() - session->started_seconds,
         .seconds_load = load_seconds(session),
         .decode_tokens = session->decode_tokens,
+        .plan = session->plan_predicts ? &session->plan : NULL,
+        .hindsight = session->plan_predicts ? &hindsight : NULL,
     };
     if (plan->tells_summary && !session->settings->quiet) summary_print(&summary, stderr);
     if (!session->settings->summary_json) return STATUS_OK;
@@ -356,6 +381,7 @@ static Status open_tier_socket(Session *session) {
 static Status lead(Session *session, Status (*work)(Session *session, void *user), void *user) {
     print_banner(session);
     print_codec(session);
+    print_tier_codecs(session);
     print_weight_tiers(session);
     print_tiers(session);
     Status status = open_tier_socket(session);
@@ -415,6 +441,7 @@ static Status run_all(Session *session, const SessionPlan *plan) {
     Status status = add_kv_options(session, &options);
     error_capture_end();
     TRY(ranks_vote_captured(&session->ranks, status));
+    TRY(session_placement_choose(session, plan->prompt_tokens, &options));
     TRY(open_engine(session, &options));
     status = session->ranks.comm->rank == 0 ? lead_work(session, plan) : follow(session);
     return ranks_vote(&session->ranks, status);

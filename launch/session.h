@@ -18,6 +18,7 @@
 #include "launch/tier_socket.h"
 #include "launch/weight_sizes.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/planner.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -35,7 +36,11 @@ typedef struct Session {
     WeightSizes weight_sizes;
     KvTrace kv_trace;              /* --kv-trace */
     KvTraceWriter kv_trace_writer; /* --kv-trace-out, rank 0 */
-    TierSocket tier_socket;        /* rank 0, where spillway tiers asks; may be closed */
+    PlanChoice plan;               /* --placement, rank 0 */
+    PlanShape plan_shape;
+    PlanMachine plan_machine;
+    bool plan_predicts;     /* its speeds are of this machine */
+    TierSocket tier_socket; /* rank 0, where spillway tiers asks; may be closed */
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */
     /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */
@@ -58,8 +63,9 @@ typedef struct SessionPlan {
     Status (*reference_work)(Session *session, void *user);
     /* Rank 0, with the engine open. */
     Status (*work)(Session *session, void *user);
-    bool runs_together; /* --max-num-seqs at once, also where KV budgets make them dear */
-    bool tells_summary; /* print the summary at the end, unless --quiet */
+    bool runs_together;     /* --max-num-seqs at once, also where KV budgets make them dear */
+    uint32_t prompt_tokens; /* of all requests, for --placement; 0: not known */
+    bool tells_summary;     /* print the summary at the end, unless --quiet */
     void *user;
 } SessionPlan;
 

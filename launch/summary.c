@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "launch/plan_report.h"
 #include "launch/tier_view.h"
 
 static double rate(uint64_t count, double seconds) {
@@ -46,6 +47,11 @@ static json_t *to_json(const Summary *summary) {
 
 Status summary_write_json(const Summary *summary, const char *path) {
     json_t *root = to_json(summary);
+    if (root && summary->plan) {
+        json_t *plan = plan_choice_json(summary->plan);
+        json_object_set_new(plan, "for_these_requests", plan_choice_json(summary->hindsight));
+        json_object_set_new(root, "plan", plan);
+    }
     if (!root) FAIL(MEMORY, "no memory for the summary");
     FILE *file = fopen(path, "we");
     if (!file) {
@@ -67,6 +73,22 @@ static void print_tiers(const EngineStats *stats, FILE *out) {
     json_decref(view);
 }
 
+static double off_percent(double predicted, double measured) {
+    return measured > 0 ? 100 * (predicted / measured - 1) : 0;
+}
+
+static void print_plan(const Summary *summary, FILE *out) {
+    const PlanCost *cost = &summary->hindsight->cost;
+    double prefill = summary_prefill_rate(summary), decode = summary_decode_rate(summary);
+    fprintf(out,
+            "plan       decode %.1f tok/s predicted for these requests, %.1f measured (%+.0f %%)",
+            cost->decode_rate, decode, off_percent(cost->decode_rate, decode));
+    if (prefill > 0)
+        fprintf(out, "; prefill %.1f, %.1f (%+.0f %%)", cost->prompt_rate, prefill,
+                off_percent(cost->prompt_rate, prefill));
+    fprintf(out, "; bound by %s\n", plan_bottleneck_name(cost));
+}
+
 void summary_print(const Summary *summary, FILE *out) {
     const EngineStats *stats = summary->stats;
     const double mebibyte = 1048576;
@@ -77,6 +99,7 @@ void summary_print(const Summary *summary, FILE *out) {
             " recomputed\n",
             stats->prompt_tokens, summary_prefill_rate(summary), stats->generated_tokens,
             summary_decode_rate(summary), stats->recomputed_tokens);
+    if (summary->plan) print_plan(summary, out);
     fprintf(out, "seconds    %.2f in all: load %.2f, prefill %.2f, decode %.2f; with peers %.2f",
             summary->seconds_total, summary->seconds_load, stats->seconds_prefill,
             stats->seconds_decode, stats->seconds_collective);

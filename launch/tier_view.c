@@ -84,14 +84,15 @@ json_t *tier_view_kv(const EngineStats *stats) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         moved += stats->tiers[tier].read_bytes;
     return json_pack(
-        "{so so sf s{so so so} s{so so so} s{sf so sf}}", "raw_bytes", whole(stats->kv_raw_bytes),
-        "stored_bytes", whole(stats->kv_stored_bytes), "compression_ratio",
-        share((double)stats->kv_raw_bytes, (double)stats->kv_stored_bytes), "blocks", "filling",
-        whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed), "lost",
-        whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful), "late",
-        whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
+        "{so so sf s{so so so} s{so so so} s{sf so sf} s{sf sf}}", "raw_bytes",
+        whole(stats->kv_raw_bytes), "stored_bytes", whole(stats->kv_stored_bytes),
+        "compression_ratio", share((double)stats->kv_raw_bytes, (double)stats->kv_stored_bytes),
+        "blocks", "filling", whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed),
+        "lost", whole(stats->blocks_lost), "prefetch", "useful", whole(stats->prefetch_useful),
+        "late", whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
         "cpu_seconds", stats->seconds_tier_thread, "moved_bytes", whole(moved),
-        "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte));
+        "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte), "encode",
+        "seconds", stats->seconds_encode, "wait_seconds", stats->seconds_encode_waited);
 }
 
 json_t *tier_view_weights(const EngineStats *stats) {

@@ -7,9 +7,9 @@ static void choose_dirs(const Settings *settings, const KvSizes *kv, WeightSizes
     out->nvme_dirs = kv->nvme_dirs;
     out->nvme_dir_count = kv->nvme_dir_count;
     if (out->nvme_dir_count > 0) return;
-    out->default_dir = kv_sizes_default_dir();
-    out->nvme_dirs = &out->default_dir;
-    out->nvme_dir_count = out->default_dir != NULL;
+    char refused[1024];
+    out->nvme_dirs = &out->scratch.path;
+    out->nvme_dir_count = scratch_find(&out->scratch, refused, sizeof refused);
 }
 
 Status weight_sizes_resolve(const Settings *settings, const KvSizes *kv, WeightSizes *out) {
@@ -18,6 +18,10 @@ Status weight_sizes_resolve(const Settings *settings, const KvSizes *kv, WeightS
     *out = (WeightSizes){.memory_limit_bytes = limit->bytes};
     if (limit->per_cent > 0) FAIL(USAGE, "--memory-limit takes bytes, as in 20GiB");
     bool all = device->per_cent >= 100;
+    if (settings->placement) { /* which makes the sizes */
+        choose_dirs(settings, kv, out);
+        return STATUS_OK;
+    }
     if (all && settings->weights_nvme_dir.count > 0)
         FAIL(USAGE, "--weights-nvme-dir is given, but all layers stay in memory: say with "
                     "--weights-device-size how much may");

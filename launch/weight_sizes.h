@@ -12,7 +12,7 @@ typedef struct WeightSizes {
     double per_cent[TIER_COUNT];
     const char *const *nvme_dirs;
     uint32_t nvme_dir_count;
-    const char *default_dir; /* what nvme_dirs points to when no folder was given */
+    ScratchFolder scratch; /* what nvme_dirs points to when no folder was given */
     uint64_t memory_limit_bytes;
 } WeightSizes;
 

@@ -3,9 +3,10 @@
 #
 #     tests/run.sh [--quick] [--werror]
 #
-# Installs Debian packages, builds, fetches the model (without it the model tests are skipped and say so), runs every suite,
-# then builds again with AddressSanitizer and UndefinedBehaviorSanitizer and runs the suites that need no ranks and no
-# model (not with --quick). --werror makes compiler warnings errors. The last line counts over all.
+# Installs Debian packages (for root also Slurm, which the job scripts are tested on), builds, fetches the model (without it the
+# model tests are skipped and say so), runs every suite, then builds again with AddressSanitizer and
+# UndefinedBehaviorSanitizer and runs the suites that need no ranks and no model (not with --quick). --werror makes compiler
+# warnings errors. The last line counts over all.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
@@ -21,6 +22,9 @@ for argument; do
 done
 
 packages_install "${packages[@]}"
+if [ "$(id -u)" = 0 ]; then
+  (packages_install "${slurm_packages[@]}") || say "no Slurm: its tests are skipped"
+fi
 say "building"
 build_in "$build" all -Dwerror=$werror
 if model_fetch; then

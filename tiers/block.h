@@ -22,7 +22,7 @@ typedef struct BlockIdentity {
 typedef enum BlockState {
     BLOCK_FREE,
     BLOCK_FILLING, /* the newest block of its stream: its bytes grow while it is held */
-    BLOCK_SEALED,  /* full: its bytes never change again */
+    BLOCK_SEALED,  /* full: its bytes never change again, but for form */
     BLOCK_LOST,    /* no tier has its bytes any more: its stream must be computed again */
 } BlockState;
 
@@ -33,7 +33,10 @@ typedef struct Block {
     uint32_t ordinal; /* position in the stream */
     uint32_t
         generation; /* of these bytes: no two blocks, and no two states of one that were copied, share it */
-    void *bytes; /* on the device */
+    bool
+        cold; /* sealed, and its bytes may change once more: into a tier's codes, on their way down */
+    uint32_t
+        form; /* 0: its bytes are as they were made; else a Tier: encoded as that tier keeps them */
 } Block;
 
 SPILLWAY_EXTERN_C_END

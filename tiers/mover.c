@@ -15,7 +15,7 @@
 #include "runtime/base/monotonic.h"
 #include "tiers/spill_header.h"
 
-enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16 };
+enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16, DISK_ALIGNMENT = 4096 };
 static const double cpu_interval_s = 0.1;
 static const uint64_t busy_wait_ns =
     50000; /* how long new jobs may wait while the ring is watched */
@@ -32,7 +32,9 @@ typedef enum Trouble {
 /* A job that the ring works on; RingOperation.user is its index. */
 typedef struct Flight {
     MoverJob job;
+    uint8_t *buffer; /* of device_slots, that the bytes go through; NULL: none */
     uint64_t due_ns;
+    uint8_t *codes; /* a code buffer that the write reads; NULL: the slot itself */
     bool in_flight, late;
 } Flight;
 
@@ -52,6 +54,8 @@ struct Mover {
     Flight *flights;        /* [transfers_max] */
     uint32_t *free_flights; /* stack, [free_flight_count] */
     uint32_t free_flight_count, late_count;
+    uint8_t **free_code_buffers; /* stack, [free_code_buffer_count] */
+    uint32_t free_code_buffer_count;
     uint64_t watch_ns; /* when to look for late flights again */
     bool told[TROUBLE_COUNT];
     uint32_t outstanding; /* submitted and not collected; of the submitting thread */
@@ -72,9 +76,22 @@ static uint8_t *slot_memory(const Mover *mover, Tier tier, uint32_t slot) {
     return mover->options.slots[tier] + (uint64_t)slot * mover->options.slot_bytes;
 }
 
-static SpillExpectation expectation_of(const Mover *mover, const MoverJob *job, uint32_t slot) {
+static uint32_t payload_bytes(const Mover *mover, uint32_t form) {
+    uint32_t encoded = mover->options.forms[form].payload_bytes;
+    return encoded ? encoded : mover->options.payload_bytes;
+}
+
+/* What moves of a slot: of an encoded block whole pages. */
+uint64_t mover_moved_bytes(const Mover *mover, uint32_t form) {
+    if (mover->options.forms[form].payload_bytes == 0) return mover->options.slot_bytes;
+    return align_up(sizeof(SpillHeader) + payload_bytes(mover, form), DISK_ALIGNMENT);
+}
+
+static SpillExpectation expectation_of(const Mover *mover, const MoverJob *job, uint32_t form,
+                                       uint32_t slot) {
     return (SpillExpectation){.identity = &job->identity,
-                              .payload_bytes = mover->options.payload_bytes,
+                              .form = form,
+                              .payload_bytes = payload_bytes(mover, form),
                               .slot = slot,
                               .generation = job->transfer.generation,
                               .ordinal = job->ordinal};
@@ -82,9 +99,10 @@ static SpillExpectation expectation_of(const Mover *mover, const MoverJob *job, 
 
 /* The header names the slot that the bytes go to; a write from the host puts it into the host's copy for as long as it takes.
  * Only the mover writes headers, and a block has one transfer in flight at most. */
-static void seal(Mover *mover, const MoverJob *job, uint8_t *block, uint32_t to_slot) {
+static void seal(Mover *mover, const MoverJob *job, uint32_t form, uint8_t *block,
+                 uint32_t to_slot) {
     double start = monotonic_seconds();
-    SpillExpectation expectation = expectation_of(mover, job, to_slot);
+    SpillExpectation expectation = expectation_of(mover, job, form, to_slot);
     spill_header_seal(block, &expectation);
     mover->stats.seconds_checksum += monotonic_seconds() - start;
 }
@@ -174,7 +192,8 @@ static void tell_late(Mover *mover, const Transfer *transfer) {
 
 static TransferResult verify(Mover *mover, const MoverJob *job, const uint8_t *block) {
     double start = monotonic_seconds();
-    SpillExpectation expectation = expectation_of(mover, job, job->transfer.from_slot);
+    SpillExpectation expectation =
+        expectation_of(mover, job, job->transfer.from_form, job->transfer.from_slot);
     bool right = spill_header_matches(block, &expectation);
     mover->stats.seconds_checksum += monotonic_seconds() - start;
     if (!right) tell_wrong(mover, &job->transfer);
@@ -201,8 +220,9 @@ static bool done_wait(const Mover *mover) {
 static void report(Mover *mover, const MoverJob *job, TransferResult result) {
     const Transfer *transfer = &job->transfer;
     if (result == TRANSFER_OK) {
-        mover->stats.read_bytes[transfer->from] += mover->options.slot_bytes;
-        mover->stats.written_bytes[transfer->to] += mover->options.slot_bytes;
+        uint64_t bytes = mover_moved_bytes(mover, transfer->to_form);
+        mover->stats.read_bytes[transfer->from] += bytes;
+        mover->stats.written_bytes[transfer->to] += bytes;
     }
     uint32_t tail = atomic_load_explicit(&mover->done_queue.tail, memory_order_relaxed);
     mover->done[tail & (mover->capacity - 1)] = (MoverDone){transfer->id, result};
@@ -210,42 +230,116 @@ static void report(Mover *mover, const MoverJob *job, TransferResult result) {
     wake(&mover->owner_sleeps);
 }
 
-static TransferResult copy(Mover *mover, const MoverJob *job) {
-    const Transfer *transfer = &job->transfer;
-    uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
-    uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
+static bool encodes(const Transfer *transfer) {
+    return transfer->to_form != transfer->from_form;
+}
+
+/* Header's place, codes, zeros up to what moves. */
+static void encode(Mover *mover, const Transfer *transfer, const uint8_t *source,
+                   uint8_t *destination) {
+    const MoverForm *form = &mover->options.forms[transfer->to_form];
     double start = monotonic_seconds();
-    memcpy(destination, source, mover->options.slot_bytes);
+    uint64_t used = sizeof(SpillHeader) + form->payload_bytes;
+    form->encode(form->user, source + sizeof(SpillHeader), destination + sizeof(SpillHeader));
+    memset(destination + used, 0, mover_moved_bytes(mover, transfer->to_form) - used);
+    mover->stats.seconds_encode += monotonic_seconds() - start;
+}
+
+/* Between the host's memory and a device that the host cannot touch. */
+static TransferResult copy_device(Mover *mover, const MoverJob *job) {
+    const Transfer *transfer = &job->transfer;
+    DeviceSlots *slots = mover->options.device_slots;
+    bool up = transfer->to == TIER_DEVICE;
+    uint32_t host_slot = up ? transfer->from_slot : transfer->to_slot;
+    uint8_t *block = slot_memory(mover, TIER_HOST, host_slot);
+    if (up && verify(mover, job, block) != TRANSFER_OK) return TRANSFER_CORRUPT;
+    double start = monotonic_seconds();
+    Status status = up ? device_slots_put(slots, transfer->to_slot, block)
+                       : device_slots_fetch(slots, transfer->from_slot, block);
     mover->stats.seconds_copy += monotonic_seconds() - start;
-    if (transfer->from > transfer->to) return verify(mover, job, destination);
-    seal(mover, job, destination, transfer->to_slot);
+    if (status != STATUS_OK) return TRANSFER_FAILED;
+    if (!up) seal(mover, job, transfer->to_form, block, host_slot);
     return TRANSFER_OK;
 }
 
-static void start_io(Mover *mover, const MoverJob *job) {
+static TransferResult copy(Mover *mover, const MoverJob *job) {
+    const Transfer *transfer = &job->transfer;
+    if (mover->options.device_slots) return copy_device(mover, job);
+    uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
+    uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
+    if (encodes(transfer)) {
+        encode(mover, transfer, source, destination);
+    } else {
+        double start = monotonic_seconds();
+        memcpy(destination, source, mover_moved_bytes(mover, transfer->from_form));
+        mover->stats.seconds_copy += monotonic_seconds() - start;
+    }
+    if (transfer->from > transfer->to) return verify(mover, job, destination);
+    seal(mover, job, transfer->to_form, destination, transfer->to_slot);
+    return TRANSFER_OK;
+}
+
+/* Does the file's other end lie where only device_slots can reach it? */
+static bool needs_buffer(const Mover *mover, const Transfer *transfer) {
+    bool file = transfer->from == TIER_NVME || transfer->to == TIER_NVME;
+    bool device = transfer->from == TIER_DEVICE || transfer->to == TIER_DEVICE;
+    return mover->options.device_slots && file && device;
+}
+
+/* Where a file's bytes are written from or read to. */
+static uint8_t *io_memory(const Mover *mover, const Transfer *transfer, uint8_t *buffer) {
+    if (buffer) return buffer;
+    return transfer->to == TIER_NVME ? slot_memory(mover, transfer->from, transfer->from_slot)
+                                     : slot_memory(mover, transfer->to, transfer->to_slot);
+}
+
+/* buffer: one of device_slots where the transfer needs it. */
+static void start_io(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     const Transfer *transfer = &job->transfer;
     bool writes = transfer->to == TIER_NVME;
     uint32_t slot = disk_slot(transfer);
-    uint8_t *memory = writes ? slot_memory(mover, transfer->from, transfer->from_slot)
-                             : slot_memory(mover, transfer->to, transfer->to_slot);
+    uint8_t *memory = io_memory(mover, transfer, buffer);
+    if (writes && buffer &&
+        device_slots_fetch(mover->options.device_slots, transfer->from_slot, buffer) != STATUS_OK) {
+        device_slots_give(mover->options.device_slots, buffer);
+        report(mover, job, TRANSFER_FAILED);
+        return;
+    }
     if (writes && transfer->from == TIER_HOST && verify(mover, job, memory) != TRANSFER_OK) {
         report(mover, job, TRANSFER_CORRUPT);
         return;
     }
-    if (writes) seal(mover, job, memory, slot);
+    uint8_t *codes = NULL;
+    if (encodes(transfer)) {
+        if (mover->free_code_buffer_count == 0) {
+            report(mover, job, TRANSFER_NO_SPACE);
+            return;
+        }
+        codes = mover->free_code_buffers[--mover->free_code_buffer_count];
+        encode(mover, transfer, memory, codes);
+        memory = codes;
+    }
+    if (writes) seal(mover, job, transfer->to_form, memory, slot);
     uint32_t flight = mover->free_flights[--mover->free_flight_count];
     mover->flights[flight] =
         (Flight){.job = *job,
+                 .buffer = buffer,
                  .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
+                 .codes = codes,
                  .in_flight = true};
     uint32_t files = mover->options.ring.file_count;
     RingOperation operation = {.kind = writes ? RING_WRITE : RING_READ,
                                .file = slot % files,
                                .memory = memory,
                                .offset = (uint64_t)(slot / files) * mover->options.slot_bytes,
-                               .bytes = (uint32_t)mover->options.slot_bytes,
+                               .bytes = (uint32_t)mover_moved_bytes(mover, transfer->to_form),
                                .user = flight};
     CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
+}
+
+/* Nothing that is under way may ever end. */
+static bool all_flights_late(const Mover *mover) {
+    return mover->options.transfers_max - mover->free_flight_count == mover->late_count;
 }
 
 static bool take_jobs(Mover *mover) {
@@ -253,9 +347,15 @@ static bool take_jobs(Mover *mover) {
              first = head;
     while (head != atomic_load(&mover->job_queue.tail)) {
         const MoverJob job = mover->jobs[head & (mover->capacity - 1)];
+        uint8_t *buffer = NULL;
+        bool buffered = needs_buffer(mover, &job.transfer);
+        if (buffered) buffer = device_slots_take(mover->options.device_slots);
+        if (buffered && !buffer && !all_flights_late(mover)) break; /* one will be given back */
         atomic_store(&mover->job_queue.head, ++head);
-        if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
-            start_io(mover, &job);
+        if (buffered && !buffer)
+            report(mover, &job, TRANSFER_FAILED);
+        else if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
+            start_io(mover, &job, buffer);
         else
             report(mover, &job, copy(mover, &job));
     }
@@ -273,14 +373,20 @@ static TransferResult result_of(Mover *mover, const Flight *flight, const RingRe
     if (flight->late) return outcome(result);
     if (result->error != RING_ERROR_NONE) tell_failed(mover, &job->transfer, result);
     if (result->error != RING_ERROR_NONE || job->transfer.from != TIER_NVME) return outcome(result);
-    return verify(mover, job, slot_memory(mover, job->transfer.to, job->transfer.to_slot));
+    uint8_t *memory = io_memory(mover, &job->transfer, flight->buffer);
+    TransferResult verdict = verify(mover, job, memory);
+    if (verdict != TRANSFER_OK || !flight->buffer) return verdict;
+    Status status =
+        device_slots_put(mover->options.device_slots, job->transfer.to_slot, flight->buffer);
+    return status == STATUS_OK ? TRANSFER_OK : TRANSFER_FAILED;
 }
 
 /* The host's copy names its own slot again. */
-static void restore_source(Mover *mover, const MoverJob *job) {
-    const Transfer *transfer = &job->transfer;
-    if (transfer->from != TIER_HOST) return;
-    seal(mover, job, slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot);
+static void restore_source(Mover *mover, const Flight *flight) {
+    const Transfer *transfer = &flight->job.transfer;
+    if (transfer->from != TIER_HOST || flight->codes) return;
+    seal(mover, &flight->job, transfer->from_form,
+         slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot);
 }
 
 static void take_results(Mover *mover, uint64_t wait_ns) {
@@ -289,9 +395,12 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
     for (uint32_t i = 0; i < count; i++) {
         Flight *flight = &mover->flights[results[i].user];
         TransferResult result = result_of(mover, flight, &results[i]);
-        if (!flight->late) restore_source(mover, &flight->job);
+        if (!flight->late) restore_source(mover, flight);
+        if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
         mover->late_count -= flight->late;
         flight->in_flight = false;
+        if (flight->codes)
+            mover->free_code_buffers[mover->free_code_buffer_count++] = flight->codes;
         mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;
         report(mover, &flight->job, result);
     }
@@ -309,7 +418,7 @@ static void watch_flights(Mover *mover) {
         flight->late = true;
         mover->late_count++;
         tell_late(mover, &flight->job.transfer);
-        restore_source(mover, &flight->job);
+        restore_source(mover, flight);
         report(mover, &flight->job, TRANSFER_LATE);
         ring_cancel(mover->ring, i);
     }
@@ -377,6 +486,12 @@ static Status take_memory(Mover *mover) {
     for (uint32_t i = 0; i < count; i++)
         mover->free_flights[i] = i;
     mover->free_flight_count = count;
+    uint32_t code_buffer_count = mover->options.code_buffer_count;
+    TRY(memory_take((void **)&mover->free_code_buffers, code_buffer_count, sizeof(uint8_t *),
+                    "mover"));
+    for (uint32_t i = 0; i < code_buffer_count; i++)
+        mover->free_code_buffers[i] = mover->options.code_buffers + i * mover->options.slot_bytes;
+    mover->free_code_buffer_count = code_buffer_count;
     return STATUS_OK;
 }
 
@@ -385,6 +500,7 @@ static void give_memory(Mover *mover) {
     free(mover->done);
     free(mover->flights);
     free(mover->free_flights);
+    free(mover->free_code_buffers);
     free(mover);
 }
 

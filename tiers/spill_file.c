@@ -76,6 +76,14 @@ static Status open_directory(const SpillFileOptions *options, int *out) {
          path, directory_option(options));
 }
 
+const char *spill_directory_objection(const char *path) {
+    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) return strerror(errno);
+    const FileSystemRow *found = find_file_system(directory);
+    close(directory);
+    return found->warning;
+}
+
 /* ---- the file ---- */
 
 /* Its maker has it open and unlinks it, or is dead: either way the name may go. */

@@ -40,6 +40,10 @@ typedef struct SpillFile {
     char buffered_reason[96]; /* why direct is off; "" */
 } SpillFile;
 
+/* Why no one should spill there who was not told to: no such directory, a network file system, memory. NULL: nothing speaks
+ * against it. Valid until the next call; opens nothing for writing and logs nothing. */
+const char *spill_directory_objection(const char *path);
+
 /* E-SPILL-CREATE: no such directory, not ours to write, or open to everyone without a sticky bit. E-SPILL-SPACE: the disk, a
  * quota or a file size limit has no room for `bytes`. Warns once about network and memory file systems. */
 Status spill_file_open(SpillFile *out, const SpillFileOptions *options);

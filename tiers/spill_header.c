@@ -5,13 +5,14 @@
 
 #include "runtime/base/hash.h"
 
-enum { SPILL_MAGIC = 0x4c495053, SPILL_VERSION = 1 }; /* "SPIL" */
+enum { SPILL_MAGIC = 0x4c495053, SPILL_VERSION = 2 }; /* "SPIL" */
 
 static_assert(sizeof(SpillHeader) == 64, "the header is one cache line");
 
 static SpillHeader header_of(const SpillExpectation *expectation) {
     return (SpillHeader){.magic = SPILL_MAGIC,
                          .version = SPILL_VERSION,
+                         .form = (uint8_t)expectation->form,
                          .header_bytes = sizeof(SpillHeader),
                          .payload_bytes = expectation->payload_bytes,
                          .slot = expectation->slot,

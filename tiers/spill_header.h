@@ -10,7 +10,8 @@ SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct SpillHeader {
     uint32_t magic;
-    uint16_t version, header_bytes;
+    uint8_t version, form; /* Block.form of the payload */
+    uint16_t header_bytes;
     uint32_t payload_bytes;
     uint32_t slot;       /* where it was written: a misdirected read shows */
     uint32_t generation; /* of the block's record: a stale read shows */
@@ -22,7 +23,7 @@ typedef struct SpillHeader {
 /* What a reader expects; payload_bytes follow the header in memory. */
 typedef struct SpillExpectation {
     const BlockIdentity *identity;
-    uint32_t payload_bytes, slot, generation, ordinal;
+    uint32_t form, payload_bytes, slot, generation, ordinal;
 } SpillExpectation;
 
 /* `block` is header and payload, side by side. */

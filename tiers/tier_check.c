@@ -24,6 +24,8 @@ static void check_block(const TierManager *manager, const Record *record) {
     CHECK(!record->held || (record->block.state == BLOCK_FILLING && !moving && !record->staged &&
                             device->state == REPLICA_VALID && lower == TIER_COUNT));
     CHECK(!record->staged || device->state != REPLICA_NONE);
+    CHECK(record->block.form == 0 || record->block.cold); /* rule 9 */
+    CHECK(!record->block.cold || record->block.state != BLOCK_FILLING);
     uint32_t list = block_lists_of(&manager->lists, record_id(manager, record));
     bool parked = record->staged && on_device && record->pins == 0;
     CHECK(parked == (list == LIST_AHEAD || list == LIST_STALE));
@@ -46,7 +48,8 @@ static void check_transfer_of(const TierManager *manager, const Record *record) 
     const Transfer *transfer = &moving->transfer;
     CHECK(moving->in_flight && !moving->orphaned && transfer->id == record->transfer &&
           transfer->block == record_id(manager, record) &&
-          transfer->generation == record->block.generation);
+          transfer->generation == record->block.generation &&
+          transfer->from_form == record->block.form);
     CHECK(record->replicas[transfer->from].state == REPLICA_READING &&
           record->replicas[transfer->from].slot == transfer->from_slot);
     CHECK(record->replicas[transfer->to].state == REPLICA_WRITING &&
@@ -80,7 +83,7 @@ static void check_slots(const TierManager *manager, Tier tier, DeviceUse *use) {
         const Transfer *transfer = &moving->transfer;
         if (!moving->in_flight || !moving->orphaned) continue;
         if (transfer->from != tier && transfer->to != tier) continue;
-        if (moving->late && !moving->staged && transfer->from == tier) continue; /* rule 9 */
+        if (moving->late && !moving->staged && transfer->from == tier) continue; /* rule 10 */
         late += moving->late;
         mark(manager, tier, transfer->from == tier ? transfer->from_slot : transfer->to_slot);
         used++;

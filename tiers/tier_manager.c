@@ -294,6 +294,12 @@ void tier_manager_seal(TierManager *manager, BlockId id) {
     manager->moves_settled = false;
 }
 
+void tier_manager_cool(TierManager *manager, BlockId id) {
+    Record *record = record_at(manager, id);
+    CHECK(record->block.state == BLOCK_SEALED && record_on_device(record));
+    record->block.cold = true;
+}
+
 void tier_manager_park(TierManager *manager, BlockId id) {
     Record *record = record_at(manager, id);
     if (!record_may_leave(record) || record->pins > 0) return;

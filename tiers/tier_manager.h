@@ -22,7 +22,9 @@
  *   7. A tier that fails too often is off: no new slots there; what is valid there may still be read. A slot whose write failed
  *      is never taken again; one that the disk had no room for is, when the tier tries to grow again.
  *   8. A block has one transfer in flight at most, beside those that were given up.
- *   9. A transfer that is late is given up: the block of a read is lost, that of a write stays where it was. The slots that the transfer
+ *   9. A cold block that goes to a tier with a codec of its own (`encodes`) is encoded on its way, once: from then on those are its
+ *      bytes. If it is pinned when that is done, the copy below is dropped and it stays as it was.
+ *  10. A transfer that is late is given up: the block of a read is lost, that of a write stays where it was. The slots that the transfer
  *      writes to stay taken until it has really ended, those of a read both. A tier that is off and has such transfers
  *      is not asked again until they have ended: what is only there is lost when a pin needs it. When they hold so much
  *      of staging that no attention group gets through, that holds for every lower tier. */
@@ -60,12 +62,14 @@ typedef struct Transfer {
     uint32_t generation; /* of the block, when it was issued */
     Tier from, to;
     uint32_t from_slot, to_slot;
+    uint32_t from_form, to_form; /* Block.form of the bytes at either end */
     TransferReason reason;
 } Transfer;
 
 typedef struct TierManagerOptions {
     const Placement *placement;
     uint32_t slot_count[TIER_COUNT];
+    bool encodes[TIER_COUNT]; /* rule 9 */
     uint32_t staging_slots;   /* of the device's, at first */
     uint32_t record_count;    /* blocks that may exist at once; 0: the sum of all slots */
     uint32_t stream_groups;   /* layers */
@@ -86,11 +90,11 @@ typedef struct TierManagerOptions {
 
 typedef struct TierStats {
     uint64_t slot_count, slots_used, slots_peak;
-    uint64_t
-        moves[TIER_COUNT]
-             [REASON_COUNT]; /* completed transfers out of this tier, by destination and reason */
-    uint64_t hits; /* pins served from this tier (staged ones count where they came from) */
-    uint64_t lost; /* blocks whose only copy lay here */
+    uint64_t moves
+        [TIER_COUNT][REASON_COUNT]
+        [TIER_COUNT]; /* completed transfers out of this tier, by destination, reason and form */
+    uint64_t hits;    /* pins served from this tier (staged ones count where they came from) */
+    uint64_t lost;    /* blocks whose only copy lay here */
     bool off;
 } TierStats;
 
@@ -121,6 +125,8 @@ Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot);
 void tier_manager_let_go(TierManager *manager,
                          BlockId id);                     /* one that is not held stays as it is */
 void tier_manager_seal(TierManager *manager, BlockId id); /* held: full now */
+/* Sealed and on the device: rule 9 may encode it from now on. */
+void tier_manager_cool(TierManager *manager, BlockId id);
 /* The block's stream pauses: it is the first to leave the device, ahead of need, until it is used again. */
 void tier_manager_park(TierManager *manager, BlockId id);
 void tier_manager_release(TierManager *manager,

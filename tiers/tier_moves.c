@@ -101,6 +101,8 @@ void give_spilling_up(TierManager *manager) {
 
 static bool start(TierManager *manager, Record *record, Tier from, Tier to, uint32_t to_slot,
                   TransferReason reason, Transfer *out) {
+    const Block *block = &record->block;
+    bool encodes = block->cold && block->form == 0 && manager->options.encodes[to];
     uint32_t id = manager->free_transfers[--manager->free_transfer_count];
     *out = (Transfer){.id = id,
                       .block = record_id(manager, record),
@@ -109,6 +111,8 @@ static bool start(TierManager *manager, Record *record, Tier from, Tier to, uint
                       .to = to,
                       .from_slot = record->replicas[from].slot,
                       .to_slot = to_slot,
+                      .from_form = block->form,
+                      .to_form = encodes ? to : block->form,
                       .reason = reason};
     CHECK(record->transfer == TRANSFER_NONE && record->replicas[from].state == REPLICA_VALID &&
           record->replicas[to].state == REPLICA_NONE);
@@ -330,15 +334,17 @@ static void end_write(TierManager *manager, Record *record, const Transfer *tran
                       TransferResult result) {
     manager->leaving_count--;
     record->replicas[TIER_DEVICE].state = REPLICA_VALID;
-    if (result != TRANSFER_OK) {
+    bool used_soon =
+        record->pins > 0 || record->demanded || record_wants(manager, record)->served > 0;
+    bool encoded = transfer->to_form != transfer->from_form;
+    if (result != TRANSFER_OK || (encoded && record->pins > 0)) {
         record->replicas[transfer->to].state = REPLICA_NONE;
         give_written_slot(manager, transfer, result);
         return;
     }
     record->replicas[transfer->to].state = REPLICA_VALID;
-    bool used_soon =
-        record->pins > 0 || record->demanded || record_wants(manager, record)->served > 0;
-    if (!used_soon) home_drop(manager, record);
+    record->block.form = transfer->to_form;
+    if (!used_soon || encoded) home_drop(manager, record);
 }
 
 void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferResult result) {
@@ -356,7 +362,8 @@ void tier_manager_complete(TierManager *manager, uint32_t transfer_id, TransferR
     manager->writes_in_flight -= !moving.staged && !moving.late;
     if (moving.late) count_late(manager, &moving, -1);
     if (result == TRANSFER_OK)
-        manager->stats.tiers[transfer->from].moves[transfer->to][transfer->reason]++;
+        manager->stats.tiers[transfer->from]
+            .moves[transfer->to][transfer->reason][transfer->to_form]++;
     else if (!moving.late)
         note_failure(manager, transfer, result);
     if (moving.orphaned) {

@@ -133,7 +133,7 @@ bool home_make_room(
 bool home_can_leave(
     TierManager *manager); /* a home slot will become free, by itself or after unpins */
 void transfer_orphan(TierManager *manager, Record *record);
-/* Rule 9: a block that is only where reads do not get through is lost; nobody waits for it. */
+/* Rule 10: a block that is only where reads do not get through is lost; nobody waits for it. */
 bool lose_if_silent(TierManager *manager, Record *record);
 void give_spilling_up(TierManager *manager); /* where no group of reads gets through */
 

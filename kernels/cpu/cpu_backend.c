@@ -91,6 +91,7 @@ static Status cpu_open(const BackendOptions *options, Device **out_device, Kerne
 const Backend backend_cpu = {
     .name = "cpu",
     .summary = "this machine's processors; kernels by instruction set",
+    .automatic = true,
     .probe = cpu_probe,
     .open = cpu_open,
 };

@@ -55,6 +55,9 @@ ERROR_ROW(NAN_LOGITS, "E-NAN-LOGITS", STATUS_BAD_INPUT, 65,
           "the logits of a request are not finite")
 ERROR_ROW(REQUESTS_FAILED, "E-REQUESTS-FAILED", STATUS_BAD_INPUT, 1,
           "some requests failed and --fail-on-request-error was given")
+ERROR_ROW(MACHINE, "E-MACHINE", STATUS_BAD_INPUT, 65, "a machine file is malformed")
+ERROR_ROW(PLACEMENT, "E-PLACEMENT", STATUS_BAD_INPUT, 65,
+          "a placement does not fit the machine, or is none")
 ERROR_ROW(KV_TRACE, "E-KV-TRACE", STATUS_BAD_INPUT, 65, "a KV trace is malformed")
 
 /* machine, ranks, the program itself */
@@ -62,6 +65,8 @@ ERROR_ROW(UNAVAILABLE, "E-UNAVAILABLE", STATUS_UNSUPPORTED, 69,
           "a backend, device or library that was asked for is not here")
 ERROR_ROW(MEMORY, "E-MEMORY", STATUS_NO_SPACE, 71,
           "memory or another limit of the operating system ran out")
+ERROR_ROW(DEVICE, "E-DEVICE", STATUS_DEVICE, 76,
+          "an accelerator failed; run again, without it if it fails again")
 ERROR_ROW(NO_JOB, "E-NO-JOB", STATUS_NOT_FOUND, 69, "no running job answers there")
 ERROR_ROW(IO_ENGINE, "E-IO-ENGINE", STATUS_UNSUPPORTED, 71,
           "the way to read and write that was asked for does not work here")

@@ -35,6 +35,8 @@ typedef struct EngineHooks {
 
 typedef struct EngineOptions {
     const char *backend;             /* "auto" */
+    uint64_t emulation_seed;         /* of an emulated device: when it does what */
+    DeviceFailures device_failures;  /* tests: of an emulated device */
     const char *cpu_isa;             /* "auto" */
     uint32_t thread_count;           /* kernels of this rank */
     uint32_t max_model_len;          /* 0: the model's own */
@@ -56,7 +58,8 @@ typedef struct EngineOptions {
     uint64_t
         memory_limit_bytes; /* of this rank; 0: none. E-MEMORY before anything is packed when it is not enough */
     const char *kv_codec; /* name of a row of kernels/codec.h; NULL or "f16": none */
-    int64_t kv_residual;  /* newest tokens that stay f16; negative: the codec's own */
+    const char *kv_tier_codecs[TIER_COUNT]; /* the same, of blocks that go down to host or nvme */
+    int64_t kv_residual; /* newest tokens that stay f16; negative: the codec's own */
     bool
         codec_during_prefill; /* also of a prompt that is on its way: lossy prefill, for comparisons */
     const char *kv_placement; /* name of a row */
@@ -120,6 +123,8 @@ typedef struct EngineStats {
     uint32_t kv_pack_blocks;            /* encoded blocks that share a slot; 0 without a codec */
     uint32_t kv_residual_tokens;        /* the newest, never encoded */
     uint64_t kv_packs;                  /* slots of encoded blocks that were made */
+    double seconds_encode,
+        seconds_encode_waited; /* behind steps; of it, while a step waited for it */
     uint64_t kv_raw_bytes,
         kv_stored_bytes; /* of the cached tokens as f16, and as they lay, when they were most */
     uint32_t kv_block_tokens;

@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "runtime/base/bytes.h"
-#include "runtime/base/machine.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/engine/engine_parts.h"
 
+enum { ARENA_SLACK = 4096 }; /* for alignment */
 static const uint64_t prefill_bytes_max = 1ull << 30;
 
 static bool spills(const Engine *engine) {
@@ -28,33 +28,76 @@ static KvBudgetInput budget_input(const Engine *engine) {
                            .layer_count = engine->config.layer_count,
                            .sequence_max = options->max_num_seqs,
                            .sequence_auto = options->max_num_seqs_auto,
+                           .bounces = !engine->device->host_addressable,
                            .token_max = options->max_model_len,
                            .row_count_max = options->max_num_batched_tokens};
     memcpy(input.bytes, options->kv_bytes, sizeof input.bytes);
     return input;
 }
 
+/* *out NULL: blocks stay as they are. */
+static Status find_codec(const char *option, const char *name, const KvShape *shape,
+                         const Codec **out) {
+    const Codec *codec = name ? codec_find(name) : NULL;
+    if (name && !codec) FAIL(USAGE, "--%s %s: no such codec; see `spillway codecs`", option, name);
+    *out = NULL;
+    if (codec_is_raw(codec)) return STATUS_OK;
+    const char *refusal = codec_refusal(codec, shape);
+    if (refusal) FAIL(USAGE, "--%s %s does not fit: %s", option, name, refusal);
+    *out = codec;
+    return STATUS_OK;
+}
+
+static Status find_tier_codecs(const Engine *engine, const KvShape *shape,
+                               const Codec *out[TIER_COUNT]) {
+    static const char *const names[TIER_COUNT] = {
+        [TIER_HOST] = "kv-host-codec", [TIER_NVME] = "kv-nvme-codec"};
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
+        const char *name = engine->options.kv_tier_codecs[tier];
+        TRY(find_codec(names[tier], name, shape, &out[tier]));
+        if (out[tier] && !engine->device->host_addressable)
+            FAIL(UNAVAILABLE,
+                 "--%s %s: device %s is out of the host's reach, which encodes on the way down; "
+                 "--kv-codec works there",
+                 names[tier], name, engine->device->name);
+        if (out[tier] && engine->options.kv_bytes[tier] == 0)
+            FAIL(USAGE, "--%s %s: there is no such tier; see --kv-%s-size", names[tier],
+                 out[tier]->name, tier_name((Tier)tier));
+    }
+    return STATUS_OK;
+}
+
 static Status plan_layout(Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvShape shape = {share_count(engine->model.share.kv_heads), engine->config.head_dim,
                      options->block_tokens};
-    const Codec *codec = codec_find(options->kv_codec ? options->kv_codec : "f16");
-    if (!codec)
-        FAIL(USAGE, "--kv-codec %s: no such codec; see `spillway codecs`", options->kv_codec);
-    const char *refusal = codec_refusal(codec, &shape);
-    if (refusal) FAIL(USAGE, "--kv-codec %s does not fit: %s", options->kv_codec, refusal);
-    uint32_t residual_tokens =
-        options->kv_residual < 0 ? codec->residual_tokens : (uint32_t)options->kv_residual;
+    const Codec *codec, *tier_codecs[TIER_COUNT] = {NULL};
+    TRY(find_codec("kv-codec", options->kv_codec, &shape, &codec));
+    TRY(find_tier_codecs(engine, &shape, tier_codecs));
+    uint32_t residual_tokens = codec ? codec->residual_tokens : 0;
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
+        if (tier_codecs[tier] && tier_codecs[tier]->residual_tokens > residual_tokens)
+            residual_tokens = tier_codecs[tier]->residual_tokens;
+    if (options->kv_residual >= 0) residual_tokens = (uint32_t)options->kv_residual;
     engine->layout = kv_layout(&shape, codec, residual_tokens, spills(engine));
+    memcpy(engine->layout.tier_codecs, tier_codecs, sizeof tier_codecs);
     return STATUS_OK;
 }
 
-static void fill_budgets(Engine *engine) {
-    uint64_t *device = &engine->options.kv_bytes[TIER_DEVICE],
+/* Half of what is free, or of the limit, beside the weights, which are still to be packed. The ranks of a node share the host's memory,
+ * a GPU is a rank's own. */
+static Status fill_budgets(Engine *engine) {
+    uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE], room,
              limit = engine->options.memory_limit_bytes;
-    if (*device != 0) return;
-    *device = machine_available_bytes() / 2 / (uint64_t)engine->comm->local_size;
-    if (limit > 0 && *device > limit / 2) *device = limit / 2;
+    Device *device = engine->device;
+    if (*budget != 0) return STATUS_OK;
+    TRY(device->memory_free(device, &room));
+    const ModelSizes *sizes = &engine->sizes;
+    room /= device->host_addressable ? (uint64_t)engine->comm->local_size : 1;
+    if (limit > 0 && room > limit) room = limit;
+    uint64_t weights = sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE];
+    *budget = (room > weights ? room - weights : 0) / 2;
+    return STATUS_OK;
 }
 
 /* The same on every rank: reckoned for the one that holds most KV heads. */
@@ -75,7 +118,6 @@ static Status check_options(Engine *engine) {
         FAIL(USAGE, "--max-num-seqs %u: 1 to %d are possible", options->max_num_seqs, SLOTS_MAX);
     if (options->max_num_batched_tokens < options->max_num_seqs)
         options->max_num_batched_tokens = options->max_num_seqs;
-    fill_budgets(engine);
     if (options->block_tokens == 0) options->block_tokens = auto_block_tokens(engine);
     if (!is_power_of_two(options->block_tokens) || options->block_tokens > 4096)
         FAIL(USAGE, "--block-size %u: a power of two up to 4096 is needed", options->block_tokens);
@@ -83,7 +125,10 @@ static Status check_options(Engine *engine) {
 }
 
 static Status open_backend(Engine *engine) {
-    BackendOptions backend = {.cpu_isa = engine->options.cpu_isa};
+    BackendOptions backend = {.cpu_isa = engine->options.cpu_isa,
+                              .device_index = (uint32_t)engine->comm->local_rank,
+                              .seed = engine->options.emulation_seed,
+                              .failures = engine->options.device_failures};
     TRY(backend_open(engine->options.backend, &backend, &engine->device, &engine->kernels));
     const ModelConfig *config = &engine->config;
     uint64_t attention_width = (uint64_t)config->head_count * config->head_dim;
@@ -97,10 +142,8 @@ static Status open_backend(Engine *engine) {
                            .head_dim = config->head_dim,
                            .block_tokens = engine->options.block_tokens};
     TRY(team_create(&engine->context.team, engine->options.thread_count));
-    engine->context.scratch_bytes =
-        engine->kernels.scratch_bytes(&limits, engine->options.thread_count);
-    return memory_take(&engine->context.scratch, engine->context.scratch_bytes, 1,
-                       "kernel scratch");
+    return engine->kernels.context_open(&engine->kernels, engine->device, &limits,
+                                        &engine->context);
 }
 
 typedef struct OpenVote {
@@ -198,12 +241,15 @@ static Status open_cache(Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvCacheOptions cache = {
         .device = engine->device,
+        .kernels = &engine->kernels,
+        .context = &engine->context,
         .layout = engine->layout,
         .codec_during_prefill = options->codec_during_prefill,
         .layer_count = engine->config.layer_count,
         .slot_count = options->max_num_seqs,
         .row_count_max = options->max_num_batched_tokens,
         .staging_slots = engine->budget.staging_slots,
+        .bounce_slots = engine->budget.bounce_slots,
         .placement = placement_find(options->kv_placement ? options->kv_placement : "scan"),
         .trace = options->kv_trace,
         .trace_count = options->kv_trace_count,
@@ -260,8 +306,13 @@ static uint32_t head_rows(const Engine *engine) {
     return rows < HEAD_ROWS_MAX ? rows : HEAD_ROWS_MAX;
 }
 
-/* Where rank 0 puts the parts of logits of several ranks together; 0 elsewhere. */
-static uint64_t join_floats_of(const Engine *engine) {
+/* Of this rank, where they are not read in place; and, where rank 0 puts the parts of several ranks together, the parts and the whole. */
+static uint64_t own_logit_floats(const Engine *engine) {
+    bool in_place = engine->device->host_addressable;
+    return in_place ? 0 : (uint64_t)head_rows(engine) * share_count(engine->model.share.vocab_rows);
+}
+
+static uint64_t join_logit_floats(const Engine *engine) {
     bool joins = engine->comm->size > 1 && engine->comm->rank == 0;
     return joins ? (uint64_t)head_rows(engine) * engine->config.vocab_count : 0;
 }
@@ -269,7 +320,36 @@ static uint64_t join_floats_of(const Engine *engine) {
 uint64_t engine_activation_bytes(const Engine *engine) {
     uint64_t floats =
         pass_float_count(&engine->model, engine->options.max_num_batched_tokens, head_rows(engine));
-    return (floats + 2 * join_floats_of(engine)) * sizeof(float) + 4096;
+    return (floats + own_logit_floats(engine) + 2 * join_logit_floats(engine)) * sizeof(float) +
+           2 * ARENA_SLACK;
+}
+
+static Status take_arena(Engine *engine, MemoryPlace place, uint64_t floats, const char *what,
+                         Arena *out) {
+    uint64_t bytes = floats * sizeof(float) + ARENA_SLACK;
+    void *memory;
+    TRY(engine->device->memory_take(engine->device, place, bytes, what, &memory));
+    *out = (Arena){.base = memory, .size_bytes = bytes};
+    return STATUS_OK;
+}
+
+static void give_arena(Engine *engine, MemoryPlace place, Arena *arena) {
+    if (arena->base)
+        engine->device->memory_give(engine->device, place, arena->base, arena->size_bytes);
+}
+
+/* This rank's logits, where they are not read in place, and on rank 0 of several those of all ranks. */
+static Status open_host_logits(Engine *engine) {
+    uint64_t own_floats = own_logit_floats(engine), join_floats = join_logit_floats(engine);
+    TRY(take_arena(engine, MEMORY_HOST, own_floats + 2 * join_floats, "logits",
+                   &engine->host_logits));
+    Arena *arena = &engine->host_logits;
+    engine->pass.host_logits =
+        own_floats > 0 ? arena_take(arena, own_floats * sizeof(float)) : engine->pass.logits;
+    if (join_floats == 0) return STATUS_OK;
+    engine->gather.parts = arena_take(arena, join_floats * sizeof(float));
+    engine->gather.rows = arena_take(arena, join_floats * sizeof(float));
+    return STATUS_OK;
 }
 
 static void note_layer(void *user) {
@@ -280,14 +360,13 @@ static Status open_pass(Engine *engine) {
     uint32_t rows = engine->options.max_num_batched_tokens;
     engine->head_rows = head_rows(engine);
     uint64_t floats = pass_float_count(&engine->model, rows, engine->head_rows);
-    uint64_t join_floats = join_floats_of(engine), bytes = engine_activation_bytes(engine);
-    void *memory;
-    TRY(engine->device->memory_take(engine->device, MEMORY_DEVICE, bytes, "activations", &memory));
-    engine->activations = (Arena){.base = memory, .size_bytes = bytes};
+    TRY(take_arena(engine, MEMORY_DEVICE, floats, "activations", &engine->activations));
+    TRY(comm_device_create(&engine->reduce, engine->comm, engine->device, engine->context.stream));
     engine->pass = (Pass){.model = &engine->model,
                           .kernels = &engine->kernels,
                           .context = &engine->context,
                           .comm = engine->comm,
+                          .reduce = &engine->reduce,
                           .cache = engine->cache,
                           .batch = &engine->batch,
                           .times = &engine->times,
@@ -295,10 +374,7 @@ static Status open_pass(Engine *engine) {
                           .progress_user = engine};
     pass_bind(&engine->pass, arena_take(&engine->activations, floats * sizeof(float)), rows,
               engine->head_rows);
-    if (join_floats > 0) {
-        engine->gather.parts = arena_take(&engine->activations, join_floats * sizeof(float));
-        engine->gather.rows = arena_take(&engine->activations, join_floats * sizeof(float));
-    }
+    TRY(open_host_logits(engine));
     TRY(memory_take((void **)&engine->batch_sequences, engine->options.max_num_seqs,
                     sizeof(BatchSequence), "batch"));
     TRY(memory_take((void **)&engine->positions, rows, sizeof(uint32_t), "batch"));
@@ -351,6 +427,7 @@ static Status open_reports(Engine *engine) {
 /* What can fail on one rank alone; the ranks vote on it. */
 static Status open_own(Engine *engine) {
     TRY(measure_model(engine));
+    TRY(fill_budgets(engine));
     TRY(plan_layout(engine));
     KvBudgetInput input = budget_input(engine);
     if (engine->options.kv_bytes[TIER_DEVICE] == UINT64_MAX)
@@ -426,9 +503,9 @@ void engine_close(Engine *engine) {
     free(engine->spill_files);
     free(engine->ring_files);
     model_unload(&engine->model);
-    if (engine->activations.base)
-        engine->device->memory_give(engine->device, MEMORY_DEVICE, engine->activations.base,
-                                    engine->activations.size_bytes);
+    comm_device_destroy(&engine->reduce);
+    give_arena(engine, MEMORY_DEVICE, &engine->activations);
+    give_arena(engine, MEMORY_HOST, &engine->host_logits);
     free(engine->reports);
     free(engine->report_bytes);
     free(engine->batch_sequences);
@@ -442,7 +519,7 @@ void engine_close(Engine *engine) {
     free(engine->layers_expected);
     free((void *)engine->gather.shares);
     free(engine->gather.part_bytes);
-    free(engine->context.scratch);
+    if (engine->device) engine->kernels.context_close(engine->device, &engine->context);
     team_destroy(engine->context.team);
     if (engine->device) engine->device->close(engine->device);
     free(engine);

@@ -70,7 +70,9 @@ struct Engine {
     Pass pass;
     PassTimes times;
     LogitsGather gather;
-    Arena activations;
+    CommDevice reduce;
+    Arena activations; /* device memory */
+    Arena host_logits; /* where copies may bring them */
     PlanChannel channel;
     uint32_t head_rows;
 

@@ -38,8 +38,7 @@ static Status open_slot(Engine *engine, const PlanOpen *open) {
                                  .token_capacity = open->token_capacity};
     engine_unit_begin(engine, "context"); /* a synthetic one is written, and may spill */
     TRY(kv_cache_open(engine->cache, open->slot, &sequence));
-    return kv_cache_fill(engine->cache, &engine->kernels, &engine->context, open->slot,
-                         open->synthetic_count);
+    return kv_cache_fill(engine->cache, open->slot, open->synthetic_count);
 }
 
 static Status apply_plan(Engine *engine, const StepPlan *plan) {

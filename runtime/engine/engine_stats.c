@@ -7,9 +7,12 @@
 
 static const double blocks_interval_s = 0.05;
 
-static void add_moves(EngineMoves *sum, uint64_t blocks, uint64_t block_bytes) {
-    sum->blocks += blocks;
-    sum->bytes += blocks * block_bytes;
+static void add_moves(EngineMoves *sum, const uint64_t blocks[TIER_COUNT],
+                      const uint64_t moved_bytes[TIER_COUNT]) {
+    for (int form = 0; form < TIER_COUNT; form++) {
+        sum->blocks += blocks[form];
+        sum->bytes += blocks[form] * moved_bytes[form];
+    }
 }
 
 static EngineTierStats tier_stats(const KvCacheStats *cache, Tier tier) {
@@ -25,9 +28,9 @@ static EngineTierStats tier_stats(const KvCacheStats *cache, Tier tier) {
                              .off_count = slots->off};
     for (int other = 0; other < TIER_COUNT; other++)
         for (int reason = 0; reason < REASON_COUNT; reason++) {
-            add_moves(&stats.moves_out[reason], slots->moves[other][reason], cache->slot_bytes);
-            add_moves(&stats.moves_in[reason], cache->manager.tiers[other].moves[tier][reason],
-                      cache->slot_bytes);
+            const TierStats *from = &cache->manager.tiers[other];
+            add_moves(&stats.moves_out[reason], slots->moves[other][reason], cache->moved_bytes);
+            add_moves(&stats.moves_in[reason], from->moves[tier][reason], cache->moved_bytes);
         }
     return stats;
 }
@@ -56,6 +59,8 @@ void engine_note_kv(Engine *engine) {
     stats->blocks_lost = cache.manager.lost;
     stats->seconds_tier_thread = cache.mover.seconds_cpu;
     stats->kv_packs = cache.packs;
+    stats->seconds_encode = cache.seconds_encode;
+    stats->seconds_encode_waited = cache.seconds_encode_waited;
     stats->kv_raw_bytes = cache.raw_bytes;
     stats->kv_stored_bytes = cache.stored_bytes;
     engine_note_weights(engine);

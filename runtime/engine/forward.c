@@ -33,19 +33,30 @@ static void join_parts(const LogitsGather *gather, int rank_count, uint32_t voca
     }
 }
 
+/* Waits for the head, where its logits have to be brought to the host. */
+static Status bring_logits(const Pass *pass, uint32_t count) {
+    Device *device = pass->model->device;
+    DeviceStream *stream = pass->context->stream;
+    uint64_t bytes = (uint64_t)count * share_count(pass->model->share.vocab_rows) * sizeof(float);
+    if (pass->host_logits == pass->logits || bytes == 0) return STATUS_OK;
+    TRY(device->copy(device, stream, pass->host_logits, pass->logits, bytes));
+    return device->stream_wait(device, stream);
+}
+
 Status forward_logits(Pass *pass, const LogitsGather *gather, uint32_t first, uint32_t count,
                       const float **out_logits) {
     pass->head_first = first;
     pass->head_count = count;
     TRY(pass->model->config.family->head(pass));
+    TRY(bring_logits(pass, count));
     Comm *comm = pass->comm;
-    *out_logits = pass->logits;
+    *out_logits = pass->host_logits;
     if (comm->size == 1) return STATUS_OK;
     double start = monotonic_seconds();
     for (int rank = 0; rank < comm->size; rank++)
         gather->part_bytes[rank] =
             (uint64_t)count * share_count(gather->shares[rank].vocab_rows) * sizeof(float);
-    TRY(comm_gather(comm, 0, pass->logits, comm->rank == 0 ? gather->parts : NULL,
+    TRY(comm_gather(comm, 0, pass->host_logits, comm->rank == 0 ? gather->parts : NULL,
                     gather->part_bytes));
     if (comm->rank == 0) join_parts(gather, comm->size, pass->model->config.vocab_count, count);
     *out_logits = comm->rank == 0 ? gather->rows : NULL;

@@ -3,7 +3,14 @@
 #include "runtime/base/bytes.h"
 #include "runtime/engine/kv_cache.h"
 
-enum { SEQUENCES_LEAST = 8, STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS, STAGING_SHARE = 4 };
+enum {
+    SEQUENCES_LEAST = 8,
+    STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS,
+    STAGING_SHARE = 4,
+    BOUNCE_SLOTS_MIN = 8,
+    BOUNCE_SLOTS_MAX = 64,
+    BOUNCE_SHARE = 4, /* of the host's slots at most */
+};
 static const uint64_t staging_bytes_max = 128ull << 20;
 
 static bool spills(const KvBudgetInput *input) {
@@ -25,6 +32,11 @@ static uint64_t slots_min(const KvBudgetInput *input, uint32_t sequence_count) {
     return (uint64_t)sequence_count + step_blocks(input) + STAGING_SLOTS_MIN;
 }
 
+/* Slots' worth of the device budget in which blocks are encoded on their way to a file. */
+static uint32_t code_buffers(const KvBudgetInput *input) {
+    return input->layout.tier_codecs[TIER_NVME] && spills(input) ? KV_CODE_BUFFERS : 0;
+}
+
 /* A filling block that travels costs two moves a step where one that is read costs one: more sequences at once are worth it only
  * until weights are shared by enough rows. */
 static uint32_t sequences_wanted(const KvBudgetInput *input, uint64_t room) {
@@ -34,7 +46,8 @@ static uint32_t sequences_wanted(const KvBudgetInput *input, uint64_t room) {
 }
 
 uint64_t kv_budget_device_min(const KvBudgetInput *input) {
-    return slots_min(input, sequences_wanted(input, 0)) * input->layout.slot_bytes;
+    return (slots_min(input, sequences_wanted(input, 0)) + code_buffers(input)) *
+           input->layout.slot_bytes;
 }
 
 /* Beside what was promised: a prompt on its way through a layer is raw there until its end. */
@@ -49,21 +62,34 @@ static uint64_t slots_needed(const KvBudgetInput *input) {
            prompt_slots(input);
 }
 
+/* Where the host's tier is small it gives up all of itself before there are fewer than work at all. */
+static void plan_bounces(const KvBudgetInput *input, KvBudget *budget) {
+    uint32_t *host_slots = &budget->slots[TIER_HOST];
+    if (!input->bounces || input->bytes[TIER_NVME] == 0) return;
+    uint32_t count = BOUNCE_SLOTS_MAX;
+    if (input->bytes[TIER_HOST] > 0) count = smaller(count, *host_slots / BOUNCE_SHARE);
+    budget->bounce_slots = count > BOUNCE_SLOTS_MIN ? count : BOUNCE_SLOTS_MIN;
+    *host_slots -= smaller(*host_slots, budget->bounce_slots);
+}
+
 Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
     KvBudget budget = {0};
     uint64_t slot_bytes = input->layout.slot_bytes;
     uint64_t needed = slots_needed(input), least = slots_min(input, 1),
              spare = spills(input) ? slots_min(input, input->sequence_max) : 0;
     uint64_t most = (BLOCK_NONE - 1) / TIER_COUNT;
-    for (int tier = 0; tier < TIER_COUNT; tier++)
-        budget.slots[tier] =
-            smaller(smaller(input->bytes[tier] / slot_bytes, needed + spare), most);
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
+        uint64_t room = input->bytes[tier] / slot_bytes;
+        if (tier == TIER_DEVICE) room -= smaller(room, code_buffers(input));
+        budget.slots[tier] = smaller(smaller(room, needed + spare), most);
+    }
+    plan_bounces(input, &budget);
     if (budget.slots[TIER_DEVICE] < least)
         FAIL(CONTEXT_LENGTH,
              "--kv-device-size: %llu bytes; one step of one sequence needs %llu, in %u layers of "
              "%llu bytes a block",
              (unsigned long long)input->bytes[TIER_DEVICE],
-             (unsigned long long)(least * slot_bytes), input->layer_count,
+             (unsigned long long)((least + code_buffers(input)) * slot_bytes), input->layer_count,
              (unsigned long long)slot_bytes);
     uint64_t kept = budget.slots[TIER_DEVICE];
     budget.sequence_max = input->sequence_max;

@@ -16,6 +16,7 @@ typedef struct KvBudgetInput {
     uint32_t sequence_max; /* asked for */
     bool
         sequence_auto; /* fewer will do: as many as fill blocks on the device in all layers, but eight at least */
+    bool bounces;           /* the host cannot touch the device: files go through host memory */
     uint32_t token_max;     /* of a sequence */
     uint32_t row_count_max; /* of a step */
 } KvBudgetInput;
@@ -23,6 +24,8 @@ typedef struct KvBudgetInput {
 typedef struct KvBudget {
     uint32_t slots[TIER_COUNT];
     uint32_t staging_slots;
+    uint32_t
+        bounce_slots; /* of host memory, beside the host's slots and counted in its budget where there is one */
     uint32_t sequence_max; /* for whose filling blocks of one layer the device has room */
     uint32_t layer_blocks; /* slots a layer that admission may promise, over all tiers */
 } KvBudget;

@@ -30,7 +30,7 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
     void *ids, *counts;
     TRY(memory_take(&ids, (uint64_t)block_capacity * layer_count, sizeof(BlockId), "block ids"));
     Status status =
-        memory_take(&counts, 2 * (uint64_t)layer_count, sizeof(uint32_t), "block counts");
+        memory_take(&counts, 3 * (uint64_t)layer_count, sizeof(uint32_t), "block counts");
     if (status != STATUS_OK) {
         free(ids);
         return status;
@@ -42,6 +42,7 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
                  .block_capacity = block_capacity,
                  .block_counts = counts,
                  .packed_counts = (uint32_t *)counts + layer_count,
+                 .begun_counts = (uint32_t *)counts + 2 * (uint64_t)layer_count,
                  .ids = ids};
     return STATUS_OK;
 }
@@ -57,6 +58,7 @@ static void let_go(KvCache *cache) {
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
     KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open && cache->pinned_count + cache->partial_count == 0);
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
         const BlockId *ids = kv_layer_ids(slot, layer);
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
@@ -119,7 +121,7 @@ static void pump(KvCache *cache, uint64_t wait) {
 
 void kv_stall(KvCache *cache, Tier cause) {
     double start = monotonic_seconds();
-    pump(cache, wait_ns);
+    if (!kv_finish_encoding(cache, KV_ALL_LAYERS)) pump(cache, wait_ns);
     cache->seconds_stalled[cause] += monotonic_seconds() - start;
 }
 
@@ -143,8 +145,8 @@ static void note_ratio(KvCache *cache) {
     if (raw <= cache->raw_bytes) return;
     TierManagerStats stats = tier_manager_stats(cache->manager);
     cache->raw_bytes = raw;
-    cache->stored_bytes =
-        ((uint64_t)stats.filling + stats.sealed) * cache->options.layout.slot_bytes;
+    cache->stored_bytes = ((uint64_t)stats.filling + stats.sealed - cache->pending_count) *
+                          cache->options.layout.slot_bytes;
 }
 
 /* The batch's first token of the sequence goes into a block that is begun already. */
@@ -180,7 +182,7 @@ void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count
     tier_manager_set_free_target(cache->manager, free_target < home / 4 ? free_target : home / 4);
 }
 
-/* How many blocks it asked for. */
+/* How many blocks it asked for. Those that fill come first; a pack that will grow is read for attention, and once more to be held. */
 static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     const Batch *batch = want->batch;
     uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, count = 0;
@@ -198,6 +200,13 @@ static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
             tier_manager_want(cache->manager, kv_layer_ids(slot, layer) + first,
                               slot->block_counts[layer] - first, &taken);
         count += slot->block_counts[layer];
+    }
+    for (uint32_t s = 0; s < batch->sequence_count; s++) {
+        const BatchSequence *sequence = &batch->sequences[s];
+        const KvSlot *slot = kv_slot_at(cache, sequence->slot);
+        BlockId pack =
+            kv_pack_growing(cache, slot, layer, sequence->position_first + sequence->row_count);
+        if (!slot->lost && pack != BLOCK_NONE) tier_manager_want(cache->manager, &pack, 1, &taken);
     }
     return count;
 }
@@ -230,15 +239,17 @@ Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32
     uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
     for (;;) {
         Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, out);
+        if (status == STATUS_NO_SPACE && kv_finish_encoding(cache, KV_ALL_LAYERS)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, TIER_DEVICE);
     }
 }
 
-static Status hold_block(KvCache *cache, BlockId id) {
+Status kv_hold_block(KvCache *cache, BlockId id) {
     for (;;) {
         uint32_t device_slot;
         Status status = tier_manager_hold(cache->manager, id, &device_slot);
+        if (status == STATUS_NO_SPACE && kv_finish_encoding(cache, KV_ALL_LAYERS)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, tier_manager_tier(cache->manager, id)); /* on the device: for room */
     }
@@ -255,7 +266,7 @@ static Status grow(KvCache *cache, const BatchSequence *sequence, uint32_t layer
         (uint32_t)divide_up(sequence->position_first + sequence->row_count, block_tokens);
     Status status = STATUS_OK;
     if (!slot->lost && fills_on(cache, sequence))
-        status = hold_block(cache, kv_layer_ids(slot, layer)[first]);
+        status = kv_hold_block(cache, kv_layer_ids(slot, layer)[first]);
     while (!slot->lost && status == STATUS_OK && slot->block_counts[layer] < wanted) {
         uint32_t ordinal = slot->block_counts[layer];
         status = kv_take_block(cache, sequence->slot, layer, ordinal, NULL,
@@ -287,6 +298,7 @@ static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t l
 Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                       const Batch *batch, uint32_t layer_index, const KvRows *rows) {
     CHECK(batch->row_count <= cache->options.row_count_max);
+    kv_finish_encoding(cache, layer_index);
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         TRY(grow(cache, &batch->sequences[s], layer_index));
     for (uint32_t s = 0; s < batch->sequence_count; s++)
@@ -331,7 +343,9 @@ static Status pin_group(KvCursor *cursor, const KvSlot *slot, uint32_t end) {
         cache->pointers[place] =
             kv_payload(cache, device_slot) +
             (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
-        cache->codecs[place] = packed ? layout->codec : NULL;
+        cache->codecs[place] =
+            packed ? layout->codec
+                   : layout->tier_codecs[tier_manager_block(cache->manager, ids[ordinal])->form];
         cache->partial_count++;
     }
     return STATUS_OK;
@@ -372,9 +386,16 @@ static void lose_sequence(KvCursor *cursor, KvSlot *slot) {
     next_sequence(cursor);
 }
 
+/* A block that is let go, or sealed, may move at once: what the kernels still do to it comes first. */
+static Status wait_for_kernels(const KvCache *cache) {
+    Device *device = cache->options.device;
+    return cache->mover ? device->stream_wait(device, cache->options.context->stream) : STATUS_OK;
+}
+
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count) {
     KvCache *cache = cursor->cache;
     uint32_t run_count = 0;
+    TRY(wait_for_kernels(cache));
     for (uint32_t i = 0; i < cache->partial_count; i++) { /* with their pins, see let_go */
         cache->pointers[i] = cache->pointers[cache->pinned_count + i];
         cache->codecs[i] = cache->codecs[cache->pinned_count + i];
@@ -425,29 +446,46 @@ static void seal_sequence(KvCache *cache, const BatchSequence *sequence, uint32_
             tier_manager_let_go(cache->manager, ids[ordinal]);
 }
 
-Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                     const Batch *batch, uint32_t layer_index) {
+Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         seal_sequence(cache, &batch->sequences[s], layer_index);
     for (uint32_t s = 0; s < batch->sequence_count && cache->options.layout.codec; s++)
-        TRY(kv_pack_cold(cache, kernels, context, &batch->sequences[s], layer_index));
+        TRY(kv_pack_cold(cache, &batch->sequences[s], layer_index));
+    for (uint32_t s = 0;
+         s < batch->sequence_count && kv_layout_encodes_on_spill(&cache->options.layout); s++)
+        kv_cool(cache, &batch->sequences[s], layer_index);
     pump(cache, 0);
     return STATUS_OK;
 }
 
+Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out) {
+    Device *device = cache->options.device;
+    const uint8_t *payload = kv_payload(cache, device_slot);
+    *out = cache->bounce ? cache->bounce : payload;
+    if (!cache->bounce) return STATUS_OK;
+    TRY(device->copy(device, cache->options.context->stream, cache->bounce, payload,
+                     cache->options.layout.payload_bytes));
+    return device->stream_wait(device, cache->options.context->stream);
+}
+
 /* Values of magnitude 1/4 to 1/2 and either sign. */
-static void fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer, uint32_t ordinal) {
-    uint64_t words = kv_block_bytes(&cache->options.layout.shape) / sizeof(uint64_t);
+static Status fill_block(const KvCache *cache, const KvSlot *slot, uint32_t layer,
+                         uint32_t ordinal) {
+    Device *device = cache->options.device;
+    uint64_t block_bytes = kv_block_bytes(&cache->options.layout.shape);
     Random random = {.key = slot->sequence_id, .stream = (uint64_t)layer << 32 | ordinal};
-    uint8_t *bytes = row_block(cache, slot, layer, ordinal);
-    for (uint64_t i = 0; i < words; i++) {
+    uint8_t *block = row_block(cache, slot, layer, ordinal);
+    uint8_t *bytes = cache->bounce ? cache->bounce : block;
+    for (uint64_t i = 0; i < block_bytes / sizeof(uint64_t); i++) {
         uint64_t word = (random_u64(&random) & 0x83ff83ff83ff83ff) | 0x3400340034003400;
         memcpy(bytes + i * sizeof word, &word, sizeof word);
     }
+    if (bytes == block) return STATUS_OK;
+    TRY(device->copy(device, cache->options.context->stream, block, bytes, block_bytes));
+    return device->stream_wait(device, cache->options.context->stream);
 }
 
-Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                     uint32_t slot_index, uint32_t token_count) {
+Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     CHECK(slot->token_count == 0);
@@ -459,9 +497,10 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
         const Batch batch = {.sequences = &sequence, .sequence_count = 1};
         kv_cache_extend(cache, slot_index, sequence.row_count);
         for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
+            kv_finish_encoding(cache, layer);
             TRY(grow(cache, &sequence, layer));
-            if (!slot->lost) fill_block(cache, slot, layer, first / block_tokens);
-            TRY(kv_cache_seal(cache, kernels, context, &batch, layer));
+            if (!slot->lost) TRY(fill_block(cache, slot, layer, first / block_tokens));
+            TRY(kv_cache_seal(cache, &batch, layer));
         }
     }
     return STATUS_OK;
@@ -470,6 +509,7 @@ Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext
 void kv_cache_park(KvCache *cache, uint32_t slot_index) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open);
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
             tier_manager_park(cache->manager, kv_layer_ids(slot, layer)[i]);
@@ -477,6 +517,7 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
 }
 
 void kv_cache_settle(KvCache *cache) {
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (int i = 0; i < SETTLE_WAITS && tier_manager_in_flight(cache->manager) > 0; i++)
         pump(cache, wait_ns);
 }
@@ -487,8 +528,13 @@ KvCacheStats kv_cache_stats(const KvCache *cache) {
                           .raw_bytes = cache->raw_bytes,
                           .stored_bytes = cache->stored_bytes,
                           .packs = cache->packs,
+                          .seconds_encode = cache->encoder ? kv_encoder_seconds(cache->encoder) : 0,
+                          .seconds_encode_waited =
+                              cache->encoder ? kv_encoder_seconds_waited(cache->encoder) : 0,
                           .places = tier_manager_places(cache->manager)};
     if (cache->mover) stats.mover = mover_stats(cache->mover);
+    for (uint32_t form = 0; form < TIER_COUNT && cache->mover; form++)
+        stats.moved_bytes[form] = mover_moved_bytes(cache->mover, form);
     for (int tier = 0; tier < TIER_COUNT; tier++)
         stats.seconds_stalled[tier] = cache->seconds_stalled[tier];
     return stats;

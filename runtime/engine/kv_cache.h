@@ -24,6 +24,8 @@ typedef struct KvCache KvCache;
 
 typedef struct KvCacheOptions {
     Device *device;
+    const Kernels *kernels; /* for encoding */
+    const KernelContext *context;
     KvLayout layout; /* of this rank */
     bool
         codec_during_prefill; /* packs are made before the prompt has been through the layer: lossy prefill */
@@ -32,6 +34,8 @@ typedef struct KvCacheOptions {
     uint32_t row_count_max;     /* of a batch */
     uint32_t slots[TIER_COUNT]; /* blocks that each tier holds, over all layers, staging included */
     uint32_t staging_slots;     /* of the device's; 0 without lower tiers */
+    uint32_t
+        bounce_slots; /* that blocks between a file and a device out of the host's reach go through */
     const Placement *placement;
     const uint64_t *trace; /* for a placement that needs one, [trace_count] */
     uint64_t trace_count;
@@ -67,8 +71,7 @@ void kv_cache_park(KvCache *cache, uint32_t slot);
 
 /* Caches `token_count` tokens that nobody computed: pseudo-random K and V, a function of sequence id, layer and place. For
  * benchmarks of long contexts; of a slot that holds none yet. */
-Status kv_cache_fill(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                     uint32_t slot, uint32_t token_count);
+Status kv_cache_fill(KvCache *cache, uint32_t slot, uint32_t token_count);
 
 /* Counts `token_count` more tokens as cached. */
 void kv_cache_extend(KvCache *cache, uint32_t slot, uint32_t token_count);
@@ -112,9 +115,8 @@ KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index
 Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count);
 
 /* The layer's exact attention has run: blocks that are full now are sealed, the others may move until they are held again, and
- * what has become cold is encoded. */
-Status kv_cache_seal(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                     const Batch *batch, uint32_t layer_index);
+ * what has become cold goes to be encoded: by the time the layer runs again it is. */
+Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index);
 
 /* Waits for the transfers that are under way, a few seconds at most. */
 void kv_cache_settle(KvCache *cache);
@@ -128,10 +130,13 @@ typedef struct KvCacheStats {
     TierManagerStats manager;
     MoverStats mover;
     uint64_t slot_bytes;
+    uint64_t moved_bytes[TIER_COUNT]; /* of a slot, by form (Block.form) */
     uint64_t raw_bytes,
         stored_bytes; /* of the cached tokens as f16, and in slots, when they were most */
     uint64_t packs;   /* made */
-    uint64_t places;  /* blocks that can exist at once now */
+    double seconds_encode,
+        seconds_encode_waited; /* that took, on any thread; of it, with the step waiting */
+    uint64_t places;           /* blocks that can exist at once now */
     double
         seconds_stalled[TIER_COUNT]; /* waiting for a block from that tier; TIER_DEVICE: for room */
 } KvCacheStats;

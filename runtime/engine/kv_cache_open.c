@@ -51,12 +51,43 @@ static Status create_manager(KvCache *cache) {
                                   .corrupt_to_off =
                                       options->corrupt_max ? options->corrupt_max : CORRUPT_TO_OFF,
                                   .grow_pause_ns = 30 * SECOND_NS};
-    for (int tier = 0; tier < TIER_COUNT; tier++)
+    if (kv_layout_encodes_on_spill(&options->layout)) manager.writes_max = KV_CODE_BUFFERS / 2;
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
         manager.slot_count[tier] = options->slots[tier];
+        manager.encodes[tier] = options->layout.tier_codecs[tier] != NULL;
+    }
     return tier_manager_create(&cache->manager, &manager);
 }
 
+static void encode_on_spill(const KvCache *cache, Tier tier, const uint8_t *payload,
+                            uint8_t *out_payload) {
+    const KvLayout *layout = &cache->options.layout;
+    CHECK(cache->options.kernels->kv_encode(layout->tier_codecs[tier], &layout->shape, payload,
+                                            out_payload) == STATUS_OK); /* kv_cool has looked */
+}
+
+static void encode_for_host(void *user, const uint8_t *payload, uint8_t *out_payload) {
+    encode_on_spill(user, TIER_HOST, payload, out_payload);
+}
+
+static void encode_for_nvme(void *user, const uint8_t *payload, uint8_t *out_payload) {
+    encode_on_spill(user, TIER_NVME, payload, out_payload);
+}
+
+static Status create_device_slots(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    const DeviceSlotsOptions slots = {.device = options->device,
+                                      .slots = cache->memory[TIER_DEVICE],
+                                      .slot_bytes = options->layout.slot_bytes,
+                                      .payload_bytes = (uint32_t)options->layout.payload_bytes,
+                                      .buffer_count = options->bounce_slots};
+    return device_slots_create(&cache->device_slots, &slots);
+}
+
 static Status create_mover(KvCache *cache) {
+    static void (*const encode_for[TIER_COUNT])(void *user, const uint8_t *payload,
+                                                uint8_t *out_payload) = {
+        [TIER_HOST] = encode_for_host, [TIER_NVME] = encode_for_nvme};
     const KvCacheOptions *options = &cache->options;
     if (!has_lower_tiers(options)) return STATUS_OK;
     MoverOptions mover = {.slot_bytes = options->layout.slot_bytes,
@@ -66,11 +97,25 @@ static Status create_mover(KvCache *cache) {
                           .io_timeout_ns = options->io_timeout_ns,
                           .corrupt_is_fatal = options->corrupt_is_fatal,
                           .transfers_max = KV_TRANSFERS_MAX};
+    if (!options->device->host_addressable) TRY(create_device_slots(cache));
+    mover.device_slots = cache->device_slots;
     mover.ring.staging = cache->memory[TIER_DEVICE];
     mover.ring.staging_bytes = options->slots[TIER_DEVICE] * cache->options.layout.slot_bytes;
+    if (cache->device_slots)
+        mover.ring.staging = device_slots_buffers(cache->device_slots, &mover.ring.staging_bytes);
     mover.ring.queue_count = KV_TRANSFERS_MAX;
-    for (int tier = 0; tier < TIER_COUNT; tier++)
+    if (cache->code_buffers) {
+        mover.code_buffers = cache->code_buffers;
+        mover.code_buffer_count = KV_CODE_BUFFERS;
+    }
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
         mover.slots[tier] = cache->memory[tier];
+        if (options->layout.tier_codecs[tier])
+            mover.forms[tier] =
+                (MoverForm){(uint32_t)codec_block_bytes(options->layout.tier_codecs[tier],
+                                                        &options->layout.shape),
+                            encode_for[tier], cache};
+    }
     return mover_create(&cache->mover, &mover);
 }
 
@@ -83,14 +128,23 @@ static Status take_memory(KvCache *cache) {
                                              options->slots[tier] *
                                                  cache->options.layout.slot_bytes,
                                              "KV blocks", (void **)&cache->memory[tier]));
+    if (options->layout.tier_codecs[TIER_NVME])
+        TRY(options->device->memory_take(options->device, MEMORY_HOST,
+                                         KV_CODE_BUFFERS * options->layout.slot_bytes,
+                                         "blocks on their way", (void **)&cache->code_buffers));
     TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(KvSlot), "KV slots"));
     TRY(memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
                     "attention runs"));
     TRY(memory_take((void **)&cache->pointers, KV_PINNED_MAX, sizeof(void *), "pinned blocks"));
     TRY(memory_take((void **)&cache->codecs, KV_PINNED_MAX, sizeof(Codec *), "pinned blocks"));
     TRY(memory_take((void **)&cache->pinned, KV_PINNED_MAX, sizeof(BlockId), "pinned blocks"));
-    TRY(memory_take((void **)&cache->void_block, cache->options.layout.slot_bytes, 1,
-                    "void block"));
+    Device *device = options->device;
+    uint64_t slot_bytes = options->layout.slot_bytes;
+    TRY(device->memory_take(device, MEMORY_DEVICE, slot_bytes, "void block",
+                            (void **)&cache->void_block));
+    if (!device->host_addressable)
+        TRY(device->memory_take(device, MEMORY_HOST, slot_bytes, "a block on its way",
+                                (void **)&cache->bounce));
     TRY(memory_take((void **)&cache->row_blocks, options->row_count_max, sizeof(void *),
                     "row blocks"));
     return memory_take((void **)&cache->row_slots, options->row_count_max, sizeof(uint32_t),
@@ -119,6 +173,8 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
         cache->run_id = monotonic_now_ns(&monotonic_system);
     if (status == STATUS_OK) status = create_manager(cache);
     if (status == STATUS_OK) status = create_mover(cache);
+    if (status == STATUS_OK && options->layout.codec && options->device->host_addressable)
+        status = kv_encoder_create(&cache->encoder, options->kernels, &options->layout);
     if (status != STATUS_OK) {
         kv_cache_destroy(cache);
         return status;
@@ -129,8 +185,11 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
 
 void kv_cache_destroy(KvCache *cache) {
     if (!cache) return;
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
+    kv_encoder_destroy(cache->encoder);
     /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
     bool quiet = mover_destroy(cache->mover);
+    if (quiet) device_slots_destroy(cache->device_slots);
     for (uint32_t i = 0; cache->slots && i < cache->options.slot_count; i++) {
         free(cache->slots[i].ids);
         free(cache->slots[i].block_counts);
@@ -141,12 +200,17 @@ void kv_cache_destroy(KvCache *cache) {
             cache->options.device->memory_give(
                 cache->options.device, tier == TIER_DEVICE ? MEMORY_DEVICE : MEMORY_HOST,
                 cache->memory[tier], cache->options.slots[tier] * cache->options.layout.slot_bytes);
+    if (cache->code_buffers && quiet)
+        cache->options.device->memory_give(cache->options.device, MEMORY_HOST, cache->code_buffers,
+                                           KV_CODE_BUFFERS * cache->options.layout.slot_bytes);
     free(cache->slots);
     free(cache->runs);
     free(cache->pointers);
     free(cache->codecs);
     free(cache->pinned);
-    free(cache->void_block);
+    Device *device = cache->options.device;
+    device->memory_give(device, MEMORY_DEVICE, cache->void_block, cache->options.layout.slot_bytes);
+    device->memory_give(device, MEMORY_HOST, cache->bounce, cache->options.layout.slot_bytes);
     free(cache->row_blocks);
     free(cache->row_slots);
     free(cache);

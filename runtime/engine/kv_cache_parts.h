@@ -6,14 +6,16 @@
 
 #include "runtime/base/invariant.h"
 #include "runtime/engine/kv_cache.h"
+#include "runtime/engine/kv_encoder.h"
 #include "runtime/engine/kv_staging.h"
 #include "tiers/spill_header.h"
 
 enum {
     KV_TRANSFERS_MAX = 256, /* that manager and mover have under way */
     KV_PINNED_MAX = 4096,   /* blocks of one call of attention */
-    KV_PACK_BLOCKS_MAX = 16,
 };
+
+#define KV_ALL_LAYERS UINT32_MAX
 
 typedef struct KvSlot {
     bool open, lost, refused;
@@ -24,14 +26,25 @@ typedef struct KvSlot {
     uint32_t *block_counts;  /* [layer_count] blocks that there are, owned */
     uint32_t *
         packed_counts; /* [layer_count] of them, the first that are in packs; behind block_counts */
+    uint32_t *
+        begun_counts; /* [layer_count] the same with those that are being encoded; behind packed_counts */
     BlockId *ids; /* [layer_count][block_capacity], owned; the blocks of a pack have the same id */
 } KvSlot;
+
+/* Blocks that the encoder works on: until it is done they are pinned raw, and the pack that they join is held. */
+typedef struct KvPending {
+    uint32_t slot_index, layer, ordinal, block_count;
+    BlockId pack;
+    uint32_t job_index; /* of the encoder */
+    Status status;      /* without one: the device has done it */
+} KvPending;
 
 struct KvCache {
     KvCacheOptions options;
     uint64_t run_id; /* random: another process's blocks are not ours */
     TierManager *manager;
-    Mover *mover; /* NULL without lower tiers */
+    Mover *mover;              /* NULL without lower tiers */
+    DeviceSlots *device_slots; /* NULL: the host reaches them, or needs not to */
     uint8_t *memory[TIER_COUNT];
     KvSlot *slots;         /* [slot_count] */
     AttendRun *runs;       /* [slot_count] */
@@ -40,9 +53,16 @@ struct KvCache {
     BlockId
         *pinned; /* [KV_PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
     uint32_t pinned_count, partial_count;
-    void **row_blocks;   /* [row_count_max] */
-    uint8_t *void_block; /* where rows of lost sequences go: written, never read */
+    void **row_blocks; /* [row_count_max] */
+    uint8_t *
+        code_buffers; /* [KV_CODE_BUFFERS][slot_bytes] where blocks are encoded on their way to a file; NULL: none are */
+    uint8_t *void_block; /* on the device: where rows of lost sequences go: written, never read */
+    uint8_t
+        *bounce; /* pinned, [slot_bytes]: a block that the host makes or reads; NULL: in place */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
+    KvEncoder *encoder;  /* NULL without a codec, or where the device encodes */
+    KvPending pending[KV_ENCODER_JOBS_MAX];
+    uint32_t pending_count;
     KvStaging staging;
     uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
     double seconds_stalled[TIER_COUNT];
@@ -64,14 +84,24 @@ static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
            sizeof(SpillHeader);
 }
 
-/* kv_cache.c: waits for a transfer, as booked under `cause`. */
+/* kv_cache.c: the host's view of a block's payload: in place, or a copy that was waited for. */
+Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out);
+/* kv_cache.c: waits for a transfer, as booked under `cause`; for what is being encoded first, as that pins blocks. */
 void kv_stall(KvCache *cache, Tier cause);
 /* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */
 Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
                      const Codec *codec, BlockId *out);
+/* kv_cache.c: makes a filling block's bytes writable; waits likewise. */
+Status kv_hold_block(KvCache *cache, BlockId id);
 
-/* kv_pack.c: what the sequence's tokens have made cold in the layer is encoded. */
-Status kv_pack_cold(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                    const BatchSequence *sequence, uint32_t layer);
+/* kv_pack.c: what the sequence's tokens have made cold in the layer goes to the encoder. */
+Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
+/* kv_pack.c: the open pack that blocks of the layer will join once the stream has token_count tokens; BLOCK_NONE: none. */
+BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
+                        uint32_t token_count);
+/* kv_pack.c: what the sequence's tokens have made cold in the layer may be encoded by the tier that it goes down to. */
+void kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
+/* kv_pack.c: what is being encoded of the layer (or KV_ALL_LAYERS) takes the place of the raw blocks; false when there was nothing. */
+bool kv_finish_encoding(KvCache *cache, uint32_t layer);
 
 #endif

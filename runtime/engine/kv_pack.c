@@ -1,23 +1,7 @@
-/* Cold blocks into packs: several encoded blocks to a slot, see kv_layout.h. */
+/* Cold blocks into packs: several encoded blocks to a slot, see kv_layout.h. Encoding begins once blocks are cold; the codes take their
+ * place when the layer runs again, or sooner where the raw blocks are in somebody's way: what attention reads in a layer is the same. */
 
 #include "runtime/engine/kv_cache_parts.h"
-
-typedef struct PackJob {
-    const Kernels *kernels;
-    const KvLayout *layout;
-    const void *const *blocks; /* [pack_blocks] raw */
-    uint8_t *pack;
-    Status *statuses; /* [pack_blocks] */
-} PackJob;
-
-static void encode_block(void *user, uint32_t index, uint32_t thread_index) {
-    (void)thread_index;
-    const PackJob *job = user;
-    const KvLayout *layout = job->layout;
-    job->statuses[index] =
-        job->kernels->kv_encode(layout->codec, &layout->shape, job->blocks[index],
-                                job->pack + index * layout->encoded_bytes);
-}
 
 /* Pins raw blocks, as many as *out_count says. */
 static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32_t *out_count) {
@@ -34,67 +18,157 @@ static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32
     return STATUS_OK;
 }
 
-/* Encodes raw blocks that are pinned into a new pack. */
-static Status fill_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                        BlockId pack) {
-    const KvLayout *layout = &cache->options.layout;
-    Status statuses[KV_PACK_BLOCKS_MAX];
-    PackJob job = {.kernels = kernels,
-                   .layout = layout,
-                   .blocks = cache->pointers,
-                   .pack = kv_payload(cache, tier_manager_device_slot(cache->manager, pack)),
-                   .statuses = statuses};
-    team_run(context->team, layout->pack_blocks, encode_block, &job);
-    for (uint32_t i = 0; i < layout->pack_blocks; i++)
-        TRY(statuses[i]);
-    return STATUS_OK;
+static bool starts_pack(const KvCache *cache, uint32_t ordinal) {
+    return ordinal % cache->options.layout.pack_blocks == 0;
 }
 
-/* Blocks ordinal … of the stream become a pack, and are released. STATUS_BAD_INPUT: not finite; STATUS_IO, STATUS_NO_SPACE: the
- * sequence has to be computed again. */
-static Status make_pack(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                        uint32_t slot_index, uint32_t layer) {
+/* The pack that the block `ordinal` joins, held: a new one, or the one that the block before it is in. */
+static Status hold_pack(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
+                        BlockId *out) {
+    if (starts_pack(cache, ordinal))
+        return kv_take_block(cache, slot_index, layer, ordinal, cache->options.layout.codec, out);
+    *out = kv_layer_ids(&cache->slots[slot_index], layer)[ordinal - 1];
+    return kv_hold_block(cache, *out);
+}
+
+/* Where the host cannot reach blocks the device encodes them, in turn with its other work. */
+static Status encode_on_device(const KvCache *cache, const KvEncoderJob *job) {
+    const KvLayout *layout = &cache->options.layout;
+    void *targets[KV_PACK_BLOCKS_MAX];
+    for (uint32_t i = 0; i < job->block_count; i++)
+        targets[i] = job->out_bytes + i * layout->encoded_bytes;
+    KvEncodeArgs args = {.codec = layout->codec,
+                         .shape = layout->shape,
+                         .block_count = job->block_count,
+                         .blocks = job->blocks,
+                         .out_bytes = targets};
+    const Kernels *kernels = cache->options.kernels;
+    return kernels->kv_encode_blocks(kernels, cache->options.context, &args);
+}
+
+/* `count` blocks from `ordinal` on, of one pack, go to the encoder. STATUS_IO, STATUS_NO_SPACE: the sequence has to be computed
+ * again. */
+static Status begin_encoding(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
+                             uint32_t count) {
     KvSlot *slot = &cache->slots[slot_index];
-    uint32_t ordinal = slot->packed_counts[layer], count = cache->options.layout.pack_blocks,
-             pinned;
-    BlockId *ids = kv_layer_ids(slot, layer) + ordinal, pack;
+    const KvLayout *layout = &cache->options.layout;
+    BlockId *ids = kv_layer_ids(slot, layer) + ordinal, pack = BLOCK_NONE;
+    uint32_t pinned;
+    if (cache->pending_count == KV_ENCODER_JOBS_MAX) kv_finish_encoding(cache, KV_ALL_LAYERS);
     Status status = pin_raw(cache, ids, count, &pinned);
-    if (status == STATUS_OK)
-        status =
-            kv_take_block(cache, slot_index, layer, ordinal, cache->options.layout.codec, &pack);
-    bool taken = status == STATUS_OK;
-    if (taken) status = fill_pack(cache, kernels, context, pack);
-    for (uint32_t i = 0; i < pinned; i++)
-        tier_manager_unpin(cache->manager, ids[i]);
+    if (status == STATUS_OK) status = hold_pack(cache, slot_index, layer, ordinal, &pack);
     if (status != STATUS_OK) {
-        if (taken) tier_manager_release(cache->manager, pack);
+        for (uint32_t i = 0; i < pinned; i++)
+            tier_manager_unpin(cache->manager, ids[i]);
         return status;
     }
-    tier_manager_seal(cache->manager, pack);
-    for (uint32_t i = 0; i < count; i++) {
-        tier_manager_release(cache->manager, ids[i]);
-        ids[i] = pack;
-    }
-    slot->packed_counts[layer] += count;
-    cache->packs++;
+    KvEncoderJob job = {.block_count = count,
+                        .out_bytes =
+                            kv_payload(cache, tier_manager_device_slot(cache->manager, pack)) +
+                            ordinal % layout->pack_blocks * layout->encoded_bytes};
+    for (uint32_t i = 0; i < count; i++)
+        job.blocks[i] = cache->pointers[i];
+    KvPending pending = {.slot_index = slot_index,
+                         .layer = layer,
+                         .ordinal = ordinal,
+                         .block_count = count,
+                         .pack = pack};
+    if (cache->encoder)
+        pending.job_index = kv_encoder_submit(cache->encoder, &job);
+    else
+        pending.status = encode_on_device(cache, &job);
+    cache->pending[cache->pending_count++] = pending;
+    slot->begun_counts[layer] = ordinal + count;
     return STATUS_OK;
 }
 
-Status kv_pack_cold(KvCache *cache, const Kernels *kernels, const KernelContext *context,
-                    const BatchSequence *sequence, uint32_t layer) {
+/* The codes take the place of the raw blocks, which are released. Of a lost sequence a pack that nobody knows goes with them. */
+static void end_encoding(KvCache *cache, const KvPending *pending) {
+    KvSlot *slot = &cache->slots[pending->slot_index];
+    BlockId *ids = kv_layer_ids(slot, pending->layer) + pending->ordinal;
+    uint32_t end = pending->ordinal + pending->block_count;
+    Status status =
+        cache->encoder ? kv_encoder_wait(cache->encoder, pending->job_index) : pending->status;
+    for (uint32_t i = 0; i < pending->block_count; i++)
+        tier_manager_unpin(cache->manager, ids[i]);
+    if (status != STATUS_OK) slot->refused = slot->lost = true;
+    if (starts_pack(cache, end))
+        tier_manager_seal(cache->manager, pending->pack);
+    else
+        tier_manager_let_go(cache->manager, pending->pack);
+    if (slot->lost) {
+        if (starts_pack(cache, pending->ordinal))
+            tier_manager_release(cache->manager, pending->pack);
+        return;
+    }
+    for (uint32_t i = 0; i < pending->block_count; i++) {
+        tier_manager_release(cache->manager, ids[i]);
+        ids[i] = pending->pack;
+    }
+    slot->packed_counts[pending->layer] = end;
+    cache->packs += starts_pack(cache, pending->ordinal);
+}
+
+bool kv_finish_encoding(KvCache *cache, uint32_t layer) {
+    uint32_t kept = 0, count = cache->pending_count;
+    for (uint32_t i = 0; i < count; i++)
+        if (layer == KV_ALL_LAYERS || cache->pending[i].layer == layer)
+            end_encoding(cache, &cache->pending[i]);
+        else
+            cache->pending[kept++] = cache->pending[i];
+    cache->pending_count = kept;
+    return kept < count;
+}
+
+BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
+                        uint32_t token_count) {
+    uint32_t begun = slot->begun_counts[layer];
+    if (!cache->options.layout.codec || starts_pack(cache, begun) ||
+        token_count < slot->prompt_count ||
+        kv_layout_cold_blocks(&cache->options.layout, token_count) <= begun)
+        return BLOCK_NONE;
+    return kv_layer_ids(slot, layer)[begun - 1];
+}
+
+Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
     KvSlot *slot = &cache->slots[sequence->slot];
     uint32_t token_count = sequence->position_first + sequence->row_count;
     if (token_count < slot->prompt_count) return STATUS_OK;
-    uint32_t cold = kv_layout_packed_blocks(&cache->options.layout, token_count);
-    while (!slot->lost && slot->packed_counts[layer] < cold) {
-        Status status = make_pack(cache, kernels, context, sequence->slot, layer);
+    uint32_t cold = kv_layout_cold_blocks(&cache->options.layout, token_count),
+             pack_blocks = cache->options.layout.pack_blocks;
+    while (!slot->lost && slot->begun_counts[layer] < cold) {
+        uint32_t ordinal = slot->begun_counts[layer], room = pack_blocks - ordinal % pack_blocks,
+                 count = cold - ordinal < room ? cold - ordinal : room;
+        Status status = begin_encoding(cache, sequence->slot, layer, ordinal, count);
         if (status == STATUS_OK) continue;
-        slot->refused = status == STATUS_BAD_INPUT;
         slot->lost = true;
-        if (status != STATUS_BAD_INPUT && status != STATUS_IO && status != STATUS_NO_SPACE)
-            return status;
+        if (status != STATUS_IO && status != STATUS_NO_SPACE) return status;
     }
     return STATUS_OK;
+}
+
+/* Bytes that no codec takes stay as they are, which loses nothing. */
+static bool is_finite(const void *block, uint64_t bytes) {
+    const uint16_t *halves = block;
+    uint32_t special = 0;
+    for (uint64_t i = 0; i < bytes / sizeof *halves; i++)
+        special |= (halves[i] & 0x7c00u) == 0x7c00u;
+    return !special;
+}
+
+void kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
+    KvSlot *slot = &cache->slots[sequence->slot];
+    const KvLayout *layout = &cache->options.layout;
+    uint32_t token_count = sequence->position_first + sequence->row_count;
+    if (slot->lost || token_count < slot->prompt_count) return;
+    uint32_t cold = kv_layout_cold_blocks(layout, token_count);
+    for (uint32_t *next = &slot->begun_counts[layer]; *next < cold; ++*next) {
+        BlockId id = kv_layer_ids(slot, layer)[*next];
+        uint32_t device_slot = tier_manager_device_slot(cache->manager, id);
+        if (device_slot != SLOT_NONE &&
+            is_finite(kv_payload(cache, device_slot), kv_block_bytes(&layout->shape)))
+            tier_manager_cool(cache->manager, id);
+    }
 }
 
 static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
@@ -104,8 +178,12 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
     uint32_t full = slot->token_count / shape->block_tokens, pinned;
     for (uint32_t i = slot->packed_counts[layer]; i < full; i++) {
         BlockId id = kv_layer_ids(slot, layer)[i];
+        if (tier_manager_block(cache->manager, id)->form != 0) continue;
         TRY(pin_raw(cache, &id, 1, &pinned));
-        Status status = visit(user, shape, cache->pointers[0]);
+        const void *block;
+        Status status =
+            kv_payload_view(cache, tier_manager_device_slot(cache->manager, id), &block);
+        if (status == STATUS_OK) status = visit(user, shape, block);
         tier_manager_unpin(cache->manager, id);
         TRY(status);
     }
@@ -115,6 +193,7 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
 Status kv_cache_visit(KvCache *cache,
                       Status (*visit)(void *user, const KvShape *shape, const void *block),
                       void *user) {
+    kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t s = 0; s < cache->options.slot_count; s++)
         for (uint32_t layer = 0; layer < cache->options.layer_count && cache->slots[s].open;
              layer++)

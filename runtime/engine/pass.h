@@ -1,11 +1,11 @@
 #ifndef RUNTIME_ENGINE_PASS_H
 #define RUNTIME_ENGINE_PASS_H
 
-/* One forward pass of one rank: what a family's functions read and write. Activations are f32, row-major, and belong
- * to the engine's arena; a family may use every buffer as scratch, but x is the residual stream between layers. */
+/* One forward pass of one rank: what a family's functions read and write. Activations are f32, row-major, in device memory, and
+ * belong to the engine's arena; a family may use every buffer as scratch, but x is the residual stream between layers. */
 
 #include "kernels/kernels.h"
-#include "runtime/comm/comm.h"
+#include "runtime/comm/comm_device.h"
 #include "runtime/engine/batch.h"
 #include "runtime/engine/kv_cache.h"
 #include "runtime/models/model.h"
@@ -21,6 +21,7 @@ typedef struct Pass {
     const Kernels *kernels;
     const KernelContext *context;
     Comm *comm;
+    const CommDevice *reduce; /* sums activations over the ranks of comm */
     KvCache *cache;
     const Batch *batch;
 
@@ -33,6 +34,7 @@ typedef struct Pass {
     float *maxima, *sums; /* [rows][heads] attention state */
     float *gate, *up;     /* [rows][mlp columns] */
     float *logits;        /* [logit rows of one head call][vocabulary rows of this rank] */
+    float *host_logits;   /* the same where the host can read them: logits itself, or pinned */
 
     /* Rows of the batch that the head works on now: logit_rows[head_first .. head_first + head_count) */
     uint32_t head_first, head_count;

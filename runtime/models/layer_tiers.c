@@ -107,7 +107,12 @@ void layer_tiers_sizes(const LayerTiers *tiers, ModelSizes *out) {
 /* ---- loading ---- */
 
 Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptions *options) {
-    TRY(model_memory_create(&tiers->host, device, MEMORY_HOST));
+    if (!device->host_addressable && tiers->bytes[TIER_HOST] + tiers->bytes[TIER_NVME] > 0)
+        FAIL(UNAVAILABLE,
+             "device %s is out of the host's reach, and layers outside its memory are used where "
+             "the host has them: leave out --weights-device-size and --weights-host-size",
+             device->name);
+    TRY(model_memory_create(&tiers->host, device, NULL));
     if (tiers->bytes[TIER_NVME] == 0) return STATUS_OK;
     const WeightStreamOptions stream = {.device = device,
                                         .pieces = tiers->pieces,
@@ -139,7 +144,8 @@ Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, void **out) {
     const WeightPiece *piece = &tiers->pieces[tiers->next++];
     CHECK(tiers->next <= tiers->piece_count && piece->bytes == bytes);
     *out = NULL;
-    if (piece->tier == TIER_HOST) return model_memory_take(tiers->host, bytes, piece->name, out);
+    if (piece->tier == TIER_HOST)
+        return model_memory_take(tiers->host, MEMORY_HOST, bytes, piece->name, out);
     if (piece->tier != TIER_NVME) return STATUS_OK;
     TRY(open_frame(tiers, piece->layer));
     *out = tiers->frame + piece->offset;

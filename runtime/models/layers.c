@@ -8,7 +8,7 @@
 static Status sum_over_ranks(Pass *pass, float *data, uint64_t count) {
     if (pass->comm->size == 1) return STATUS_OK;
     double start = monotonic_seconds();
-    Status status = comm_all_reduce(pass->comm, data, count);
+    Status status = comm_device_all_reduce(pass->reduce, data, count);
     pass->times->collective += monotonic_seconds() - start;
     return status;
 }
@@ -143,7 +143,7 @@ static Status attend_blocks(Pass *pass, uint32_t layer_index) {
         pass->kernels->attend(pass->context, &args);
     }
     pass->kernels->attend_end(pass->context, &edge);
-    return kv_cache_seal(pass->cache, pass->kernels, pass->context, pass->batch, layer_index);
+    return kv_cache_seal(pass->cache, pass->batch, layer_index);
 }
 
 Status layers_attend(Pass *pass, uint32_t layer_index) {
@@ -153,11 +153,15 @@ Status layers_attend(Pass *pass, uint32_t layer_index) {
     return status;
 }
 
-void layers_gather_head_rows(Pass *pass, const float *x, float *out) {
+Status layers_gather_head_rows(Pass *pass, const float *x, float *out) {
+    Device *device = pass->model->device;
     uint64_t hidden = pass->model->config.hidden_size;
-    for (uint32_t i = 0; i < pass->head_count; i++)
-        memcpy(out + i * hidden, x + pass->batch->logit_rows[pass->head_first + i] * hidden,
-               hidden * sizeof(float));
+    for (uint32_t i = 0; i < pass->head_count; i++) {
+        const float *row = x + pass->batch->logit_rows[pass->head_first + i] * hidden;
+        TRY(device->copy(device, pass->context->stream, out + i * hidden, row,
+                         hidden * sizeof(float)));
+    }
+    return STATUS_OK;
 }
 
 void layers_head(Pass *pass, const float *in) {

@@ -43,7 +43,7 @@ void layers_rope(Pass *pass);
 Status layers_attend(Pass *pass, uint32_t layer_index);
 
 /* Copies the rows that the head works on from x [rows][hidden] to out [head_count][hidden]. */
-void layers_gather_head_rows(Pass *pass, const float *x, float *out);
+Status layers_gather_head_rows(Pass *pass, const float *x, float *out);
 
 /* pass->logits = in W_head^T; in: [head_count][columns of the head] */
 void layers_head(Pass *pass, const float *in);

@@ -493,7 +493,7 @@ static Status llama_layer(Pass *pass, uint32_t layer_index) {
 }
 
 static Status llama_head(Pass *pass) {
-    layers_gather_head_rows(pass, pass->x, pass->normed);
+    TRY(layers_gather_head_rows(pass, pass->x, pass->normed));
     layers_norm(pass, pass->kernels->rms_norm, (NormWeights){.weight = pass->model->final_norm},
                 pass->normed, pass->normed, pass->head_count);
     layers_head(pass, pass->normed);

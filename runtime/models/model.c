@@ -146,8 +146,8 @@ static Status fill_kv_head_index(ModelLoader *loader) {
     Model *model = loader->model;
     uint32_t group = model->config.head_count / model->config.kv_head_count;
     void *memory;
-    TRY(loader_memory(loader, share_count(model->share.heads) * sizeof(uint16_t), "KV head map",
-                      &memory));
+    TRY(loader_host_memory(loader, share_count(model->share.heads) * sizeof(uint16_t),
+                           "KV head map", &memory));
     model->kv_head_index = memory;
     for (uint32_t head = model->share.heads.begin; head < model->share.heads.end; head++)
         model->kv_head_index[head - model->share.heads.begin] =
@@ -161,13 +161,13 @@ static Status fill_rope(ModelLoader *loader) {
     if (rope->rotary_dim == 0) return STATUS_OK;
     uint64_t bytes =
         (uint64_t)loader->options->max_model_len * (rope->rotary_dim / 2) * sizeof(float);
-    void *cosines, *sines;
-    TRY(loader_memory(loader, bytes, "RoPE cosines", &cosines));
-    TRY(loader_memory(loader, bytes, "RoPE sines", &sines));
-    model->rope_cosines = cosines;
-    model->rope_sines = sines;
-    rope_table_fill(rope, loader->options->max_model_len, cosines, sines);
-    return STATUS_OK;
+    void *host, *place;
+    TRY(model_memory_stage(model->memory, 2 * bytes, "RoPE tables", &host, &place));
+    uint64_t count = bytes / sizeof(float);
+    model->rope_cosines = place;
+    model->rope_sines = model->rope_cosines + count;
+    rope_table_fill(rope, loader->options->max_model_len, host, (float *)host + count);
+    return model_memory_send(model->memory);
 }
 
 static Status load(ModelLoader *loader) {
@@ -215,9 +215,10 @@ static Status measure(ModelLoader *loader) {
     Model *model = loader->model;
     const ModelLoadOptions *options = loader->options;
     TRY(split(loader->weights, &model->config, options, &model->share));
-    TRY(model_memory_create(&model->memory, options->device, MEMORY_DEVICE));
+    TRY(model_memory_create(&model->memory, options->device, options->context->stream));
     void *layers;
-    TRY(loader_memory(loader, model->config.layer_count * sizeof(LayerWeights), "layers", &layers));
+    TRY(loader_host_memory(loader, model->config.layer_count * sizeof(LayerWeights), "layers",
+                           &layers));
     model->layers = layers;
     TRY(layer_tiers_create(&model->tiers, &model->config));
     TRY(model->config.family->bind(loader, model));

@@ -4,7 +4,8 @@
 /* Model families: what a config means, which tensors a layer has, and what a layer computes. A family is one file and one
  * word in models/meson.build; a file exports rows `const ModelFamily model_<file>[]`, ended by a row without a name.
  *
- * A Model is this rank's share of the weights, packed for the backend and immutable after model_load. */
+ * A Model is this rank's share of the weights, packed for the backend and immutable after model_load. Numbers are in device
+ * memory; records, and kv_head_index, in the host's. */
 
 #include <stdint.h>
 
@@ -77,7 +78,7 @@ typedef struct Model {
     RankShare share;      /* what this rank holds */
     LayerWeights *layers; /* [layer_count] */
     Tensor
-        token_embedding; /* this rank's rows [vocab_rows][embedding_size], as in the file, mapped */
+        token_embedding; /* this rank's rows [vocab_rows][embedding_size], as in the file; mapped, or on the device */
     const float *position_embedding; /* OPT: f32 [positions][hidden]; NULL: none */
     uint32_t position_count;
     Matrix project_in, project_out; /* OPT-350m, whole on every rank */

@@ -80,11 +80,17 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     table.bytes = share_count(rows) * row_bytes;
     loader->model->token_embedding = table;
     if (loader->phase == LOADER_MEASURE) loader->sizes->mapped_bytes += table.bytes;
-    return STATUS_OK;
+    if (loader->phase != LOADER_LOAD || loader->options->device->host_addressable)
+        return STATUS_OK; /* read from the file */
+    void *host, *place;
+    TRY(model_memory_stage(loader->model->memory, table.bytes, name, &host, &place));
+    memcpy(host, table.data, table.bytes);
+    loader->model->token_embedding.data = place;
+    return model_memory_send(loader->model->memory);
 }
 
-Status loader_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out) {
-    return model_memory_take(loader->model->memory, bytes, what, out);
+Status loader_host_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out) {
+    return model_memory_take(loader->model->memory, MEMORY_HOST, bytes, what, out);
 }
 
 static MatrixSource source_of(const Tensor *tensor, const LoaderSlice *slice) {
@@ -117,7 +123,7 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
         return STATUS_OK;
     }
     void *memory;
-    TRY(loader_memory(loader, bytes, name, &memory));
+    TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
     pack(loader, &source, memory, out);
     return STATUS_OK;
 }
@@ -139,22 +145,22 @@ static Status layer_matrix(ModelLoader *loader, const char *name, uint32_t layer
     }
     void *memory;
     TRY(layer_tiers_next(tiers, bytes, &memory));
-    if (!memory) TRY(loader_memory(loader, bytes, name, &memory));
+    if (!memory) TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
     pack(loader, &source, memory, out);
     return STATUS_OK;
 }
 
 static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor, uint64_t count,
                      const float **out) {
-    void *memory;
+    void *host, *place;
     if (loader->phase == LOADER_MEASURE) {
         loader->sizes->fixed_bytes += count * sizeof(float);
         return STATUS_OK;
     }
-    TRY(loader_memory(loader, count * sizeof(float), name, &memory));
-    tensor->quant->dequantise(tensor->data, count, memory);
-    *out = memory;
-    return STATUS_OK;
+    TRY(model_memory_stage(loader->model->memory, count * sizeof(float), name, &host, &place));
+    tensor->quant->dequantise(tensor->data, count, host);
+    *out = place;
+    return model_memory_send(loader->model->memory);
 }
 
 Status loader_vector(ModelLoader *loader, const char *name, uint32_t count, Share share,

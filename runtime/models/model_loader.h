@@ -96,8 +96,8 @@ void loader_ignore(ModelLoader *loader, const char *name);
 /* E-MODEL-UNSUPPORTED naming a tensor that was neither taken nor ignored. */
 Status loader_check_all_taken(const ModelLoader *loader);
 
-/* Memory that model_unload gives back; 64-byte aligned. */
-Status loader_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out);
+/* Memory that the host reads and model_unload gives back; 64-byte aligned. */
+Status loader_host_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out);
 
 /* Config keys. A family lists every key it understands; any other key under `prefix` ("" for config.json) that stands
  * in `harmless` nor is understood is refused by name, because it might change the arithmetic. */

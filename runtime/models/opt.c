@@ -248,7 +248,7 @@ static Status opt_layer(Pass *pass, uint32_t layer_index) {
 static Status opt_head(Pass *pass) {
     const Model *model = pass->model;
     float *rows = pass->normed;
-    layers_gather_head_rows(pass, pass->x, rows);
+    TRY(layers_gather_head_rows(pass, pass->x, rows));
     if (model->config.final_norm)
         layers_norm(pass, pass->kernels->layer_norm,
                     (NormWeights){model->final_norm, model->final_norm_bias}, rows, rows,

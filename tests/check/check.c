@@ -11,6 +11,7 @@
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
+#include "tests/check/check_device.h"
 
 enum {
     POISON = 0xFF, /* a NaN in every float format */
@@ -49,6 +50,7 @@ uint32_t check_size(Check *check, uint32_t limit) {
     static const uint32_t primes[] = {3,  5,  7,   11,  13,  17,  31,  37,
                                       61, 67, 127, 131, 257, 521, 1031};
     uint32_t size = 1;
+    limit = limit > check->slowness ? limit / check->slowness : 1;
     switch (check_below(check, 5)) {
     case 0: size = 1; break;
     case 1: size = primes[check_below(check, sizeof primes / sizeof *primes)]; break;
@@ -277,13 +279,17 @@ static void print_rate(const char *unit, double rate, const char *peak_text, dou
 void check_bench(Check *check, const char *label, const CheckWork *work,
                  void (*call)(void *argument), void *argument) {
     Team *team = check_team(check, check->thread_count);
+    if (check->device) check_device_keep(check->device, true);
     Timing timing = time_calls(call, argument);
+    if (check->device) check_device_keep(check->device, false);
     double seconds = timing.median;
     printf("%s.%s [%s] %s: %.4g us (best %.4g)", check->group, check->name, check->variant, label,
            seconds * 1e6, timing.best * 1e6);
+    bool host = !check->device; /* the peaks are the host's */
     if (work->operations > 0.0)
         print_rate("GOP/s", work->operations / seconds, peak_name(work->peak),
-                   peak_operations(work->peak, check->variant, team));
-    if (work->bytes > 0.0) print_rate("GB/s", work->bytes / seconds, "read", peak_read_bytes(team));
+                   host ? peak_operations(work->peak, check->variant, team) : 0.0);
+    if (work->bytes > 0.0)
+        print_rate("GB/s", work->bytes / seconds, "read", host ? peak_read_bytes(team) : 0.0);
     printf("\n");
 }

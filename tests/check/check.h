@@ -21,6 +21,7 @@ SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct CheckMemory CheckMemory;
 typedef struct CheckTeam CheckTeam;
+typedef struct CheckDevice CheckDevice;
 
 typedef struct Check {
     const char *group;        /* "norm" */
@@ -31,6 +32,8 @@ typedef struct Check {
     Random random;            /* restarts each round from `seed` */
     uint64_t seed;            /* of this round */
     uint32_t thread_count;    /* the most threads a case should use */
+    uint32_t slowness;        /* check_size divides its limit by this */
+    CheckDevice *device;      /* whose memory cases cannot touch; NULL: none */
     uint32_t failure_count;   /* of this case */
     CheckMemory *memory;      /* what check_memory gave out this round */
     CheckTeam *teams;         /* what check_team gave out this round */
@@ -52,7 +55,8 @@ typedef struct CheckGroup {
 
 /* --- drawing --- */
 
-/* A size in [1, limit] that likes 1, odd numbers, primes, powers of two and their neighbours. */
+/* A size in [1, limit], of slow variants in [1, limit / slowness], that likes 1, odd numbers, primes, powers of two and
+ * their neighbours. */
 uint32_t check_size(Check *check, uint32_t limit);
 uint32_t check_below(Check *check, uint32_t bound);
 bool check_chance(Check *check, double probability);

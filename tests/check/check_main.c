@@ -10,6 +10,7 @@
 
 #include "kernels/backend.h"
 #include "tests/check/check.h"
+#include "tests/check/check_device.h"
 #include "tests/kernels/check_groups.h"
 
 #define CHECK_GROUP(name) extern const CheckGroup check_##name;
@@ -31,13 +32,18 @@ static struct {
     const char *name;
     const char *backend;
     const char *cpu_isa;
+    uint32_t slowness; /* sizes, and rounds, are so many times smaller; 0: 1 */
     bool here;
     Device *device;
-    Kernels kernels;
+    CheckDevice *check_device; /* NULL: the device's memory is the host's */
+    Kernels kernels;           /* the backend's */
+    Kernels table;             /* what cases call */
 } variants[] = {
     {.name = "reference", .backend = "cpu", .cpu_isa = "reference"},
     {.name = "avx2", .backend = "cpu", .cpu_isa = "avx2"},
     {.name = "avx512", .backend = "cpu", .cpu_isa = "avx512"},
+    {.name = "emulated", .backend = "emulated", .slowness = 3},
+    {.name = "cuda", .backend = "cuda"},
 };
 enum { VARIANT_COUNT = sizeof variants / sizeof *variants };
 
@@ -110,31 +116,48 @@ static bool selected(const Options *options, const char *group, const char *name
     return options->filter_count == 0;
 }
 
-static void open_variants(void) {
+static Status open_variant(int i, uint64_t seed) {
+    BackendOptions options = {.cpu_isa = variants[i].cpu_isa, .seed = seed};
+    TRY(backend_open(variants[i].backend, &options, &variants[i].device, &variants[i].kernels));
+    variants[i].here = true;
+    variants[i].table = variants[i].kernels;
+    if (variants[i].device->host_addressable) return STATUS_OK;
+    check_device_fill(&variants[i].table);
+    return check_device_open(&variants[i].check_device, variants[i].device, &variants[i].kernels);
+}
+
+/* Those that are asked for, and the specification. */
+static Status open_variants(const Options *options) {
     for (int i = 0; i < VARIANT_COUNT; i++) {
-        BackendOptions options = {.cpu_isa = variants[i].cpu_isa};
+        if (i > 0 && options->variant && strcmp(options->variant, variants[i].name) != 0) continue;
         error_capture_begin();
-        variants[i].here = backend_open(variants[i].backend, &options, &variants[i].device,
-                                        &variants[i].kernels) == STATUS_OK;
+        Status status = open_variant(i, options->seed);
         error_capture_end();
+        if (variants[i].here) TRY(status); /* a backend that opens works */
     }
+    return STATUS_OK;
 }
 
 static void close_variants(void) {
-    for (int i = 0; i < VARIANT_COUNT; i++)
+    for (int i = 0; i < VARIANT_COUNT; i++) {
+        check_device_close(variants[i].check_device);
         if (variants[i].here) variants[i].device->close(variants[i].device);
+    }
 }
 
 static const void *slot_of(int variant, int slot) {
     const void *function;
-    memcpy(&function, (const char *)&variants[variant].kernels + slot, sizeof function);
+    memcpy(&function, (const char *)&variants[variant].table + slot, sizeof function);
     return function;
 }
 
-/* Does the variant bring a function of its own, not one that a lower variant was already checked with? */
+/* Does the variant bring a function of its own, not one that a lower variant was already checked with? What stands between a case
+ * and a device's slot is the same for every device. */
 static bool fills(int variant, int slot) {
     for (int lower = 0; lower < variant; lower++)
-        if (variants[lower].here && slot_of(lower, slot) == slot_of(variant, slot)) return false;
+        if (variants[lower].here && !variants[lower].check_device &&
+            slot_of(lower, slot) == slot_of(variant, slot))
+            return false;
     return true;
 }
 
@@ -155,7 +178,8 @@ static uint64_t hash_text(uint64_t hash, const char *text) {
 }
 
 static void run_rounds(const Options *options, Check *check, const CheckCase *row) {
-    for (uint64_t round = 0; round < options->round_count && check->failure_count == 0; round++) {
+    uint64_t count = 1 + (options->round_count - 1) / check->slowness;
+    for (uint64_t round = 0; round < count && check->failure_count == 0; round++) {
         uint64_t seed = options->seed + round;
         snprintf(case_text, sizeof case_text, "%s.%s [%s] --seed %llu --rounds 1\n", check->group,
                  check->name, check->variant, (unsigned long long)seed);
@@ -191,7 +215,10 @@ static void run_variants(const Options *options, Check *check, const CheckCase *
         }
         if (!fills(i, row->slot)) continue;
         check->variant = variants[i].name;
-        check->kernels = &variants[i].kernels;
+        check->kernels = &variants[i].table;
+        check->slowness = variants[i].slowness ? variants[i].slowness : 1;
+        check->device = variants[i].check_device;
+        check_device_use(check->device);
         run_case(options, check, row, tally);
     }
 }
@@ -210,6 +237,8 @@ static void run_groups(const Options *options, Tally *tally) {
             if (!selected(options, check.group, row->name)) continue;
             check.variant = "-";
             check.kernels = NULL;
+            check.device = NULL;
+            check.slowness = 1;
             check.reference = &variants[0].kernels;
             if (options->list)
                 list_case(check.group, row);
@@ -242,9 +271,8 @@ int main(int count, char **arguments) {
     signal(SIGBUS, on_fault);
     signal(SIGILL, on_fault);
     signal(SIGFPE, on_fault);
-    open_variants();
-    if (!variants[0].here) {
-        fputs("check: the reference backend does not open\n", stderr);
+    if (open_variants(&options) != STATUS_OK || !variants[0].here) {
+        fputs("check: a backend does not open\n", stderr);
         return 1;
     }
     Tally tally = {0};

@@ -1,5 +1,5 @@
-/* Matrix products. Every variant is compared with a scalar twin of its arithmetic (kernels/cpu/matmul_tiles.h) bit for
- * bit, and with the exact product within what rounding the activations allows; and a row's bits may depend on
+/* Matrix products. Every variant is compared with a scalar twin of its arithmetic (kernels/cpu/matmul_tiles.h; on a GPU
+ * that of kernels/cuda/matmul.cu, which differs where weights are floats) bit for bit, and with the exact product within what rounding the activations allows; and a row's bits may depend on
  * nothing but that row. The twin reads the file's blocks, not the packed form. */
 
 #include <math.h>
@@ -53,7 +53,8 @@ static DrawnProduct draw_product(Check *check) {
         formats[i] = check_draw_quant(check);
     uint32_t columns = draw_tensor_columns(check, formats, count), begin = 0, end = columns;
     if (check_chance(check, 0.3)) draw_cut(check, columns, &begin, &end);
-    uint32_t rows = check_size(check, check_chance(check, 0.1) ? ROWS_MAX : 20);
+    /* as many for slow variants: what they compute depends on the rows */
+    uint32_t rows = check_size(check, check->slowness * (check_chance(check, 0.1) ? ROWS_MAX : 20));
     DrawnProduct drawn = {
         .args = {.row_count = rows,
                  .x_stride = end - begin + check_below(check, 3),
@@ -136,13 +137,20 @@ static MatmulArgs call(Check *check, const Kernels *kernels, const MatmulArgs *a
 /* ---- the twin ---- */
 
 /* What the arithmetic of an output is. */
-typedef enum TwinKind { TWIN_DOUBLE, TWIN_F32, TWIN_INT8, TWIN_INT16 } TwinKind;
+typedef enum TwinKind {
+    TWIN_DOUBLE,
+    TWIN_F32,
+    TWIN_F32_RECORDS,
+    TWIN_TF32,
+    TWIN_INT8,
+    TWIN_INT16
+} TwinKind;
 
 static TwinKind twin_kind(const Check *check, const MatrixSource *source, bool precise) {
     const Quant *quant = source->tensor.quant;
     if (strcmp(check->variant, "reference") == 0) return TWIN_DOUBLE;
     if (!quant->expand || source->column_begin % GROUP || source->column_end % GROUP)
-        return TWIN_F32;
+        return !check->device ? TWIN_F32 : quant->block_bytes == 2 ? TWIN_TF32 : TWIN_F32_RECORDS;
     bool int8_overflows = quant->code_bits == 8 && strcmp(check->variant, "avx2") == 0;
     return precise || int8_overflows ? TWIN_INT16 : TWIN_INT8;
 }
@@ -228,6 +236,45 @@ static TwinResult twin_f32(const float *weights, const float *x, uint32_t count)
     return (TwinResult){sum, magnitude * (count + 2.0) * 0x1p-24};
 }
 
+/* A chain for each 32 columns, filled up with zeros, and a chain of these. */
+static TwinResult twin_f32_records(const float *weights, const float *x, uint32_t count) {
+    float sum = 0.0f;
+    for (uint32_t first = 0; first < count; first += GROUP) {
+        float part = 0.0f;
+        for (uint32_t k = first; k < first + GROUP; k++)
+            part = k < count ? fmaf(weights[k], x[k], part) : fmaf(0.0f, 0.0f, part);
+        sum += part;
+    }
+    return (TwinResult){sum, twin_f32(weights, x, count).bound};
+}
+
+/* The part of x that tf32 keeps. */
+static float twin_upper(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0xffffe000u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Each 32 columns from zero: of every eight the even ones, then the odd ones, with what is left of x and then with its upper bits. */
+static TwinResult twin_tf32(const float *weights, const float *x, uint32_t count) {
+    float sum = 0.0f;
+    double rounding = 0.0;
+    for (uint32_t first = 0; first < count; first += GROUP) {
+        float part = 0.0f;
+        for (uint32_t pass = 0; pass < 2 * GROUP; pass++) {
+            uint32_t k = first + pass / 16 * 8 + pass % 4 * 2 + pass % 8 / 4;
+            float number = k < count ? x[k] : 0.0f, weight = k < count ? weights[k] : 0.0f;
+            float upper = twin_upper(number), rest = twin_upper(number - upper);
+            part = fmaf(weight, pass % 16 < 8 ? rest : upper, part);
+            rounding += fabs((double)weight * (double)number) * 0x1p-22;
+        }
+        sum += part;
+    }
+    return (TwinResult){sum, rounding + 2 * twin_f32(weights, x, count).bound};
+}
+
 static double exact_dot(const float *weights, const float *x, uint32_t count) {
     double sum = 0.0;
     for (uint32_t k = 0; k < count; k++)
@@ -239,6 +286,8 @@ static TwinResult twin_output(const TwinWeights *weights, const float *x, uint32
                               const Quant *quant, TwinKind kind) {
     switch (kind) {
     case TWIN_F32: return twin_f32(weights->numbers, x, count);
+    case TWIN_F32_RECORDS: return twin_f32_records(weights->numbers, x, count);
+    case TWIN_TF32: return twin_tf32(weights->numbers, x, count);
     case TWIN_INT8: return twin_encoded(weights, x, count, quant, 127.0f);
     case TWIN_INT16: return twin_encoded(weights, x, count, quant, 32767.0f);
     case TWIN_DOUBLE: break;
@@ -254,6 +303,8 @@ static void expect_twin(Check *check, const DrawnProduct *drawn, const MatmulArg
     const Quant *quant = source->tensor.quant;
     const MatmulOutput *output = &done->outputs[index];
     TwinKind kind = twin_kind(check, source, done->precise);
+    /* tensor cores of a GPU sum tf32 in an order of their own */
+    bool same_order = kind != TWIN_TF32 || strcmp(check->variant, "cuda") != 0;
     uint32_t columns = source_rows(source);
     CheckShape shape = {done->row_count, columns, output->out_stride};
     float *expected = check_memory(check, check_shape_count(&shape), sizeof *expected);
@@ -272,10 +323,16 @@ static void expect_twin(Check *check, const DrawnProduct *drawn, const MatmulArg
             if (fabs((double)out - exact) > bound)
                 check_fail(check, "%s: twin gives %.9g, exact is %.9g, bound %.3g", quant->name,
                            (double)out, exact, bound);
+            double given = (double)output->out[m * output->out_stride + n];
+            if (!same_order && !(fabs(given - exact) <= 4.0 * bound))
+                check_fail(check, "%s: %.9g, exact is %.9g, bound %.3g", quant->name, given, exact,
+                           bound);
         }
     }
-    if (!check_same_bits(check, quant->name, expected, output->out,
-                         check_shape_count(&shape) * sizeof(float)))
+    if (!same_order)
+        check_gaps(check, quant->name, output->out, &shape);
+    else if (!check_same_bits(check, quant->name, expected, output->out,
+                              check_shape_count(&shape) * sizeof(float)))
         check_fail(check, "%s: %u rows, %u outputs, %u columns from %llu, twin %d", quant->name,
                    done->row_count, columns, drawn->column_count,
                    (unsigned long long)source->column_begin, (int)kind);

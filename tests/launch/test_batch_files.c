@@ -352,6 +352,8 @@ static void test_state_file(void **state) {
                                 .input = "in \"x\".jsonl",
                                 .errors = "",
                                 .model = "0123",
+                                .shard = "2/3",
+                                .lines = 4,
                                 .settings = "4567",
                                 .writer = "1@n",
                                 .started_at = 5,
@@ -364,6 +366,15 @@ static void test_state_file(void **state) {
     assert_int_equal(batch_state_write(other, &before), STATUS_OK);
     assert_int_equal(batch_state_read(other, &now), STATUS_OK);
     assert_memory_equal(&now, &before, sizeof now);
+    static const char older[] =
+        "{\"status\":\"completed\",\"input\":{\"path\":\"a\",\"sha256\":\"0\",\"bytes\":1,"
+        "\"lines\":7,\"section_bytes\":256,\"sections\":[]},\"errors\":\"\",\"model\":\"m\","
+        "\"settings\":\"s\",\"writer\":\"w\",\"started_at\":1,\"finished_at\":2,"
+        "\"request_counts\":{\"total\":7,\"completed\":7,\"failed\":0}}";
+    put_file(other, older, sizeof older - 1);
+    assert_int_equal(batch_state_read(other, &now), STATUS_OK);
+    assert_string_equal(now.shard, "1/1");
+    assert_int_equal(now.lines, 7);
     static const char *const damaged[] = {"", "{}", "[1]", "{\"status\":\"completed\"}",
                                           "nonsense"};
     for (size_t i = 0; i < sizeof damaged / sizeof *damaged; i++) {

@@ -241,6 +241,13 @@ def test_kv_codec(folder):
                  ["--kv-device-size", "min", "--kv-nvme-dir", folder, "--kv-nvme-size", "8MiB"]):
         assert bench(*int8, *more)[0] == digest, more
     assert stored["compression_ratio"] > 1.3 * bench()[1]["compression_ratio"], stored
+    for tier, where in (("host", ["--kv-host-size", "8MiB"]), ("nvme", ["--kv-nvme-dir", folder, "--kv-nvme-size", "8MiB"])):
+        assert bench(*where, f"--kv-{tier}-codec", "int8")[0] == bench()[0], tier  # nothing goes down, nothing is lost
+    for options, words in ((["--kv-nvme-codec", "int8"], "there is no such tier; see --kv-nvme-size"),
+                           (["--kv-host-codec", "int3"], "there are f16, int8"),
+                           (["--kv-host-codec", "int8", "--kv-codec", "fp8"], "give either that or these")):
+        _, talk = run("bench", "throughput", model, *load, "--block-size", 8, *options, rc=64)
+        assert "E-USAGE" in talk and words in talk, talk
     for codec, words in (("int3", "there are f16, int8"), ("kivi4", "--kv-codec kivi4 does not fit: ")):
         _, talk = run("bench", "throughput", model, *load, "--block-size", 8, "--kv-codec", codec, rc=64)
         assert "E-USAGE" in talk and words in talk, talk

@@ -139,6 +139,21 @@ def test_doctor(folder):
     assert missing["verdict"] == "fail" and "No such file" in missing["finding"], missing
 
 
+def test_backends(folder):
+    checks = json.loads(run("doctor", "--json")[0])
+    finding = next(check["finding"] for check in checks if check["check"] == "backends")
+    base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "--quiet", "-p", "hello", "--temperature", "0"]
+    answer = run(*base, "--backend", "cpu")[0]
+    if "cuda not: " in finding:
+        reason = finding.split("cuda not: ")[1].split(", cpu")[0]
+        assert reason in one_error(run(*base, "--backend", "cuda", rc=69)[1], "E-UNAVAILABLE")
+        assert run(*base, "--backend", "auto")[0] == answer
+    if "emulated" in finding:
+        late = [run(*base, "--backend", "emulated", "--emulation-seed", seed)[0] for seed in (1, 2)]
+        assert late[0] == late[1] and len(late[0]) > 4
+    one_error(run(*base, "--backend", "abacus", rc=64)[1], "E-USAGE")
+
+
 # ---- run, chat, logits, bench ----
 
 
@@ -302,6 +317,29 @@ def test_batch_order(folder):
     batch(folder, "--ordered", "--reorder-window", "5", "--one-file")
     ids = [record["custom_id"] for record in records(folder / "out.jsonl")]
     assert ids == [f"id {i}" for i in range(60)] + [None]
+
+
+def test_batch_shards(folder):
+    """Shards together answer each line once, with the bytes of a run without; broken lines and second uses of a name, too."""
+    lines = [*sampled_lines(40, 3), "broken", {"prompt": "unnamed", "max_tokens": 2}, *sampled_lines(2, 3)]
+    write_lines(folder / "in.jsonl", lines)
+    batch(folder)
+    shards = [f"shard{number}.jsonl" for number in (1, 2, 3)]
+    counts = []
+    for number, name in enumerate(shards, 1):
+        batch(folder, "--shard", f"{number}/3", output=name)
+        counts.append(json.loads(run("batch", "status", folder / name, "--json")[0])["request_counts"])
+    for ending in (".jsonl", ".errors.jsonl"):
+        parts = [line for name in shards for line in sorted_lines(folder / name.replace(".jsonl", ending))]
+        assert sorted(parts) == sorted_lines(folder / f"out{ending}"), ending
+    assert all(count["total"] == count["completed"] + count["failed"] > 5 for count in counts), counts
+    assert sum(count["total"] for count in counts) == len(lines), counts
+    line = one_error(batch(folder, "--shard", "2/3", output=shards[0], rc=65)[1], "E-BATCH-OUTPUT")
+    assert "--shard 1/3, now it is 2/3" in line, line
+    line = one_error(batch(folder, output=shards[0], rc=65)[1], "E-BATCH-OUTPUT")
+    assert "now it is 1/1" in line, line
+    for wrong in ("0/3", "4/3", "1", "1/", "1/3x", "-1/3", " 1/3", "1/0", "1/1000001"):
+        one_error(batch(folder, "--shard", wrong, output="no.jsonl", rc=64)[1], "E-USAGE")
 
 
 def test_batch_repeats(folder):

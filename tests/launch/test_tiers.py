@@ -215,10 +215,6 @@ def test_sizes(folder):
     assert 0.5 * (1 << 20) < some[2] < 1.5 * (1 << 20), (tight, some)
     assert err.count(f'spill file in "{folder}') == 2 and err.count(" allocated, file system ") == 2, err
     assert "spill I/O: " in err and "depth 128, files " in err and "staging registered" in err, err
-    _, err = capacities("--kv-nvme-size", "1MiB", env=environment(folder))
-    assert f'spill file in "{folder}"' in err, err
-    bare = {name: value for name, value in ENVIRONMENT.items() if name not in ("TMPDIR", "SLURM_TMPDIR", "PBS_JOBDIR")}
-    assert "say where" in one_error(run(*base, "--kv-nvme-size", "1MiB", env=bare, rc=64)[1], "E-USAGE")
     assert "say how much" in one_error(run(*base, "--kv-nvme-dir", folder, rc=64)[1], "E-USAGE")
     one_error(run(*base, "--kv-nvme-size", "101%", "--kv-nvme-dir", folder, rc=64)[1], "E-USAGE")
     plain = folder / "plain"
@@ -230,6 +226,26 @@ def test_sizes(folder):
     if os.path.isdir("/dev/shm"):
         err = run(*base, "--quiet", "--kv-nvme-dir", "/dev/shm", "--kv-nvme-size", "1MiB")[1]
         assert err.count("lies in memory") == 1, err
+
+
+def test_scratch(folder):
+    """Without --kv-nvme-dir the job's scratch folder is taken, and said, but none that is no disk of this machine."""
+    base = ["run", MODEL, "--raw", "-p", "x", "-n", "4", "--threads", "1", "--block-size", "4", "--kv-nvme-size", "1MiB"]
+    kept = {name: value for name, value in ENVIRONMENT.items() if name not in ("TMPDIR", "SLURM_TMPDIR", "PBS_JOBDIR")}
+    kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True).stdout.strip()
+    refused = {"SLURM_TMPDIR": str(folder / "none")}
+    if os.path.isdir("/dev/shm"):
+        refused["TMPDIR"] = "/dev/shm"
+    line = one_error(run(*base, env={**kept, **refused}, rc=64)[1], "E-USAGE")
+    assert f'say where; $SLURM_TMPDIR, "{folder}/none": No such file' in line, line
+    assert ("lies in memory" in line) == ("TMPDIR" in refused), line
+    assert one_error(run(*base, env=kept, rc=64)[1], "E-USAGE").endswith("say where")
+    if kind in ("tmpfs", "nfs"):
+        return  # a folder of tests like that is refused itself
+    for variables, chosen in (({**refused, "PBS_JOBDIR": folder}, "PBS_JOBDIR"), ({"TMPDIR": folder}, "TMPDIR"),
+                              ({"SLURM_TMPDIR": folder, "TMPDIR": "/dev/shm"}, "SLURM_TMPDIR")):
+        err = run(*base, env={**kept, **variables})[1]
+        assert f'spill file in "{folder}", which is ${chosen}: ' in err, err
 
 
 # ---- placements ----

@@ -10,6 +10,22 @@ SECONDS_MAX = 5  # from the fault to the last process gone
 MARK = "SPILLWAY_TEST_MARK"
 
 
+def living(mark):
+    """Processes that carry the mark in their environment."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                marked = f"{MARK}={mark}".encode() in file.read()
+            with open(f"/proc/{name}/stat") as file:
+                state = file.read().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if marked and state != "Z":
+            found.append(int(name))
+    return found
+
+
 class Job:
     """A program and all that it starts; every process of it carries a mark in its environment."""
 
@@ -35,18 +51,7 @@ class Job:
                 self.mpirun = parent
 
     def living(self):
-        living = []
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    marked = f"{MARK}={self.mark}".encode() in file.read()
-                with open(f"/proc/{name}/stat") as file:
-                    state = file.read().rsplit(")", 1)[1].split()[0]
-            except OSError:
-                continue
-            if marked and state != "Z":
-                living.append(int(name))
-        return living
+        return living(self.mark)
 
     def end(self, seconds=SECONDS_MAX):
         """Exit code, and what it said; fails when anything lives on."""

@@ -4,7 +4,9 @@
  *     SPILL_TWIN=read:eio:20      every read after the 20th of a process fails
  *     SPILL_TWIN=write:erofs:20   the file system takes no more writes
  *     SPILL_TWIN=read:slow:0      1 ms late
- *     SPILL_TWIN=write:hang:20    never returns */
+ *     SPILL_TWIN=read:crawl:0     20 ms late
+ *     SPILL_TWIN=write:hang:20    never returns
+ *     SPILL_TWIN=lies:nfs:0       every directory says that it lies on NFS */
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,6 +17,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define EXPORTED __attribute__((visibility("default")))
@@ -37,6 +40,7 @@ static int strike(const char *kind, int descriptor) {
     if (strcmp(how, "eio") == 0) return EIO;
     if (strcmp(how, "erofs") == 0) return EROFS;
     if (strcmp(how, "slow") == 0) usleep(1000);
+    if (strcmp(how, "crawl") == 0) usleep(20000);
     while (strcmp(how, "hang") == 0)
         pause();
     return 0;
@@ -58,4 +62,13 @@ EXPORTED ssize_t pwrite64(int descriptor, const void *bytes, size_t count, off64
     if (!failed) return real(descriptor, bytes, count, offset);
     errno = failed;
     return -1;
+}
+
+EXPORTED int fstatfs64(int descriptor, struct statfs64 *out) {
+    static int (*real)(int, struct statfs64 *);
+    const char *plan = getenv("SPILL_TWIN");
+    if (!real) real = (int (*)(int, struct statfs64 *))dlsym(RTLD_NEXT, "fstatfs64");
+    int result = real(descriptor, out);
+    if (result == 0 && plan && strncmp(plan, "lies:nfs:", 9) == 0) out->f_type = 0x6969;
+    return result;
 }

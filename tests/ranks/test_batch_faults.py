@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 
+from batch_answers import answers
 from job import Job, expect, run_tests
 
 LINES = 2000
@@ -25,6 +26,7 @@ class Batch:
         self.output = os.path.join(folder, name + ".jsonl")
         self.words = [spillway, "batch", model, "--ranks", 2, "--input", os.path.join(folder, "in.jsonl"),
                       "--output", self.output, "--max-num-seqs", 1, "--seed", 3]
+        self.environment = {}
 
     def count(self):
         if not os.path.exists(self.output):
@@ -35,7 +37,7 @@ class Batch:
     def start(self):
         """Runs until it has answered a few more lines."""
         before = self.count()
-        job = Job(self.words)
+        job = Job(self.words, environment=self.environment)
         until = time.monotonic() + SECONDS_TO_ANSWER
         while self.count() < before + LINES_BETWEEN:
             assert job.process.poll() is None, "the batch ended before it was struck: " + job.process.stderr.read()
@@ -45,23 +47,20 @@ class Batch:
         return job
 
     def finish(self):
-        expect(Job(self.words), {0}, seconds=300)
+        expect(Job(self.words, environment=self.environment), {0}, seconds=300)
+
+    def check_equal(self, calm):
+        found, expected = self.answers(), calm.answers()
+        odd = [name for name in expected if found.get(name) != expected[name]]
+        assert not odd and len(found) == len(expected), f"{len(odd)} answers differ or lack, the first is {odd[:1]}"
 
     def answers(self):
-        """custom_id → what must be equal; fails when one comes twice."""
-        found = {}
-        with open(self.output, encoding="utf-8") as file:
-            for line in file:
-                line = json.loads(line)
-                body = line["response"]["body"]
-                assert line["custom_id"] not in found, f"{line['custom_id']} was answered twice"
-                found[line["custom_id"]] = (body["choices"], body["usage"])
-        return found
+        return answers(self.output)
 
 
-def write_input(folder):
+def write_input(folder, lines):
     with open(os.path.join(folder, "in.jsonl"), "w", encoding="utf-8") as file:
-        for i in range(LINES):
+        for i in range(lines):
             request = {"custom_id": f"line-{i}", "prompt": f"line {i} of the batch", "max_tokens": 200 + i % 100,
                        "temperature": 1 if i % 2 else 0}
             file.write(json.dumps(request) + "\n")
@@ -109,16 +108,14 @@ def main():
         return 77
     spillway, model = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        write_input(folder)
+        write_input(folder, LINES)
         calm, struck = (Batch(spillway, model, folder, name) for name in ("calm", "struck"))
 
         def equal_answers(batch):
             batch.finish()
             calm.finish()
-            answers, expected = batch.answers(), calm.answers()
-            assert len(expected) == LINES, f"{len(expected)} answers to {LINES} lines"
-            odd = [name for name in expected if answers.get(name) != expected[name]]
-            assert not odd and len(answers) == LINES, f"{len(odd)} answers differ or lack, the first is {odd[:1]}"
+            assert len(calm.answers()) == LINES, "lines without an answer"
+            batch.check_equal(calm)
 
         return run_tests({**BLOWS, "equal answers": equal_answers}, [], struck)
 

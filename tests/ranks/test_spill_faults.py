@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 
+from batch_answers import answers
 from job import Job, Skip, expect, run_tests
 
 LINES = 24
@@ -78,18 +79,6 @@ class Bench:
         calm = self.calm(ranks, lines)
         odd = [name for name in calm if found.get(name) != calm[name]]
         assert not odd and len(found) == len(calm), f"{len(odd)} answers differ or lack, the first is {odd[:1]}"
-
-
-def answers(output):
-    found = {}
-    if not os.path.exists(output):
-        return found
-    with open(output, encoding="utf-8") as file:
-        for line in file:
-            line = json.loads(line)
-            assert line["custom_id"] not in found, f"{line['custom_id']} was answered twice"
-            found[line["custom_id"]] = (line["response"]["body"]["choices"], line["response"]["body"]["usage"])
-    return found
 
 
 def expect_said(said, pattern, count=None):
@@ -344,6 +333,17 @@ def made(name, mode):
     return make
 
 
+def on_a_network(bench, ranks):
+    """the disk is a network's"""
+    network = {"LD_PRELOAD": bench.twin, "SPILL_TWIN": "lies:nfs:0"}
+    found, said = bench.run(ranks, *bench.spilling(), environment=network)
+    bench.check_equal(found, ranks)
+    expect_said(said, r"warning\[E-SPILL-CREATE\].*\(nfs\) is a network file system", 1)
+    unasked = {**network, "SLURM_TMPDIR": "", "TMPDIR": bench.spill, "PBS_JOBDIR": ""}
+    _, said = bench.run(ranks, "--kv-nvme-size", "16MiB", codes=(64,), environment=unasked)
+    expect_said(said, rf'error\[E-USAGE\].*\$TMPDIR, "{bench.spill}": is a network file system', 1)
+
+
 PLACES = {
     "the directory is missing": refused(lambda bench: bench.folder + "/nowhere", "No such file or directory"),
     "the directory is not ours to write": refused(made("locked", 0o555), "Permission denied", as_nobody, home()),
@@ -440,7 +440,7 @@ def main():
     tests = (cases([does_not_fit, killed_on_a_mount], MOUNTS) if as_root else
              cases([bytes_are_spoiled, too_many_are_spoiled, spoiled_is_fatal, killed_again_and_again, hung_at_the_end,
                     little_memlock, uring_is_forbidden, forbidden_uring_is_demanded, files_may_not_grow, files_stop_growing,
-                    directory_vanishes], {**TRANSFERS, **PLACES}))
+                    directory_vanishes, on_a_network], {**TRANSFERS, **PLACES}))
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         return run_tests(tests, [name for name in wanted if name != "--root"], Bench(spillway, model, twin, folder))
 

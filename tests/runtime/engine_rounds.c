@@ -231,6 +231,8 @@ Weights *open_model(const ModelChoice *choice) {
     return weights;
 }
 
+const char *round_backend = "cpu";
+
 const char *random_isa(Random *random) {
     static const char *const names[] = {"auto", "auto", "avx2", "reference"};
     const char *name = names[pick(random, 0, 3)];
@@ -291,12 +293,13 @@ void invariant_broken(const char *file, int line, const char *expression) {
 int run_seeds(int argument_count, char **arguments, uint64_t count, bool (*check)(uint64_t seed)) {
     uint64_t first = argument_count > 1 ? strtoull(arguments[1], NULL, 10) : 1, failed = 0;
     if (argument_count > 2) count = strtoull(arguments[2], NULL, 10);
+    if (argument_count > 3) round_backend = arguments[3];
     setvbuf(stdout, NULL, _IOLBF, 0); /* what is written past it comes in order */
     signal(SIGSEGV, on_signal);
     signal(SIGALRM, on_signal);
     for (uint64_t seed = first; seed < first + count; seed++) {
-        snprintf(replay_text, sizeof replay_text, "again: %s %llu 1\n", arguments[0],
-                 (unsigned long long)seed);
+        snprintf(replay_text, sizeof replay_text, "again: %s %llu 1 %s\n", arguments[0],
+                 (unsigned long long)seed, round_backend);
         alarm(SEED_SECONDS_MAX);
         if (check(seed)) continue;
         tell_seed();

@@ -81,7 +81,9 @@ enum { ROUND_TEXT_BYTES = 768 };
 extern char
     round_text[ROUND_TEXT_BYTES]; /* the options of the seed at work, written by its check */
 
-/* `test [FIRST [SEEDS]]`: runs check for every seed and counts. A seed that fails, crashes or hangs prints round_text and the
+extern const char *round_backend; /* "cpu", or what the command line says */
+
+/* `test [FIRST [SEEDS [BACKEND]]]`: runs check for every seed and counts. A seed that fails, crashes or hangs prints round_text and the
  * command that replays it. Returns the exit code. */
 int run_seeds(int argument_count, char **arguments, uint64_t count, bool (*check)(uint64_t seed));
 

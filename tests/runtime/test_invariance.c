@@ -3,7 +3,7 @@
  * prefilled, decoded or decoded by force. Random models, ranks (as threads), kernels, batches and budgets; every request is compared with itself
  * alone in an engine of one slot.
  *
- *     test_invariance [first seed [seeds]] */
+ *     test_invariance [FIRST [SEEDS [BACKEND]]] */
 
 #include <stdio.h>
 #include <string.h>
@@ -92,7 +92,8 @@ static bool check_seed(uint64_t seed) {
                    .plans = plans,
                    .plan_count = count,
                    .results = alone,
-                   .options = {.backend = "cpu",
+                   .options = {.backend = round_backend,
+                               .emulation_seed = seed,
                                .cpu_isa = random_isa(&random),
                                .thread_count = 1,
                                .max_num_seqs = 1,
@@ -101,6 +102,7 @@ static bool check_seed(uint64_t seed) {
     run_round(&round);
 
     EngineOptions together = round.options;
+    together.emulation_seed++;
     together.thread_count = pick(&random, 1, 3);
     together.max_num_seqs = pick(&random, 1, REQUESTS_MAX);
     together.max_num_batched_tokens = pick(&random, 1, 2) == 1 ? pick(&random, 1, 16) : 200;

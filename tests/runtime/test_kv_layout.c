@@ -1,4 +1,4 @@
-/* How streams lie in slots: a stream that grows token by token, and packs as soon as it may, never needs more slots than
+/* How streams lie in slots: a stream that grows token by token, and is encoded as soon as it may be, never needs more slots than
  * admission was told; sizes of slots and packs for every codec. */
 
 #include <setjmp.h>
@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "runtime/base/bytes.h"
 #include "runtime/base/random.h"
 #include "runtime/engine/kv_layout.h"
 
@@ -18,23 +19,20 @@ static void growing_streams_stay_inside_their_slots(void **state) {
     Random random = {.key = 11};
     for (uint32_t i = 0; codec_at(i); i++)
         for (uint32_t round = 0; round < 20; round++) {
-            uint32_t residual = (uint32_t)random_below(&random, 300), packed = 0;
+            uint32_t residual = (uint32_t)random_below(&random, 300), encoded = 0;
             uint32_t prompt = (uint32_t)random_below(&random, 500);
             KvLayout layout = kv_layout(&shape, codec_at(i), residual, true);
             uint32_t promised = kv_layout_slots(&layout, 1000);
             for (uint32_t tokens = prompt + 1; tokens <= 1000; tokens++) {
                 uint32_t blocks = (tokens + shape.block_tokens - 1) / shape.block_tokens;
-                uint32_t cold = kv_layout_packed_blocks(&layout, tokens);
-                assert_true(cold >= packed && cold * shape.block_tokens + residual <=
-                                                  tokens + (cold == 0) * residual);
-                /* the prompt itself is raw in one layer at a time: reserved apart */
-                uint32_t making = cold > packed && tokens > prompt + 1;
-                uint32_t packs = layout.codec ? packed / layout.pack_blocks : 0;
-                if (tokens > prompt + 1)
-                    assert_true(packs + (blocks - packed) + making <= promised);
-                packed = cold;
-                packs = layout.codec ? packed / layout.pack_blocks : 0;
-                assert_true(packs + (blocks - packed) <= promised);
+                uint32_t cold = kv_layout_cold_blocks(&layout, tokens);
+                assert_true(cold >= encoded && cold * shape.block_tokens + residual <=
+                                                   tokens + (cold == 0) * residual);
+                uint32_t packs = layout.codec ? (uint32_t)divide_up(cold, layout.pack_blocks) : 0;
+                /* raw until its codes are there; a prompt is raw in one layer at a time: reserved apart */
+                if (tokens > prompt + 1) assert_true(packs + (blocks - encoded) <= promised);
+                encoded = cold;
+                assert_true(packs + (blocks - encoded) <= promised);
             }
         }
 }

@@ -1,6 +1,7 @@
 /* Spilling where it is hardest, case by case: the least device memory over every kind of tier below, and each fault that is recovered.
  * test_spilling draws such cases at random; here each is sure to be met. */
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,6 +24,7 @@ typedef struct Case {
     int64_t bytes[TIER_COUNT];
     const char *placement, *io;
     const char *fault[2];
+    const char *host_codec, *nvme_codec;
     uint32_t block_tokens, rows, sequences; /* 0: 4, 16, 4 */
     bool unseen;                            /* its faults are mended below the engine */
 } Case;
@@ -41,23 +43,27 @@ static void make_plans(uint64_t seed, Plan plans[REQUESTS]) {
 static Round round_of(const Weights *weights, const Plan *plans, const Case *spill) {
     static const char *directory;
     directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp";
-    Round round = {.weights = weights,
-                   .rank_count = 1,
-                   .plans = plans,
-                   .plan_count = REQUESTS,
-                   .results = found,
-                   .faults = {spill->fault[0], spill->fault[1]},
-                   .options = {.backend = "auto",
-                               .cpu_isa = "auto",
-                               .thread_count = 1,
-                               .max_num_seqs = spill->sequences ? spill->sequences : 4,
-                               .max_num_batched_tokens = spill->rows ? spill->rows : 16,
-                               .block_tokens = spill->block_tokens ? spill->block_tokens : 4,
-                               .kv_nvme_dirs = &directory,
-                               .kv_nvme_dir_count = 1,
-                               .kv_placement = spill->placement,
-                               .io_engine = spill->io,
-                               .io_timeout_seconds = 0.2}};
+    Round round = {
+        .weights = weights,
+        .rank_count = 1,
+        .plans = plans,
+        .plan_count = REQUESTS,
+        .results = found,
+        .faults = {spill->fault[0], spill->fault[1]},
+        .options = {
+            .backend = "auto",
+            .cpu_isa = "auto",
+            .thread_count = 1,
+            .max_num_seqs = spill->sequences ? spill->sequences : 4,
+            .max_num_batched_tokens = spill->rows ? spill->rows : 16,
+            .block_tokens = spill->block_tokens ? spill->block_tokens : 4,
+            .kv_nvme_dirs = &directory,
+            .kv_nvme_dir_count = 1,
+            .kv_tier_codecs = {[TIER_HOST] = spill->host_codec, [TIER_NVME] = spill->nvme_codec},
+            .kv_residual = -1,
+            .kv_placement = spill->placement,
+            .io_engine = spill->io,
+            .io_timeout_seconds = 0.2}};
     for (int tier = 0; tier < TIER_COUNT; tier++)
         round.options.kv_bytes[tier] =
             spill->bytes[tier] == LEAST ? UINT64_MAX : (uint64_t)spill->bytes[tier];
@@ -195,10 +201,86 @@ static void faults_change_no_bit(void **state) {
     }
 }
 
+/* ---- codecs on spill ---- */
+
+enum { FORCED_TOKENS = 12 };
+
+/* Synthetic contexts and fixed answers: what differs between rounds are the keys and values that were read. */
+static void make_forced_plans(Plan plans[REQUESTS]) {
+    static int32_t forced[TOKENS_MAX];
+    make_plans(9, plans);
+    for (int i = 0; i < TOKENS_MAX; i++)
+        forced[i] = (7 * i + 3) % VOCAB;
+    for (int i = 0; i < REQUESTS; i++) {
+        plans[i].prompt_count = PROMPT_MAX - (uint32_t)i;
+        plans[i].max_tokens = FORCED_TOKENS;
+        plans[i].forced = forced;
+        plans[i].generated_logits = plans[i].synthetic = true;
+    }
+}
+
+/* Largest difference of logits as a share of their spread. */
+static double distance(void) {
+    double largest = 0, squares = 0, count = 0;
+    for (int r = 0; r < REQUESTS; r++) {
+        assert_int_equal(found[r].position_count, expected[r].position_count);
+        for (uint32_t p = 0; p < found[r].position_count; p++)
+            for (int v = 0; v < VOCAB; v++) {
+                double off = fabs((double)found[r].logits[p][v] - expected[r].logits[p][v]);
+                if (off > largest) largest = off;
+                squares += (double)expected[r].logits[p][v] * expected[r].logits[p][v];
+                count++;
+            }
+    }
+    return largest / sqrt(squares / count);
+}
+
+static EngineStats run_forced(const Case *spill, Result *results, const char *codec) {
+    static const ModelChoice wide = {"llama_rope_llama3", 1};
+    Plan plans[REQUESTS];
+    make_forced_plans(plans);
+    Weights *weights = open_model(&wide);
+    Round round = round_of(weights, plans, spill);
+    round.results = results;
+    round.options.kv_codec = codec;
+    round.options.kv_residual = 0;
+    run_round(&round);
+    weights_close(weights);
+    return round.stats;
+}
+
+static void what_goes_down_is_encoded_there(void **state) {
+    (void)state;
+    const Case all = {.name = "all", .block_tokens = 32};
+    run_forced(&all, expected, NULL);
+    run_forced(&all, found, "int8");
+    double everywhere = distance();
+    assert_true(everywhere > 0);
+    for (Tier tier = TIER_HOST; tier < TIER_COUNT; tier++) {
+        Case plenty = {.name = "plenty", .bytes = {16 * MIB}, .block_tokens = 32};
+        plenty.bytes[tier] = 8 * MIB;
+        plenty.host_codec = tier == TIER_HOST ? "int8" : NULL;
+        plenty.nvme_codec = tier == TIER_NVME ? "int8" : NULL;
+        run_forced(&plenty, found, NULL);
+        assert_true(distance() == 0);
+        Case least = plenty;
+        least.bytes[TIER_DEVICE] = LEAST;
+        EngineStats coded = run_forced(&least, found, NULL);
+        double spilled = distance();
+        if (!(spilled > 0 && spilled < 2 * everywhere))
+            fail_msg("%s: off by %g, everywhere %g", tier_name(tier), spilled, everywhere);
+        least.host_codec = least.nvme_codec = NULL;
+        EngineStats raw = run_forced(&least, found, NULL);
+        assert_true(distance() == 0);
+        assert_true(coded.tiers[tier].read_bytes < raw.tiers[tier].read_bytes);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(budgets_change_no_bit),
         cmocka_unit_test(faults_change_no_bit),
+        cmocka_unit_test(what_goes_down_is_encoded_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

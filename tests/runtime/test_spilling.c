@@ -2,7 +2,7 @@
  * placement policy, the tiers below, the I/O row, the ranks, who is cancelled or parked, delays of the disk and faults that are
  * recovered, as long as the block size is the same; no budget is exceeded, and in the end every block has been given back.
  *
- *     test_spilling [FIRST [SEEDS]] */
+ *     test_spilling [FIRST [SEEDS [BACKEND]]] */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,7 +178,8 @@ static bool check_seed(uint64_t seed) {
                        .plans = to_the_end,
                        .plan_count = count,
                        .results = unlimited_results,
-                       .options = {.backend = "cpu",
+                       .options = {.backend = round_backend,
+                                   .emulation_seed = seed,
                                    .cpu_isa = random_isa(&random),
                                    .thread_count = 1,
                                    .max_num_seqs = REQUESTS_MAX,
@@ -189,6 +190,7 @@ static bool check_seed(uint64_t seed) {
     spilled.plans = plans;
     spilled.results = results;
     EngineOptions *options = &spilled.options;
+    options->emulation_seed++;
     options->thread_count = pick(&random, 1, 2);
     options->max_num_seqs = pick(&random, 1, REQUESTS_MAX);
     options->max_num_batched_tokens = pick(&random, 0, 1) ? pick(&random, 1, 16) : 128;

@@ -223,6 +223,14 @@ def check_format(tree):
         yield f"{file} is not formatted: clang-format -i {file}"
 
 
+def check_shell(tree):
+    if not shutil.which("shellcheck"):
+        return
+    scripts = [f for f in tree.files if f.endswith((".sh", ".sbatch"))]
+    done = subprocess.run(["shellcheck", "-x", "-f", "gcc", *scripts], cwd=tree.root, capture_output=True, text=True)
+    yield from done.stdout.splitlines()
+
+
 def check_headers_stand_alone(tree):
     """Each header compiles by itself, as C11 and as C++17 where there is a C++ compiler."""
     languages = [("cc", "c11", "c")] + ([("g++", "c++17", "c++")] if shutil.which("g++") else [])

@@ -298,6 +298,20 @@ static void store_layer(Simulation *sim, uint32_t layer) {
     }
 }
 
+/* Some of the blocks that are full. */
+static void cool_layer(Simulation *sim, uint32_t layer) {
+    for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
+        const Stream *stream = &sim->sequences[i].streams[layer];
+        for (uint32_t ordinal = 0; ordinal < stream->block_count; ordinal++) {
+            BlockId id = stream->ids[ordinal];
+            bool full = tier_manager_block(sim->manager, id)->state == BLOCK_SEALED;
+            if (full && tier_manager_device_slot(sim->manager, id) != SLOT_NONE && chance(sim, 0.3))
+                tier_manager_cool(sim->manager, id);
+        }
+    }
+    check(sim);
+}
+
 static void seal_layer(Simulation *sim, uint32_t layer) {
     for (uint32_t i = 0; i < sim->options.sequence_count; i++) {
         Sequence *sequence = &sim->sequences[i];
@@ -330,6 +344,8 @@ static void attend_pinned(Simulation *sim, uint32_t layer) {
         const Pin *pin = &sim->pins[i];
         const Stream *stream = &pin->sequence->streams[layer];
         const SimCell *cell = &sim_store_device(&sim->store, pin->device_slot)->cell;
+        CHECK(cell->form == tier_manager_block(sim->manager, stream->ids[pin->ordinal])->form);
+        sim->report.coded += cell->form != 0;
         CHECK(cell->halves[0] == stream->truth[pin->ordinal]);
         CHECK(cell->halves[1] == sim_mix(cell->halves[0], 5));
         uint64_t *fold = &sim->folds[pin->sequence - sim->sequences];
@@ -537,6 +553,8 @@ static void run_step(Simulation *sim, const Sequence *first) {
         compute(sim, 40);
         attend_layer(sim, layer);
         seal_layer(sim, layer);
+        if (sim->options.encodes[TIER_HOST] || sim->options.encodes[TIER_NVME])
+            cool_layer(sim, layer);
     }
 }
 
@@ -601,8 +619,10 @@ static void open(Simulation *sim, const SimOptions *options, uint32_t rank) {
                                   .failure_window_ns = options->failure_window,
                                   .corrupt_to_off = options->corrupt_to_off,
                                   .grow_pause_ns = options->grow_pause};
-    for (int tier = 0; tier < TIER_COUNT; tier++)
+    for (int tier = 0; tier < TIER_COUNT; tier++) {
         manager.slot_count[tier] = options->slot_count[tier];
+        manager.encodes[tier] = options->encodes[tier];
+    }
     CHECK(tier_manager_create(&sim->manager, &manager) == STATUS_OK);
     tier_manager_set_free_target(sim->manager, options->free_target);
     sim_store_create(&sim->store, &sim->random, options->slot_count, options->transfers_max);

@@ -26,10 +26,11 @@ typedef struct SimOptions {
     bool
         reserve; /* admit by the worst case: nothing is ever preempted while no fault takes room away */
     uint32_t plan; /* wants: 0 none, 1 in order, 2 in order and into the next step, 3 shuffled */
-    bool staging_varies;  /* from step to step */
-    double cancel_odds;   /* a step */
-    double park_odds;     /* a step of a sequence */
-    uint32_t fault_steps; /* faults stop after so many */
+    bool encodes[TIER_COUNT]; /* tiers with a codec of their own */
+    bool staging_varies;      /* from step to step */
+    double cancel_odds;       /* a step */
+    double park_odds;         /* a step of a sequence */
+    uint32_t fault_steps;     /* faults stop after so many */
     double odds[SIM_FAULT_COUNT];
     double death_odds; /* a step: a lower tier dies until faults stop */
     double full_odds;  /* a step: a lower tier has no room to grow for some time */
@@ -37,7 +38,8 @@ typedef struct SimOptions {
 } SimOptions;
 
 typedef struct SimReport {
-    uint64_t steps, checks, attended, preempted, cancelled, lost, refused, finished, moves, late;
+    uint64_t steps, checks, attended, preempted, cancelled, lost, refused, finished, moves, late,
+        coded;
     uint64_t injected[SIM_FAULT_COUNT];
 } SimReport;
 

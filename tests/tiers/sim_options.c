@@ -77,6 +77,8 @@ SimOptions sim_options_draw(uint64_t seed, const char *placement) {
     options.staging_slots = options.group_blocks + between(random, 0, 8);
     options.writes_max = between(random, 1, options.transfers_max);
     options.reserve |= options.ranks > 1; /* who enters is said by the plan */
+    for (int tier = TIER_HOST; tier < TIER_COUNT; tier++)
+        options.encodes[tier] = between(random, 0, 3) == 0;
     draw_tiers(&options, random);
     draw_faults(&options, random);
     return options;
@@ -89,7 +91,7 @@ void sim_options_print(const SimOptions *options) {
            "transfers_max %u writes_max %u free_target %u want_count_max %u failures_to_off %u "
            "in %" PRIu64 " corrupt_to_off %u grow_pause %" PRIu64 " io_timeout %" PRIu64
            " reserve %d plan %u staging_varies %d cancel_odds %g park_odds %g "
-           "fault_steps %u death_odds %g full_odds %g hang_odds %g",
+           "encodes %d/%d fault_steps %u death_odds %g full_odds %g hang_odds %g",
            options->seed, options->ranks, options->placement->name, options->layers,
            options->block_tokens, options->chunk_tokens, options->batch, options->sequence_count,
            options->prompt_max, options->answer_max, options->group_blocks, options->staging_slots,
@@ -98,7 +100,8 @@ void sim_options_print(const SimOptions *options) {
            options->free_target, options->want_count_max, options->failures_to_off,
            options->failure_window, options->corrupt_to_off, options->grow_pause,
            options->io_timeout, options->reserve, options->plan, options->staging_varies,
-           options->cancel_odds, options->park_odds, options->fault_steps, options->death_odds,
+           options->cancel_odds, options->park_odds, options->encodes[TIER_HOST],
+           options->encodes[TIER_NVME], options->fault_steps, options->death_odds,
            options->full_odds, options->hang_odds);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
         if (options->odds[fault] > 0)

@@ -58,7 +58,7 @@ static uint64_t checksum(const SimCell *cell) {
     for (int i = 0; i < 4; i++)
         hash = sim_mix(hash, cell->identity.words[i]);
     hash = sim_mix(hash, (uint64_t)cell->ordinal << 32 | cell->generation);
-    hash = sim_mix(hash, cell->slot);
+    hash = sim_mix(hash, (uint64_t)cell->form << 32 | cell->slot);
     return sim_mix(sim_mix(hash, cell->halves[0]), cell->halves[1]);
 }
 
@@ -111,7 +111,8 @@ void sim_store_start(SimStore *store, const Transfer *transfer, const Block *blo
     CHECK(to->writers == 0 && to->readers == 0 && to->pins == 0);
     CHECK(store->operation_count < store->operation_max);
     CHECK(block->state != BLOCK_FREE && block->state != BLOCK_LOST &&
-          block->generation == transfer->generation);
+          block->generation == transfer->generation && block->form == transfer->from_form);
+    CHECK(transfer->from_form == transfer->to_form || (block->cold && transfer->from_form == 0));
     for (uint32_t i = 0; i < store->operation_count; i++)
         CHECK(store->operations[i].transfer.id != transfer->id);
     from->readers++;
@@ -146,6 +147,7 @@ static TransferResult end_write(SimStore *store, const SimOperation *operation, 
     cell.ordinal = operation->ordinal;
     cell.generation = transfer->generation;
     cell.slot = transfer->to_slot;
+    cell.form = transfer->to_form;
     SimCell sealed = cell; /* before anybody could change the source */
     memcpy(sealed.halves, operation->source.halves, sizeof sealed.halves);
     cell.checksum = checksum(&sealed);
@@ -173,7 +175,8 @@ static TransferResult end_read(SimStore *store, const SimOperation *operation, S
     slot_at(store, TIER_DEVICE, transfer->to_slot)->cell = cell;
     bool right = memcmp(&cell.identity, &operation->identity, sizeof cell.identity) == 0 &&
                  cell.ordinal == operation->ordinal && cell.generation == transfer->generation &&
-                 cell.slot == transfer->from_slot && cell.checksum == checksum(&cell);
+                 cell.slot == transfer->from_slot && cell.form == transfer->from_form &&
+                 cell.checksum == checksum(&cell);
     return right ? TRANSFER_OK : TRANSFER_CORRUPT;
 }
 

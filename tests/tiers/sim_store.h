@@ -27,7 +27,7 @@ extern const char *const sim_fault_names[SIM_FAULT_COUNT];
 
 typedef struct SimCell {
     BlockIdentity identity;
-    uint32_t ordinal, generation, slot;
+    uint32_t ordinal, generation, slot, form;
     uint64_t halves[2]; /* the payload: hash of the tokens, and the same mixed once more */
     uint64_t checksum;
 } SimCell;

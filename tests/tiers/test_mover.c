@@ -1,5 +1,5 @@
 /* The mover on real files, with both rows of the ring: random transfers between device, host and disk slots beside a model in
- * memory; bytes changed behind its back, wrong identities and stale generations are never taken for the block. */
+ * memory; bytes changed behind its back, wrong identities, forms and stale generations are never taken for the block. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +17,7 @@
 #include "tiers/spill_header.h"
 
 enum { SLOTS = 12, SLOT_BYTES = 8192, PAYLOAD = 5000, TRANSFERS = 8, EVENTS = 3000 };
-enum { IO_TIMEOUT_NS = 200000000 };
+enum { IO_TIMEOUT_NS = 200000000, CODED = 700, CODE_BUFFERS = 2 };
 
 typedef struct Fixture {
     SpillFile file;
@@ -26,7 +26,16 @@ typedef struct Fixture {
     Mover *mover;
     IoFaultPlan faults;
     uint32_t next_id;
+    uint8_t *code_buffers;
+    uint64_t encoded; /* blocks */
 } Fixture;
+
+/* A tier's codec: every seventh byte, turned round. */
+static void encode(void *user, const uint8_t *payload, uint8_t *out_payload) {
+    ++*(uint64_t *)user;
+    for (uint32_t i = 0; i < CODED; i++)
+        out_payload[i] = (uint8_t)~payload[7 * i];
+}
 
 static void open_fixture(Fixture *fixture, const char *engine) {
     IoFaultPlan faults = fixture->faults;
@@ -40,9 +49,15 @@ static void open_fixture(Fixture *fixture, const char *engine) {
         assert_non_null(fixture->memory[i]);
         memset(fixture->memory[i], 0, SLOTS * SLOT_BYTES);
     }
+    fixture->code_buffers = aligned_alloc(4096, CODE_BUFFERS * SLOT_BYTES);
+    assert_non_null(fixture->code_buffers);
+    MoverForm form = {CODED, encode, &fixture->encoded};
     MoverOptions options = {.slots = {fixture->memory[0], fixture->memory[1]},
                             .slot_bytes = SLOT_BYTES,
                             .payload_bytes = PAYLOAD,
+                            .forms = {[TIER_HOST] = form, [TIER_NVME] = form},
+                            .code_buffers = fixture->code_buffers,
+                            .code_buffer_count = CODE_BUFFERS,
                             .ring = {.engine = engine,
                                      .files = &fixture->ring_file,
                                      .file_count = 1,
@@ -60,6 +75,7 @@ static void close_fixture(Fixture *fixture) {
     spill_file_close(&fixture->file);
     free(fixture->memory[0]);
     free(fixture->memory[1]);
+    free(fixture->code_buffers);
 }
 
 static uint8_t *payload(const Fixture *fixture, int tier, uint32_t slot) {
@@ -185,6 +201,56 @@ static MoverDone next_done(Fixture *fixture) {
     return done;
 }
 
+/* A block goes down and is encoded on its way, comes back as codes, and is a miss for whoever takes it for something else. */
+static void encodes_on_the_way_down(void **state) {
+    const char *engine = *state;
+    Fixture fixture = {0};
+    open_fixture(&fixture, engine);
+    for (Tier lower = TIER_HOST; lower < TIER_COUNT; lower++) {
+        uint8_t expected[CODED];
+        MoverStats before = mover_stats(fixture.mover);
+        fill(&fixture, 0, 5);
+        for (uint32_t i = 0; i < CODED; i++)
+            expected[i] = (uint8_t)~payload(&fixture, TIER_DEVICE, 0)[7 * i];
+        MoverJob down = job_of(5, 1, TIER_DEVICE, 0, lower, 3),
+                 up = job_of(5, 1, lower, 3, TIER_DEVICE, 1);
+        down.transfer.to_form = lower;
+        assert_int_equal(move(&fixture, down), TRANSFER_OK);
+        assert_true(holds(&fixture, 0, 5));                     /* the source is as it was */
+        assert_int_equal(move(&fixture, up), TRANSFER_CORRUPT); /* not raw any more */
+        up.transfer.from_form = up.transfer.to_form = lower == TIER_HOST ? TIER_NVME : TIER_HOST;
+        assert_int_equal(move(&fixture, up), TRANSFER_CORRUPT); /* nor of another codec */
+        up.transfer.from_form = up.transfer.to_form = lower;
+        assert_int_equal(move(&fixture, up), TRANSFER_OK);
+        assert_memory_equal(payload(&fixture, TIER_DEVICE, 1), expected, CODED);
+        assert_int_equal(
+            mover_stats(fixture.mover).written_bytes[lower] - before.written_bytes[lower], 4096);
+    }
+    assert_int_equal(fixture.encoded, 2);
+    close_fixture(&fixture);
+}
+
+/* Late writes hold their code buffers until they have ended. */
+static void without_a_code_buffer_there_is_no_room(void **state) {
+    const char *engine = *state;
+    Fixture fixture = {0};
+    assert_int_equal(io_fault_add(&fixture.faults, "io.write:stuck:count=2,ms=600"), STATUS_OK);
+    open_fixture(&fixture, engine);
+    fill(&fixture, 0, 5);
+    MoverJob down = job_of(5, 1, TIER_DEVICE, 0, TIER_NVME, 3);
+    down.transfer.to_form = TIER_NVME;
+    for (uint32_t i = 0; i < CODE_BUFFERS; i++) {
+        down.transfer.to_slot = i;
+        assert_int_equal(move(&fixture, down), TRANSFER_LATE);
+    }
+    down.transfer.to_slot = 3;
+    assert_int_equal(move(&fixture, down), TRANSFER_NO_SPACE);
+    for (uint32_t i = 0; i < CODE_BUFFERS; i++)
+        assert_int_equal(next_done(&fixture).result, TRANSFER_OK);
+    assert_int_equal(move(&fixture, down), TRANSFER_OK);
+    close_fixture(&fixture);
+}
+
 /* A stuck read is reported late, and once more when it has ended; until then its memory may change. */
 static void late_transfers_have_two_results(void **state) {
     const char *engine = *state;
@@ -237,6 +303,10 @@ int main(void) {
         cmocka_unit_test_prestate(moves_blocks_down_and_up, "auto"),
         cmocka_unit_test_prestate(doubt_is_a_miss, "threads"),
         cmocka_unit_test_prestate(doubt_is_a_miss, "auto"),
+        cmocka_unit_test_prestate(encodes_on_the_way_down, "threads"),
+        cmocka_unit_test_prestate(encodes_on_the_way_down, "auto"),
+        cmocka_unit_test_prestate(without_a_code_buffer_there_is_no_room, "threads"),
+        cmocka_unit_test_prestate(without_a_code_buffer_there_is_no_room, "auto"),
         cmocka_unit_test_prestate(late_transfers_have_two_results, "threads"),
         cmocka_unit_test_prestate(late_transfers_have_two_results, "auto"),
         cmocka_unit_test_prestate(late_transfers_that_have_not_begun_are_cancelled, "threads"),

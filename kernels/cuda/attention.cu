@@ -1,0 +1,382 @@
+/* Partial attention over KV blocks, raw or encoded (kernels.h). A block of four warps takes a tile of items, (row, query head)
+ * pairs of one KV head, so that the heads of a group and the rows of a prompt share each chunk of 32 tokens, which is expanded to
+ * floats in shared memory once. Lanes are tokens while scores are made and channels while values are summed.
+ *
+ * An item's bits: chunks begin at multiples of 32 tokens of a block and fold in order, from empty, into its group; groups fold
+ * in order into the running state. Neither the tile's size, nor who stands beside the item, nor whether groups are attended one
+ * after the other or side by side changes an operation of it. A token that an item does not see is never multiplied by zero. */
+
+#include "kernels/cuda/coded_tile.cuh"
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/port.cuh"
+#include "kernels/cuda/reduce.cuh"
+
+enum { ATTEND_THREADS = ATTEND_WARPS * WARP_LANES };
+
+/* (max, sum, out) of a warp's items; lane l has the channels l, l + 32, … */
+template <uint32_t SLOTS, uint32_t ITEMS> struct AttendPartial {
+    float max[ITEMS], sum[ITEMS], out[ITEMS][SLOTS];
+};
+
+/* Token indices [begin, end) inside a block or a chunk; begin >= end: none. */
+struct SeenTokens {
+    uint32_t begin, end;
+};
+
+/* The items of a warp. Rows and heads are divided out again where they are needed: registers are dearer. */
+struct WarpItems {
+    uint32_t first, count; /* of all items of the span and KV head */
+    uint32_t head_count;
+    const uint16_t *heads;
+    uint32_t row_first, position_first; /* of item 0 */
+};
+
+DEVICE bool item_valid(const WarpItems &items, uint32_t i) {
+    return items.first + i < items.count;
+}
+DEVICE uint32_t item_row(const WarpItems &items, uint32_t i) {
+    return (items.first + i) / items.head_count;
+}
+DEVICE uint32_t item_head(const WarpItems &items, uint32_t i) {
+    return items.heads[(items.first + i) % items.head_count];
+}
+DEVICE uint64_t item_state(const WarpItems &items, uint32_t i, uint32_t head_count) {
+    return (uint64_t)(items.row_first + item_row(items, i)) * head_count + item_head(items, i);
+}
+
+struct AttendShared {
+    SharedArray<float> queries; /* [warps * items][4 * quads] */
+    SharedArray<float> weights; /* [warps][tokens][items] */
+    CodedTile tile;
+    uint32_t quads;
+};
+
+HOST_DEVICE uint32_t attend_shared_bytes(uint32_t head_dim, uint32_t items, bool coded) {
+    uint32_t floats = ATTEND_WARPS * items * ((head_dim + 3) / 4 * 4 + CHUNK_TOKENS) +
+                      CHUNK_TOKENS * tile_stride(head_dim) + (coded ? head_dim : 0);
+    return floats * (uint32_t)sizeof(float);
+}
+
+template <uint32_t ITEMS> DEVICE AttendShared attend_shared(uint32_t head_dim, bool coded) {
+    uint32_t quads = (head_dim + 3) / 4, stride = tile_stride(head_dim);
+    uint32_t query_floats = ATTEND_WARPS * ITEMS * 4 * quads;
+    uint32_t weight_floats = ATTEND_WARPS * ITEMS * CHUNK_TOKENS;
+    uint32_t tile_floats = CHUNK_TOKENS * stride, word = (uint32_t)sizeof(float);
+    return AttendShared{
+        shared_array<float>(0, query_floats),
+        shared_array<float>(query_floats * word, weight_floats),
+        {shared_array<float>((query_floats + weight_floats) * word, tile_floats),
+         shared_array<uint32_t>((query_floats + weight_floats + tile_floats) * word,
+                                coded ? head_dim : 0),
+         stride},
+        quads};
+}
+
+/* What a row at `position` sees of the block whose first token stands at block_begin. */
+DEVICE SeenTokens seen_tokens(const AttendLaunch &launch, uint32_t position,
+                              uint64_t block_begin) {
+    uint64_t end = (uint64_t)position + 1, capacity = launch.shape.block_tokens;
+    uint64_t begin = launch.window && end > launch.window ? end - launch.window : 0;
+    begin = begin > block_begin ? begin - block_begin : 0;
+    end = end > block_begin ? end - block_begin : 0;
+    return SeenTokens{(uint32_t)(begin < capacity ? begin : capacity),
+                      (uint32_t)(end < capacity ? end : capacity)};
+}
+
+/* The part of it that lies in the 32 tokens from chunk_first on, counted from there. */
+DEVICE SeenTokens seen_in_chunk(SeenTokens seen, uint32_t chunk_first) {
+    uint32_t begin = seen.begin > chunk_first ? seen.begin - chunk_first : 0;
+    uint32_t end = seen.end > chunk_first ? seen.end - chunk_first : 0;
+    return SeenTokens{begin, end < CHUNK_TOKENS ? end : (uint32_t)CHUNK_TOKENS};
+}
+
+/* exp(x - max), where a maximum of -inf stands for "nothing yet" */
+DEVICE float weight_of(float x, float max) {
+    return exponential(x - (max == -INFINITY ? 0.0f : max));
+}
+
+/* scale * (q . k) of the lane's token for every item of the warp: four chains over the channels, one a place in a quad. */
+template <uint32_t ITEMS>
+DEVICE void chunk_scores(const AttendShared &shared, float scale, float *out_scores) {
+    float sums[ITEMS][4] = {};
+#pragma unroll 2 /* more costs registers, and blocks that run side by side hide latency better */
+    for (uint32_t quad = 0; quad < shared.quads; quad++) {
+        Float4 k =
+            load4_shared(shared.tile.numbers, warp_lane() * shared.tile.stride + 4 * quad);
+        for (uint32_t i = 0; i < ITEMS; i++) {
+            uint32_t item = warp_index() * ITEMS + i;
+            Float4 q = load4_shared(shared.queries, 4 * (item * shared.quads + quad));
+            sums[i][0] = fused_multiply_add(q.x, k.x, sums[i][0]);
+            sums[i][1] = fused_multiply_add(q.y, k.y, sums[i][1]);
+            sums[i][2] = fused_multiply_add(q.z, k.z, sums[i][2]);
+            sums[i][3] = fused_multiply_add(q.w, k.w, sums[i][3]);
+        }
+    }
+    for (uint32_t i = 0; i < ITEMS; i++)
+        out_scores[i] = scale * ((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]));
+}
+
+/* Scores of the chunk become weights in shared memory; maxima, sums and what was summed before follow the new maximum. */
+template <uint32_t SLOTS, uint32_t ITEMS>
+DEVICE void chunk_weights(const AttendShared &shared, const float *scores,
+                          const TokenChunk &chunk, const SeenTokens *block_sees,
+                          AttendPartial<SLOTS, ITEMS> &partial) {
+    uint32_t lane = warp_lane();
+    for (uint32_t i = 0; i < ITEMS; i++) {
+        SeenTokens seen = seen_in_chunk(block_sees[i], chunk.chunk_first);
+        float weight = 0.0f;
+        if (seen.begin < seen.end) { /* the same in all lanes */
+            bool sees = lane >= seen.begin && lane < seen.end;
+            float max = fmaxf(partial.max[i], warp_max(sees ? scores[i] : -INFINITY));
+            float kept = weight_of(partial.max[i], max);
+            if (sees) weight = weight_of(scores[i], max);
+            partial.max[i] = max;
+            partial.sum[i] = fused_multiply_add(partial.sum[i], kept, warp_sum(weight));
+            for (uint32_t slot = 0; slot < SLOTS; slot++)
+                partial.out[i][slot] *= kept;
+        }
+        shared.weights[(warp_index() * CHUNK_TOKENS + lane) * ITEMS + i] = weight;
+    }
+}
+
+template <uint32_t SLOTS, uint32_t ITEMS>
+DEVICE void chunk_values(const AttendShared &shared, uint32_t head_dim, const TokenChunk &chunk,
+                         const SeenTokens *block_sees, AttendPartial<SLOTS, ITEMS> &partial) {
+#pragma unroll 2
+    for (uint32_t token = chunk.from; token < chunk.to; token++) {
+        float values[SLOTS];
+        for (uint32_t slot = 0; slot < SLOTS; slot++) {
+            uint32_t d = warp_lane() + slot * WARP_LANES;
+            values[slot] = 0.0f;
+            if (d < head_dim)
+                values[slot] = shared.tile.numbers[token * shared.tile.stride + d];
+        }
+        uint32_t weights_at = (warp_index() * CHUNK_TOKENS + token) * ITEMS;
+        for (uint32_t i = 0; i < ITEMS; i++) {
+            uint32_t in_block = chunk.chunk_first + token;
+            if (in_block < block_sees[i].begin || in_block >= block_sees[i].end) continue;
+            float weight = shared.weights[weights_at + i];
+            for (uint32_t slot = 0; slot < SLOTS; slot++)
+                partial.out[i][slot] =
+                    fused_multiply_add(weight, values[slot], partial.out[i][slot]);
+        }
+    }
+}
+
+/* Folds a group's partial of one item into the running state. A group that weighs nothing leaves it untouched. By one warp. */
+template <uint32_t SLOTS>
+DEVICE void state_fold(const AttendLaunch &launch, uint64_t state, float group_max,
+                       float group_sum, const float *group_out) {
+    if (group_max == -INFINITY && group_sum == 0.0f) return;
+    float *out = launch.out + state * launch.shape.head_dim;
+    float old_max = launch.maxima[state], old_sum = launch.sums[state];
+    float max = fmaxf(old_max, group_max);
+    float kept = weight_of(old_max, max), added = weight_of(group_max, max);
+    warp_sync(); /* every lane has read before one writes */
+    if (warp_lane() == 0) {
+        launch.maxima[state] = max;
+        launch.sums[state] = fused_multiply_add(old_sum, kept, group_sum * added);
+    }
+    for (uint32_t slot = 0; slot < SLOTS; slot++) {
+        uint32_t d = warp_lane() + slot * WARP_LANES;
+        if (d < launch.shape.head_dim)
+            out[d] = fused_multiply_add(out[d], kept, group_out[slot] * added);
+    }
+    warp_sync();
+}
+
+/* Where the partial of a state begins: max, sum, out[head_dim]. */
+DEVICE float *partial_of(const AttendLaunch &launch, uint32_t group, uint64_t state) {
+    uint64_t states = (uint64_t)launch.row_count * launch.head_count;
+    return launch.partials + (group * states + state) * (2 + launch.shape.head_dim);
+}
+
+template <uint32_t SLOTS>
+DEVICE void partial_store(const AttendLaunch &launch, float *to, float max, float sum,
+                          const float *out) {
+    if (warp_lane() == 0) {
+        to[0] = max;
+        to[1] = sum;
+    }
+    for (uint32_t slot = 0; slot < SLOTS; slot++) {
+        uint32_t d = warp_lane() + slot * WARP_LANES;
+        if (d < launch.shape.head_dim) to[2 + d] = out[slot];
+    }
+}
+
+template <uint32_t ITEMS>
+DEVICE void queries_load(const AttendLaunch &launch, const WarpItems &items,
+                         const AttendShared &shared) {
+    uint32_t head_dim = launch.shape.head_dim;
+    for (uint32_t i = 0; i < ITEMS; i++) {
+        uint32_t at = (warp_index() * ITEMS + i) * 4 * shared.quads;
+        const float *q = launch.q;
+        if (item_valid(items, i))
+            q += (items.row_first + item_row(items, i)) * launch.q_stride +
+                 (uint64_t)item_head(items, i) * head_dim;
+        for (uint32_t d = warp_lane(); d < 4 * shared.quads; d += WARP_LANES)
+            shared.queries[at + d] = item_valid(items, i) && d < head_dim ? q[d] : 0.0f;
+    }
+}
+
+template <bool CODED>
+DEVICE void part_expand(const AttendLaunch &launch, const AttendBlock &block, CodecPart part,
+                        const TokenChunk &chunk, const AttendShared &shared) {
+    const CodedForm *form = &launch.forms[block.form];
+    CodedHead head = coded_head(form, &launch.shape, block.bytes, part, block_index().y);
+    if (CODED && form->kind != CODED_RAW)
+        expand_coded(form, head, chunk, shared.tile);
+    else
+        expand_raw(head, chunk, shared.tile);
+}
+
+/* `tile_sees`: what any item of the tile sees of the block. */
+template <uint32_t SLOTS, uint32_t ITEMS, bool CODED>
+DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block,
+                         uint64_t block_begin, SeenTokens tile_sees, const WarpItems &items,
+                         const AttendShared &shared, AttendPartial<SLOTS, ITEMS> &partial) {
+    if (tile_sees.begin >= tile_sees.end) return;
+    SeenTokens block_sees[ITEMS] = {};
+    for (uint32_t i = 0; i < ITEMS; i++)
+        if (item_valid(items, i))
+            block_sees[i] = seen_tokens(launch, items.position_first + item_row(items, i),
+                                        block_begin);
+    for (uint32_t first = tile_sees.begin / CHUNK_TOKENS * CHUNK_TOKENS; first < tile_sees.end;
+         first += CHUNK_TOKENS) {
+        SeenTokens any = seen_in_chunk(tile_sees, first);
+        TokenChunk chunk = {first, any.begin, any.end};
+        float scores[ITEMS] = {};
+        block_sync(); /* the tile is free */
+        part_expand<CODED>(launch, block, CODEC_KEYS, chunk, shared);
+        block_sync();
+        if (warp_lane() >= chunk.from && warp_lane() < chunk.to)
+            chunk_scores<ITEMS>(shared, launch.scale, scores);
+        chunk_weights(shared, scores, chunk, block_sees, partial);
+        block_sync();
+        part_expand<CODED>(launch, block, CODEC_VALUES, chunk, shared);
+        block_sync();
+        chunk_values(shared, launch.shape.head_dim, chunk, block_sees, partial);
+    }
+}
+
+/* What the tile sees of a block: from what its first row sees to what its last one does. */
+template <uint32_t ITEMS>
+DEVICE SeenTokens tile_sees(const AttendLaunch &launch, const WarpItems &items,
+                            uint32_t item_first, uint64_t block_begin) {
+    uint32_t last = item_first + ATTEND_WARPS * ITEMS - 1;
+    if (last >= items.count) last = items.count - 1;
+    uint32_t first_position = items.position_first + item_first / items.head_count;
+    uint32_t last_position = items.position_first + last / items.head_count;
+    return SeenTokens{seen_tokens(launch, first_position, block_begin).begin,
+                      seen_tokens(launch, last_position, block_begin).end};
+}
+
+template <uint32_t SLOTS, uint32_t ITEMS>
+DEVICE void group_finish(const AttendLaunch &launch, const WarpItems &items, uint32_t group,
+                         const AttendPartial<SLOTS, ITEMS> &partial) {
+    for (uint32_t i = 0; i < ITEMS; i++) {
+        if (!item_valid(items, i)) return;
+        uint64_t state = item_state(items, i, launch.head_count);
+        if (launch.partials)
+            partial_store<SLOTS>(launch, partial_of(launch, group, state), partial.max[i],
+                                 partial.sum[i], partial.out[i]);
+        else
+            state_fold<SLOTS>(launch, state, partial.max[i], partial.sum[i], partial.out[i]);
+    }
+}
+
+/* Grid: tiles, KV heads, groups when they are attended side by side. */
+template <uint32_t SLOTS, uint32_t ITEMS, bool CODED>
+KERNEL(ATTEND_THREADS) void attend_tiles(AttendLaunch launch) {
+    AttendTile tile = launch.tiles[block_index().x];
+    AttendSpan span = launch.spans[tile.span];
+    uint32_t head_first = launch.head_firsts[block_index().y];
+    WarpItems items = {tile.item_first + warp_index() * ITEMS,
+                       0,
+                       launch.head_firsts[block_index().y + 1] - head_first,
+                       launch.heads + head_first,
+                       span.row_first,
+                       span.position_first};
+    items.count = span.row_count * items.head_count;
+    uint32_t group_begin = launch.partials ? block_index().z : 0;
+    uint32_t group_end = launch.partials ? group_begin + 1 : span.group_count;
+    if (tile.item_first >= items.count || group_end > span.group_count) return;
+    AttendShared shared = attend_shared<ITEMS>(launch.shape.head_dim, CODED);
+    queries_load<ITEMS>(launch, items, shared);
+    for (uint32_t g = group_begin; g < group_end; g++) {
+        AttendGroup group = launch.groups[span.group_first + g];
+        AttendPartial<SLOTS, ITEMS> partial = {};
+        for (uint32_t i = 0; i < ITEMS; i++)
+            partial.max[i] = -INFINITY;
+        for (uint32_t b = 0; b < group.block_count; b++) {
+            uint64_t begin = (uint64_t)(group.ordinal_first + b) * launch.shape.block_tokens;
+            SeenTokens sees = tile_sees<ITEMS>(launch, items, tile.item_first, begin);
+            block_attend<SLOTS, ITEMS, CODED>(launch, launch.blocks[group.block_first + b], begin,
+                                              sees, items, shared, partial);
+        }
+        group_finish(launch, items, g, partial);
+    }
+}
+
+/* Groups that were attended side by side, in order: a warp a state. Grid: spans, rows of them and heads in steps of four. */
+template <uint32_t SLOTS> KERNEL(ATTEND_THREADS) void attend_fold(AttendLaunch launch) {
+    AttendSpan span = launch.spans[block_index().x];
+    uint32_t item = block_index().y * ATTEND_WARPS + warp_index();
+    if (item >= span.row_count * launch.head_count) return;
+    uint64_t state = (uint64_t)span.row_first * launch.head_count + item;
+    for (uint32_t g = 0; g < span.group_count; g++) {
+        const float *from = partial_of(launch, g, state);
+        float out[SLOTS] = {};
+        for (uint32_t slot = 0; slot < SLOTS; slot++) {
+            uint32_t d = warp_lane() + slot * WARP_LANES;
+            if (d < launch.shape.head_dim) out[slot] = from[2 + d];
+        }
+        state_fold<SLOTS>(launch, state, from[0], from[1], out);
+    }
+}
+
+/* ---- launchers */
+
+template <uint32_t SLOTS, uint32_t ITEMS>
+static void tiles_launch(DeviceStream *stream, const AttendLaunch *launch) {
+    Extent3 grid = extent(launch->tile_count, launch->shape.kv_head_count,
+                          launch->partials ? launch->group_count_max : 1);
+    uint32_t bytes = attend_shared_bytes(launch->shape.head_dim, ITEMS, launch->coded);
+    if (launch->coded)
+        LAUNCH((attend_tiles<SLOTS, ITEMS, true>), grid, extent(ATTEND_THREADS), bytes, stream,
+               *launch);
+    else
+        LAUNCH((attend_tiles<SLOTS, ITEMS, false>), grid, extent(ATTEND_THREADS), bytes, stream,
+               *launch);
+}
+
+template <uint32_t SLOTS, uint32_t MANY>
+static void slots_launch(DeviceStream *stream, const AttendLaunch *launch) {
+    if (launch->tile_items == ATTEND_FEW)
+        tiles_launch<SLOTS, 1>(stream, launch);
+    else
+        tiles_launch<SLOTS, MANY>(stream, launch);
+    if (!launch->partials) return;
+    uint32_t states = launch->row_count * launch->head_count;
+    Extent3 grid = extent(launch->span_count, (states + ATTEND_WARPS - 1) / ATTEND_WARPS);
+    LAUNCH(attend_fold<SLOTS>, grid, extent(ATTEND_THREADS), 0, stream, *launch);
+}
+
+enum { MANY_NARROW = ATTEND_MANY_NARROW / ATTEND_WARPS, MANY_WIDE = ATTEND_MANY_WIDE / ATTEND_WARPS };
+
+static void attend_launch(DeviceStream *stream, const AttendLaunch *launch) {
+    static void (*const launchers[])(DeviceStream * stream, const AttendLaunch *launch) = {
+        slots_launch<2, MANY_NARROW>, slots_launch<4, MANY_NARROW>, slots_launch<8, MANY_WIDE>,
+        slots_launch<8, MANY_WIDE>,
+    };
+    launchers[(launch->shape.head_dim - 1) / 64](stream, launch);
+}
+
+extern "C" void PORT_NAME(attention_fill)(CudaLaunchers *launchers) {
+    launchers->attend = attend_launch;
+#ifdef __CUDACC__
+    launchers->attend_blocks_enough = 512; /* four on each multiprocessor of an H100 */
+#else
+    launchers->attend_blocks_enough = 8; /* tests meet both ways */
+#endif
+}

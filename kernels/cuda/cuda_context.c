@@ -1,0 +1,53 @@
+#include "kernels/cuda/cuda_context.h"
+
+#include <stdlib.h>
+
+#include "kernels/cuda/cuda_kernels.h"
+#include "runtime/base/arena.h"
+
+enum { UPLOAD_SEGMENT_BYTES = 1 << 20, WORDS_BYTES = CUDA_CONTEXT_WORDS * sizeof(uint32_t) };
+
+static Status context_fill(CudaContext *cuda, const KernelLimits *limits) {
+    Device *device = cuda->device;
+    TRY(device->stream_create(device, STREAM_COMPUTE, &cuda->stream));
+    TRY(upload_arena_create(&cuda->upload, device, cuda->stream, UPLOAD_SEGMENT_BYTES));
+    TRY(device->memory_take(device, MEMORY_HOST, WORDS_BYTES, "kernel context",
+                            (void **)&cuda->words));
+    cuda->scratch_bytes = cuda_scratch_bytes(limits);
+    return device->memory_take(device, MEMORY_DEVICE, cuda->scratch_bytes, "kernel scratch",
+                               &cuda->scratch);
+}
+
+static void context_free(CudaContext *cuda) {
+    Device *device = cuda->device;
+    upload_arena_destroy(cuda->upload);
+    if (cuda->words) device->memory_give(device, MEMORY_HOST, cuda->words, WORDS_BYTES);
+    if (cuda->scratch)
+        device->memory_give(device, MEMORY_DEVICE, cuda->scratch, cuda->scratch_bytes);
+    if (cuda->stream) device->stream_destroy(device, cuda->stream);
+    free(cuda);
+}
+
+Status cuda_context_open(Device *device, const CudaLaunchers *launchers, const KernelLimits *limits,
+                         KernelContext *context) {
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(CudaContext), "kernel context"));
+    CudaContext *cuda = memory;
+    *cuda = (CudaContext){.device = device, .launchers = launchers};
+    Status status = context_fill(cuda, limits);
+    if (status != STATUS_OK) {
+        context_free(cuda);
+        return status;
+    }
+    context->stream = cuda->stream;
+    context->scratch = cuda;
+    context->scratch_bytes = sizeof *cuda;
+    return STATUS_OK;
+}
+
+void cuda_context_close(Device *device, KernelContext *context) {
+    (void)device;
+    if (context->scratch) context_free(context->scratch);
+    context->scratch = NULL;
+    context->stream = NULL;
+}

@@ -1,0 +1,204 @@
+#ifndef KERNELS_CUDA_CUDA_KERNELS_H
+#define KERNELS_CUDA_CUDA_KERNELS_H
+
+/* What the .cu files offer to the slots in C: CudaLaunchers, a function a kernel, of which each build of the .cu files fills one.
+ * A launcher takes the stream and arguments whose every pointer is device memory; it chooses grid and block, puts the kernel on
+ * the stream and cannot fail: what goes wrong comes out of the next call of the Device. What decides (which rows stand
+ * together, what fits the scratch) is C: cuda_slots.c, cuda_attention.c, packed_matrix.c.
+ *
+ * Every thread does the same IEEE operations in the same order on the GPU and in the emulation; only exponential() may differ in
+ * its last places. */
+
+#include "kernels/codec/turboquant.h"
+#include "kernels/kernels.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+/* ---- attention */
+
+typedef enum CodedKind {
+    CODED_RAW,
+    CODED_INT8,
+    CODED_FP8,
+    CODED_INT4_GROUP,
+    CODED_KIVI,
+    CODED_TURBOQUANT,
+} CodedKind;
+
+/* How the heads of a block are stored, as a kernel needs to know it. */
+typedef struct CodedForm {
+    CodedKind kind;
+    uint32_t bits;                         /* of a code */
+    uint64_t head_bytes[CODEC_PART_COUNT]; /* of keys, of values */
+    TurboPlan plan;                        /* CODED_TURBOQUANT only */
+} CodedForm;
+
+typedef struct AttendBlock {
+    const uint8_t *bytes;
+    uint32_t form; /* index */
+} AttendBlock;
+
+/* Blocks that fold together: at most ATTEND_GROUP_BLOCKS. */
+typedef struct AttendGroup {
+    uint32_t block_first; /* index among all blocks of the launch */
+    uint32_t block_count;
+    uint32_t ordinal_first; /* of the first block in its sequence */
+} AttendGroup;
+
+/* The rows of one sequence, and its groups in rising order. */
+typedef struct AttendSpan {
+    uint32_t row_first, row_count, position_first;
+    uint32_t group_first, group_count;
+} AttendSpan;
+
+/* What a block of threads works on, for each KV head: items [item_first, …) of a span. Item i is row i / heads, head i % heads of
+ * those that read the KV head; a tile may lie beyond the last item of a KV head with fewer readers. */
+typedef struct AttendTile {
+    uint32_t span, item_first;
+} AttendTile;
+
+enum {
+    ATTEND_HEAD_DIM_MAX = 256,
+    ATTEND_WARPS = 4,
+    /* items of a tile: one a warp, or as many as 48 KiB of shared memory hold beside heads of up to 128 and of 256 */
+    ATTEND_FEW = ATTEND_WARPS,
+    ATTEND_MANY_NARROW = 4 * ATTEND_WARPS,
+    ATTEND_MANY_WIDE = 2 * ATTEND_WARPS,
+};
+
+static inline uint32_t attend_many(uint32_t head_dim) {
+    return head_dim <= 128 ? (uint32_t)ATTEND_MANY_NARROW : (uint32_t)ATTEND_MANY_WIDE;
+}
+
+typedef struct AttendLaunch {
+    KvShape shape;
+    uint32_t head_count;
+    float scale;
+    uint32_t window;
+    const float *q; /* [rows][q_stride] */
+    uint64_t q_stride;
+    float *maxima, *sums, *out; /* running states: [rows][heads], out [.][head_dim] */
+    /* heads of KV head k: heads[head_firsts[k]] … heads[head_firsts[k + 1] - 1] */
+    const AttendTile *tiles;
+    const AttendSpan *spans;
+    const AttendGroup *groups;
+    const AttendBlock *blocks;
+    const CodedForm *forms;
+    const uint16_t *heads;
+    const uint32_t *head_firsts;
+    uint32_t tile_count, span_count;
+    uint32_t tile_items; /* ATTEND_FEW or attend_many() */
+    bool coded;          /* some block is not raw */
+    /* Not NULL: groups are attended side by side into partials[group of its span][row][head][2 + head_dim] (max, sum, out), and
+     * folded after; NULL: a tile folds its groups one after the other. */
+    float *partials;
+    uint32_t row_count;       /* rows of partials, from row 0 on */
+    uint32_t group_count_max; /* of any span */
+} AttendLaunch;
+
+/* ---- codecs */
+
+typedef struct EncodeLaunch {
+    const CodedForm *form;
+    bool turbo; /* the form is CODED_TURBOQUANT */
+    KvShape shape;
+    uint32_t block_count;
+    const void *const *blocks; /* [block_count] */
+    void *const *out_bytes;    /* [block_count] */
+    uint32_t *refused;         /* [block_count] 1 where a number is not finite, else 0 */
+} EncodeLaunch;
+
+/* ---- matrix products */
+
+enum { PACKED_OUTPUTS = 32, PACKED_COLUMNS = 32 };
+
+/* How a matrix is packed: tiles of 32 outputs; in a tile, records of 32 columns; in a record the codes, then scales, then offsets,
+ * each with the 32 outputs side by side, so that a warp, a lane an output, reads whole lines.
+ *
+ *   4 bits       16 bytes an output: byte b of word j has column 8j + b in its low and 8j + 4 + b in its high nibble
+ *   5, 6 bits    these, then one or two planes of 4 bytes an output: bit 8b + s belongs to column 4s + b
+ *   8 bits       two halves of 16 bytes an output: signed bytes, columns in order
+ *   16, 32 bits  floats: four or eight parts of 16 bytes an output, columns in order */
+typedef struct PackedForm {
+    uint32_t code_bits;
+    bool bf16;         /* of 16 bits: bfloat16, else IEEE */
+    bool scales_f16;   /* scales and offsets; else f32 */
+    bool offsets;      /* each scale has an offset */
+    uint32_t groups;   /* scales a record and output: 1 or 2; 0: floats */
+    int32_t code_bias; /* what is still to be taken from the codes */
+    uint32_t scales_at, offsets_at, record_bytes;
+    uint32_t record_count; /* of a tile */
+} PackedForm;
+
+/* x as products take it: per row and 32 columns a record; columns beyond K are zeros.
+ *
+ *   integers  f32 scale, the codes' sums of columns 0-15 and 16-31 (int32), 4 bytes unused; then 32 codes, int8 or int16
+ *   floats    32 f32 */
+typedef enum ActivationKind { ACTIVATION_INT8, ACTIVATION_INT16, ACTIVATION_F32 } ActivationKind;
+
+enum {
+    ACTIVATION_HEAD_BYTES = 16,
+    ACTIVATION_RECORD_BYTES_MAX = 4 * PACKED_COLUMNS,
+};
+
+static inline uint32_t activation_record_bytes(ActivationKind kind) {
+    return kind == ACTIVATION_F32     ? 4u * PACKED_COLUMNS
+           : kind == ACTIVATION_INT16 ? ACTIVATION_HEAD_BYTES + 2u * PACKED_COLUMNS
+                                      : ACTIVATION_HEAD_BYTES + PACKED_COLUMNS;
+}
+
+typedef struct ActivationLaunch {
+    ActivationKind kind;
+    const float *x; /* [row_count][x_stride] */
+    uint64_t x_stride;
+    uint32_t row_count, column_count;
+    uint32_t record_count, record_bytes; /* activation_record_bytes() */
+    uint8_t *records;                    /* [row_count][record_count] */
+} ActivationLaunch;
+
+typedef struct ProductLaunch {
+    PackedForm form;
+    ActivationKind kind;
+    const uint8_t *tiles;
+    const uint8_t *records; /* [row_count][form.record_count] */
+    uint32_t activation_bytes;
+    uint32_t row_count;    /* M */
+    uint32_t output_count; /* N */
+    const float *bias;     /* [N]; NULL: none */
+    float *out;            /* [M][out_stride] */
+    uint64_t out_stride;
+} ProductLaunch;
+
+/* ---- all */
+
+typedef struct CudaLaunchers {
+    void (*rms_norm)(DeviceStream *stream, const NormArgs *args);
+    void (*layer_norm)(DeviceStream *stream, const NormArgs *args);
+    void (*rope)(DeviceStream *stream, const RopeArgs *args);
+    void (*add)(DeviceStream *stream, const ElementwiseArgs *args);
+    void (*silu_multiply)(DeviceStream *stream, const ElementwiseArgs *args);
+    void (*relu)(DeviceStream *stream, const ElementwiseArgs *args);
+    bool (*embed)(DeviceStream *stream,
+                  const EmbedArgs *args); /* false: a format without a kernel */
+    void (*kv_store)(DeviceStream *stream, const KvStoreArgs *args);
+    void (*attend_begin)(DeviceStream *stream, const AttendEdgeArgs *args);
+    void (*attend)(DeviceStream *stream, const AttendLaunch *launch);
+    uint32_t
+        attend_blocks_enough; /* of threads, to keep a device busy: with fewer, groups are attended side by side */
+    void (*attend_end)(DeviceStream *stream, const AttendEdgeArgs *args);
+    void (*codec_encode)(DeviceStream *stream, const EncodeLaunch *launch);
+    void (*activations)(DeviceStream *stream, const ActivationLaunch *launch);
+    void (*product)(DeviceStream *stream, const ProductLaunch *launch);
+    void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 */
+    void (*product_float)(DeviceStream *stream, const ProductLaunch *launch);  /* of f16 and bf16 */
+    bool (*tensor_floats)(void); /* product_float runs on this device */
+    /* From so many rows on product_tensor is faster; the bits are the same. */
+    uint32_t tensor_rows_least;
+} CudaLaunchers;
+
+/* Sets every slot but context_open, which knows the build. kv_encode and kv_decode work on host memory: the specification. */
+void cuda_kernels_fill(Kernels *kernels);
+
+SPILLWAY_EXTERN_C_END
+
+#endif

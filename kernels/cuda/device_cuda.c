@@ -1,0 +1,234 @@
+#include "kernels/cuda/device_cuda.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/cuda_check.h"
+#include "runtime/base/arena.h"
+
+typedef struct CudaDevice {
+    Device device;
+    int index;
+    int priority_compute, priority_copy;
+    char name[48];                                          /* "cuda:0" */
+    char model[sizeof(((struct cudaDeviceProp *)0)->name)]; /* "NVIDIA H100 80GB HBM3" */
+} CudaDevice;
+
+/* ---- errors */
+
+/* The first error that could not be returned: a literal and a cudaError_t, written once. */
+static _Atomic(const char *) noted_what;
+static _Atomic int noted_error;
+
+void cuda_note(cudaError_t error, const char *what) {
+    const char *none = NULL;
+    if (error == cudaSuccess) return;
+    if (atomic_compare_exchange_strong(&noted_what, &none, what)) atomic_store(&noted_error, error);
+}
+
+static Status raise_error(const Device *device, const char *what, cudaError_t error) {
+    const CudaDevice *cuda = device->state;
+    FAIL(DEVICE, "%s (%s): %s: %s (%s)", cuda->name, cuda->model, what, cudaGetErrorString(error),
+         cudaGetErrorName(error));
+}
+
+static Status check_call(const Device *device, const char *what, cudaError_t error) {
+    const char *noted = atomic_load(&noted_what);
+    if (noted) return raise_error(device, noted, (cudaError_t)atomic_load(&noted_error));
+    return error == cudaSuccess ? STATUS_OK : raise_error(device, what, error);
+}
+
+/* Which GPU a call means is a property of the thread. */
+static void use(const Device *device) {
+    const CudaDevice *cuda = device->state;
+    cuda_note(cudaSetDevice(cuda->index), "cudaSetDevice");
+}
+
+#define CALL(device, function, ...) \
+    (use(device), check_call(device, #function, function(__VA_ARGS__)))
+
+/* ---- memory */
+
+static Status host_memory_map(Device *device, uint64_t bytes, const char *what, void **out) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        FAIL(MEMORY, "%s: cannot map %llu bytes", what, (unsigned long long)bytes);
+    madvise(memory, bytes, MADV_HUGEPAGE); /* advice only, as is the next */
+    madvise(memory, bytes, MADV_DONTDUMP);
+    use(device);
+    cudaError_t error = cudaHostRegister(memory, bytes, cudaHostRegisterPortable);
+    if (error != cudaSuccess) {
+        munmap(memory, bytes);
+        FAIL(MEMORY, "%s: cannot pin %llu bytes: %s; see ulimit -l", what,
+             (unsigned long long)bytes, cudaGetErrorString(error));
+    }
+    *out = memory;
+    return STATUS_OK;
+}
+
+static Status cuda_memory_take(Device *device, MemoryPlace place, uint64_t bytes, const char *what,
+                               void **out) {
+    bytes = bytes ? bytes : 1;
+    if (place == MEMORY_HOST) return host_memory_map(device, bytes, what, out);
+    void *memory;
+    use(device);
+    cudaError_t error = cudaMalloc(&memory, bytes);
+    if (error == cudaErrorMemoryAllocation)
+        FAIL(MEMORY, "%s: %s has no %llu bytes left", what, device->name,
+             (unsigned long long)bytes);
+    TRY(check_call(device, "cudaMalloc", error));
+    *out = memory;
+    return STATUS_OK;
+}
+
+static void cuda_memory_give(Device *device, MemoryPlace place, void *memory, uint64_t bytes) {
+    if (!memory) return;
+    use(device);
+    if (place == MEMORY_DEVICE) {
+        cuda_note(cudaFree(memory), "cudaFree");
+        return;
+    }
+    cuda_note(cudaHostUnregister(memory), "cudaHostUnregister");
+    munmap(memory, bytes ? bytes : 1);
+}
+
+static Status cuda_memory_free(Device *device, uint64_t *out_bytes) {
+    size_t free_bytes, total_bytes;
+    TRY(CALL(device, cudaMemGetInfo, &free_bytes, &total_bytes));
+    *out_bytes = free_bytes;
+    return STATUS_OK;
+}
+
+/* ---- streams, copies, events */
+
+static cudaStream_t cuda_stream(DeviceStream *stream) {
+    return (cudaStream_t)(void *)stream;
+}
+
+static cudaEvent_t cuda_event(DeviceEvent *event) {
+    return (cudaEvent_t)(void *)event;
+}
+
+static Status cuda_stream_create(Device *device, StreamPriority priority, DeviceStream **out) {
+    const CudaDevice *cuda = device->state;
+    int level = priority == STREAM_COMPUTE ? cuda->priority_compute : cuda->priority_copy;
+    cudaStream_t stream;
+    TRY(CALL(device, cudaStreamCreateWithPriority, &stream, cudaStreamNonBlocking, level));
+    *out = (DeviceStream *)(void *)stream;
+    return STATUS_OK;
+}
+
+static void cuda_stream_destroy(Device *device, DeviceStream *stream) {
+    use(device);
+    cuda_note(cudaStreamDestroy(cuda_stream(stream)), "cudaStreamDestroy");
+}
+
+static Status cuda_stream_wait(Device *device, DeviceStream *stream) {
+    return CALL(device, cudaStreamSynchronize, cuda_stream(stream));
+}
+
+static Status cuda_copy(Device *device, DeviceStream *stream, void *destination, const void *source,
+                        uint64_t bytes) {
+    return CALL(device, cudaMemcpyAsync, destination, source, bytes, cudaMemcpyDefault,
+                cuda_stream(stream));
+}
+
+static Status cuda_event_create(Device *device, DeviceEvent **out) {
+    cudaEvent_t event;
+    TRY(CALL(device, cudaEventCreateWithFlags, &event, cudaEventDisableTiming));
+    *out = (DeviceEvent *)(void *)event;
+    return STATUS_OK;
+}
+
+static void cuda_event_destroy(Device *device, DeviceEvent *event) {
+    use(device);
+    cuda_note(cudaEventDestroy(cuda_event(event)), "cudaEventDestroy");
+}
+
+static Status cuda_event_record(Device *device, DeviceEvent *event, DeviceStream *stream) {
+    return CALL(device, cudaEventRecord, cuda_event(event), cuda_stream(stream));
+}
+
+static Status cuda_stream_wait_event(Device *device, DeviceStream *stream, DeviceEvent *event) {
+    return CALL(device, cudaStreamWaitEvent, cuda_stream(stream), cuda_event(event), 0);
+}
+
+static Status cuda_event_wait(Device *device, DeviceEvent *event) {
+    return CALL(device, cudaEventSynchronize, cuda_event(event));
+}
+
+static bool cuda_event_done(Device *device, DeviceEvent *event) {
+    use(device);
+    cudaError_t error = cudaEventQuery(cuda_event(event));
+    if (error == cudaErrorNotReady) return false;
+    cuda_note(error, "cudaEventQuery");
+    return true;
+}
+
+static void cuda_close(Device *device) {
+    free(device->state);
+}
+
+/* ---- opening */
+
+Status device_cuda_probe(const char **out_reason) {
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaSuccess && count > 0) return STATUS_OK;
+    *out_reason = error == cudaSuccess                   ? "no GPU is here"
+                  : error == cudaErrorInsufficientDriver ? "no NVIDIA driver, or one too old"
+                                                         : cudaGetErrorString(error);
+    return STATUS_UNSUPPORTED;
+}
+
+static const Device cuda_row = {
+    .memory_take = cuda_memory_take,
+    .memory_give = cuda_memory_give,
+    .memory_free = cuda_memory_free,
+    .stream_create = cuda_stream_create,
+    .stream_destroy = cuda_stream_destroy,
+    .stream_wait = cuda_stream_wait,
+    .copy = cuda_copy,
+    .event_create = cuda_event_create,
+    .event_destroy = cuda_event_destroy,
+    .event_record = cuda_event_record,
+    .event_wait = cuda_event_wait,
+    .event_done = cuda_event_done,
+    .stream_wait_event = cuda_stream_wait_event,
+    .close = cuda_close,
+};
+
+Status device_cuda_open(Device **out, uint32_t index) {
+    const char *reason;
+    if (device_cuda_probe(&reason) != STATUS_OK)
+        FAIL(UNAVAILABLE, "there is no GPU to open: %s", reason);
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(CudaDevice), "device"));
+    CudaDevice *cuda = memory;
+    int count = 0;
+    struct cudaDeviceProp properties = {0};
+    cuda_note(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+    cuda->index = count > 0 ? (int)(index % (uint32_t)count) : 0;
+    snprintf(cuda->name, sizeof cuda->name, "cuda:%d", cuda->index);
+    cuda_note(cudaGetDeviceProperties(&properties, cuda->index), "cudaGetDeviceProperties");
+    memcpy(cuda->model, properties.name, sizeof cuda->model);
+    cuda->device = cuda_row;
+    cuda->device.name = cuda->name;
+    cuda->device.state = cuda;
+    use(&cuda->device);
+    Status status =
+        check_call(&cuda->device, "cudaDeviceGetStreamPriorityRange",
+                   cudaDeviceGetStreamPriorityRange(&cuda->priority_copy, &cuda->priority_compute));
+    if (status != STATUS_OK) {
+        free(cuda);
+        return status;
+    }
+    *out = &cuda->device;
+    return STATUS_OK;
+}

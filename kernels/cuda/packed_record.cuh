@@ -1,0 +1,48 @@
+#ifndef CUDA_PACKED_RECORD_CUH
+#define CUDA_PACKED_RECORD_CUH
+
+/* Reading a record of a packed matrix (PackedForm in cuda_kernels.h): the codes of one of its 32 outputs as words of four signed
+ * bytes, and its scales. */
+
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/port.cuh"
+
+DEVICE float bits_to_float(uint32_t bits) {
+    union {
+        uint32_t bits;
+        float number;
+    } view = {bits};
+    return view.number;
+}
+
+/* Scale or offset `group` of an output. */
+DEVICE float scale_load(const PackedForm &form, const uint8_t *scales, uint32_t group,
+                        uint32_t output) {
+    uint32_t index = group * PACKED_OUTPUTS + output;
+    return form.scales_f16 ? half_to_float(reinterpret_cast<const uint16_t *>(scales)[index])
+                           : reinterpret_cast<const float *>(scales)[index];
+}
+
+/* Bit s of each byte of a plane is the upper bit of the four codes of word s. */
+DEVICE uint32_t plane_bits(uint32_t plane, uint32_t word, uint32_t bit) {
+    return (plane >> word & 0x01010101u) << bit;
+}
+
+/* The planes of an output, PACKED_OUTPUTS words apart. */
+DEVICE const uint32_t *planes_of(const uint8_t *record, uint32_t output) {
+    return reinterpret_cast<const uint32_t *>(record + 16 * PACKED_OUTPUTS) + output;
+}
+
+/* Codes 4 * word … of an output. */
+template <uint32_t BITS>
+DEVICE uint32_t code_word(const uint8_t *record, uint32_t output, uint32_t word) {
+    const uint32_t *words = reinterpret_cast<const uint32_t *>(record);
+    if (BITS == 8) return words[4 * (word / 4 * PACKED_OUTPUTS + output) + word % 4];
+    uint32_t codes = words[4 * output + word / 2] >> word % 2 * 4 & 0x0f0f0f0fu;
+    const uint32_t *planes = planes_of(record, output);
+    for (uint32_t bit = 4; bit < BITS; bit++)
+        codes |= plane_bits(planes[(bit - 4) * PACKED_OUTPUTS], word, bit);
+    return codes;
+}
+
+#endif

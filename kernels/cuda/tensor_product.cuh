@@ -1,0 +1,108 @@
+#ifndef CUDA_TENSOR_PRODUCT_CUH
+#define CUDA_TENSOR_PRODUCT_CUH
+
+/* A warp's product of small integer matrices on the tensor cores: c[16][8] += a[16][k] * b[k][8], signed bytes into 32-bit sums,
+ * which are exact. With g = lane / 4 and t = lane % 4, a lane holds
+ *
+ *   a   words of four bytes along k: (row g, bytes 4t …), (row g + 8, 4t …), and for k = 32 (g, 16 + 4t …), (g + 8, 16 + 4t …)
+ *   b   (column g, bytes 4t …), and for k = 32 (g, 16 + 4t …)
+ *   c   (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+ *
+ * Of tf32, floats of which the upper 19 bits count, c[16][8] += a[16][8] * b[8][8] in f32, in an order that is the hardware's:
+ *
+ *   a   (row g, k t), (g + 8, t), (g, t + 4), (g + 8, t + 4);   b   (k t, column g), (t + 4, g)
+ *
+ * All lanes, at the same line. GPUs before compute capability 8.0 do it in pieces of 8 rows and k = 16; the emulation by shuffles. */
+
+#include "kernels/cuda/integer_dot.cuh"
+#include "kernels/cuda/port.cuh"
+
+#ifdef __CUDACC__
+
+/* Eight rows, k = 16. */
+DEVICE void tensor_product_8(int32_t *c, uint32_t a, uint32_t b) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                 : "+r"(c[0]), "+r"(c[1])
+                 : "r"(a), "r"(b));
+}
+
+DEVICE void tensor_product_16(int32_t *c, uint32_t a0, uint32_t a1, uint32_t b) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, "
+                 "{%6}, {%0, %1, %2, %3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a0), "r"(a1), "r"(b));
+#else
+    tensor_product_8(c, a0, b);
+    tensor_product_8(c + 2, a1, b);
+#endif
+}
+
+DEVICE void tensor_product_32(int32_t *c, const uint32_t *a, const uint32_t *b) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    tensor_product_16(c, a[0], a[1], b[0]);
+    tensor_product_16(c, a[2], a[3], b[1]);
+#endif
+}
+
+/* From compute capability 8.0 on. */
+DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    (void)c, (void)a, (void)b;
+    defect("tf32 before compute capability 8.0");
+#endif
+}
+
+#else
+
+DEVICE void tensor_product_16(int32_t *c, uint32_t a0, uint32_t a1, uint32_t b) {
+    uint32_t row = warp_lane() / 4 * 4, column = warp_lane() % 4 * 8;
+    for (uint32_t word = 0; word < 4; word++) {
+        uint32_t upper = warp_shuffle(a0, row + word), lower = warp_shuffle(a1, row + word);
+        uint32_t left = warp_shuffle(b, column + word), right = warp_shuffle(b, column + 4 + word);
+        c[0] = dot4(upper, left, c[0]);
+        c[1] = dot4(upper, right, c[1]);
+        c[2] = dot4(lower, left, c[2]);
+        c[3] = dot4(lower, right, c[3]);
+    }
+}
+
+DEVICE void tensor_product_32(int32_t *c, const uint32_t *a, const uint32_t *b) {
+    tensor_product_16(c, a[0], a[1], b[0]);
+    tensor_product_16(c, a[2], a[3], b[1]);
+}
+
+DEVICE float tensor_number(uint32_t bits) {
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+/* In rising k. */
+DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) {
+    uint32_t row = warp_lane() / 4 * 4, column = warp_lane() % 4 * 8;
+    for (uint32_t k = 0; k < 8; k++) {
+        float upper = tensor_number(warp_shuffle(a[k / 4 * 2], row + k % 4));
+        float lower = tensor_number(warp_shuffle(a[k / 4 * 2 + 1], row + k % 4));
+        float left = tensor_number(warp_shuffle(b[k / 4], column + k % 4));
+        float right = tensor_number(warp_shuffle(b[k / 4], column + 4 + k % 4));
+        c[0] = fused_multiply_add(upper, left, c[0]);
+        c[1] = fused_multiply_add(upper, right, c[1]);
+        c[2] = fused_multiply_add(lower, left, c[2]);
+        c[3] = fused_multiply_add(lower, right, c[3]);
+    }
+}
+
+#endif
+
+#endif

@@ -1,0 +1,139 @@
+/* A device that fails, at any point of a run: the n-th allocation, launch or copy of the emulated device, for rising n until a run
+ * comes through. Each failure ends the engine with the status and cause of the device, and closing gives everything back. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/engine/engine.h"
+
+static const char model_path[] = GOLDEN "/models/gguf_llama_q4_0/gguf_llama_q4_0.gguf";
+
+enum { PROMPT_COUNT = 40, MAX_TOKENS = 4, STEPS_MAX = 200 };
+
+static int32_t prompt[PROMPT_COUNT];
+
+static void on_token(void *user, const TokenEvent *event) {
+    (void)event;
+    ++*(uint32_t *)user;
+}
+
+static void on_finish(void *user, const FinishEvent *event) {
+    (void)user;
+    (void)event;
+}
+
+/* Budgets so small that blocks go to the host's memory and to a file. */
+static EngineOptions options_of(const DeviceFailures *failures) {
+    static const char *const directories[] = {"/var/tmp"};
+    return (EngineOptions){.backend = "emulated",
+                           .cpu_isa = "auto",
+                           .device_failures = *failures,
+                           .thread_count = 1,
+                           .max_num_seqs = 2,
+                           .max_num_batched_tokens = 32,
+                           .block_tokens = 2,
+                           .kv_bytes = {UINT64_MAX, 64 << 10, 1 << 20},
+                           .kv_nvme_dirs = directories,
+                           .kv_nvme_dir_count = 1};
+}
+
+static Status generate(Engine *engine, uint32_t *out_tokens) {
+    Request request = {.prompt = prompt,
+                       .prompt_count = PROMPT_COUNT,
+                       .max_tokens = MAX_TOKENS,
+                       .sampling = sampling_defaults,
+                       .sink = {.user = out_tokens, .on_token = on_token, .on_finish = on_finish}};
+    bool idle = false;
+    TRY(engine_submit(engine, &request));
+    for (int step = 0; step < STEPS_MAX && !idle; step++)
+        TRY(engine_step(engine, &idle));
+    assert_true(idle);
+    return STATUS_OK;
+}
+
+/* Status of a whole life; *out_text says why, as the last error. */
+static Status run_with(const DeviceFailures *failures, const char **out_text) {
+    Weights *weights;
+    Comm *comm;
+    Engine *engine = NULL;
+    uint32_t tokens = 0;
+    assert_int_equal(weights_open(&weights, model_path), STATUS_OK);
+    assert_int_equal(comm_self_create(&comm), STATUS_OK);
+    const EngineOptions options = options_of(failures);
+    error_capture_begin();
+    Status status = engine_open(&engine, &options, weights, NULL, comm);
+    if (status == STATUS_OK) status = generate(engine, &tokens);
+    error_last(out_text);
+    error_capture_end();
+    if (status == STATUS_OK) assert_int_equal(tokens, MAX_TOKENS);
+    if (engine) engine_close(engine);
+    comm_destroy(comm);
+    weights_close(weights);
+    return status;
+}
+
+/* Every allocation of the device's two kinds of memory. */
+static void test_takes(void **state) {
+    (void)state;
+    uint64_t n = 1;
+    for (Status status = STATUS_NO_SPACE; status != STATUS_OK; n++) {
+        const char *text;
+        status = run_with(&(DeviceFailures){.take = n}, &text);
+        if (status == STATUS_OK) break;
+        assert_int_equal(status, STATUS_NO_SPACE);
+        assert_non_null(strstr(text, "failed on demand"));
+        assert_true(n < 100);
+    }
+    assert_true(n > 10);
+}
+
+typedef DeviceFailures FailuresAt(uint64_t n);
+
+static DeviceFailures launch_at(uint64_t n) {
+    return (DeviceFailures){.launch = n};
+}
+
+static DeviceFailures copy_at(uint64_t n) {
+    return (DeviceFailures){.copy = n};
+}
+
+/* At ever wider steps, until a run has fewer of them. */
+static void fail_in_turn(FailuresAt *failures_at, const char *says) {
+    uint64_t n = 1;
+    for (;; n += 1 + n / 2) {
+        const DeviceFailures failures = failures_at(n);
+        const char *text;
+        Status status = run_with(&failures, &text);
+        if (status == STATUS_OK) break;
+        if (status != STATUS_DEVICE)
+            fail_msg("at %u: %s, \"%s\"", (unsigned)n, status_name(status), text);
+        if (!strstr(text, says)) fail_msg("at %u: \"%s\"", (unsigned)n, text);
+        assert_true(n < 100000);
+    }
+    assert_true(n > 30);
+}
+
+static void test_launches(void **state) {
+    (void)state;
+    fail_in_turn(launch_at, "emulated:0: kernel ");
+}
+
+static void test_copies(void **state) {
+    (void)state;
+    fail_in_turn(copy_at, "emulated:0: a copy of ");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_takes),
+        cmocka_unit_test(test_launches),
+        cmocka_unit_test(test_copies),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

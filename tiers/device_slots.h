@@ -1,0 +1,40 @@
+#ifndef TIERS_DEVICE_SLOTS_H
+#define TIERS_DEVICE_SLOTS_H
+
+/* The device's slots where the host cannot touch them (Device.host_addressable is false). Header and checksum are made and verified in
+ * host memory: a block goes to and from the host's tier by a copy of its payload, and to and from a file through a buffer of
+ * pinned memory, of which there is a stated number. On the device the room before a payload stays unused.
+ *
+ * For the mover's thread; every copy is waited for. */
+
+#include "kernels/device.h"
+
+SPILLWAY_EXTERN_C_BEGIN
+
+typedef struct DeviceSlots DeviceSlots;
+
+typedef struct DeviceSlotsOptions {
+    Device *device;
+    uint8_t *slots; /* device memory: the first slot */
+    uint64_t slot_bytes;
+    uint32_t payload_bytes;
+    uint32_t buffer_count;
+} DeviceSlotsOptions;
+
+Status device_slots_create(DeviceSlots **out, const DeviceSlotsOptions *options);
+void device_slots_destroy(DeviceSlots *slots); /* NULL is fine; no buffer may be in use */
+
+/* All buffers, side by side, of slot_bytes each, at the alignment of a page where slot_bytes is a multiple of it. */
+uint8_t *device_slots_buffers(const DeviceSlots *slots, uint64_t *out_bytes);
+
+uint8_t *device_slots_take(DeviceSlots *slots); /* NULL when all are in use */
+void device_slots_give(DeviceSlots *slots, uint8_t *buffer);
+
+/* The payload of a slot to behind the header's room of `block` (MEMORY_HOST memory), and back. E-DEVICE, recorded and not logged: the
+ * device is broken, and its next user says so. */
+Status device_slots_fetch(DeviceSlots *slots, uint32_t slot, uint8_t *block);
+Status device_slots_put(DeviceSlots *slots, uint32_t slot, const uint8_t *block);
+
+SPILLWAY_EXTERN_C_END
+
+#endif
