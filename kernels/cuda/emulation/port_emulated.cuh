@@ -119,6 +119,20 @@ DEVICE void warp_sync(int line = __builtin_LINE()) {
     emulated_warp_sync(line);
 }
 
+/* What every lane handed over, until the lane's next warp operation: for tensor products, which would be many shuffles. */
+template <class T> struct EmulatedLanes {
+    const uint8_t *all;
+    T operator[](uint32_t lane) const {
+        T theirs;
+        memcpy(&theirs, all + lane * EMULATED_EXCHANGE_BYTES_MAX, sizeof theirs);
+        return theirs;
+    }
+};
+template <class T>
+DEVICE EmulatedLanes<T> emulated_lanes(const T &value, int line = __builtin_LINE()) {
+    return {emulated_warp_exchange("a tensor product", line, &value, sizeof value)};
+}
+
 template <class T> DEVICE T emulated_from_lane(const char *what, int line, T value, uint32_t lane) {
     const uint8_t *all = emulated_warp_exchange(what, line, &value, sizeof value);
     T theirs;
