@@ -147,13 +147,6 @@ template <class Number> struct FloatRecord {
     DEVICE uint32_t term_count(const PackedForm &) { return 1; }
 };
 
-DEVICE void output_store(const ProductLaunch &launch, uint32_t row, uint32_t tile, float sum) {
-    uint32_t output = tile * PACKED_OUTPUTS + warp_lane();
-    if (output >= launch.output_count) return;
-    launch.out[row * launch.out_stride + output] =
-        launch.bias ? sum + launch.bias[output] : sum;
-}
-
 /* Grid: tiles, rows in steps of 64. */
 template <class Record> KERNEL(PRODUCT_THREADS) void product_rows(ProductLaunch launch) {
     enum { ROWS = 8 };
@@ -180,7 +173,8 @@ template <class Record> KERNEL(PRODUCT_THREADS) void product_rows(ProductLaunch 
         x += x_bytes;
     }
     for (uint32_t row = 0; row < ROWS; row++)
-        if (row < rows) output_store(launch, row_first + row, block_index().x, sums[row]);
+        product_store(launch, row_first + row, block_index().x * PACKED_OUTPUTS + warp_lane(),
+                      sums[row]);
 }
 
 /* Grid: tiles, rows in steps of ROWS. Terms of a round, a record a warp, lie in shared memory: [record][row][term][a, b][output]. */
@@ -224,7 +218,8 @@ KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
         }
         block_sync();
     }
-    if (warp < ROWS && warp < rows) output_store(launch, row_first + warp, block_index().x, sum);
+    if (warp < ROWS)
+        product_store(launch, row_first + warp, block_index().x * PACKED_OUTPUTS + lane, sum);
 }
 
 /* ---- activations */

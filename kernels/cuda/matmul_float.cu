@@ -86,9 +86,7 @@ DEVICE void float_store(const ProductLaunch &launch, uint32_t lane, uint32_t i, 
                         uint32_t row_first, float sum) {
     uint32_t row = row_first + lane % 4 * 2 + i % 2;
     uint32_t output = block_index().x * PACKED_OUTPUTS + 16 * part + 8 * (i / 2) + lane / 4;
-    if (row >= launch.row_count || output >= launch.output_count) return;
-    launch.out[row * launch.out_stride + output] =
-        launch.bias ? sum + launch.bias[output] : sum;
+    product_store(launch, row, output, sum);
 }
 
 /* Grid: tiles, rows in steps of 8. Shared: [record of the round][part, sum i][lane]; warp (part, i) folds these. */
