@@ -67,8 +67,9 @@ template <uint32_t BITS, bool PRECISE> struct CodedRecord {
             for (uint32_t i = 0; i < 4; i++) {
                 if (PRECISE) {
                     uint32_t w = 2 * part + i / 2;
-                    io_sums[part / 2] = i % 2 ? dot_upper2(words[i], weights.words[w], io_sums[part / 2])
-                                              : dot_lower2(words[i], weights.words[w], io_sums[part / 2]);
+                    io_sums[part / 2] =
+                        i % 2 ? dot_upper2(words[i], weights.words[w], io_sums[part / 2])
+                              : dot_lower2(words[i], weights.words[w], io_sums[part / 2]);
                 } else {
                     io_sums[part] = dot4(words[i], weights.words[4 * part + i], io_sums[part]);
                 }
@@ -103,9 +104,7 @@ struct NumberF32 {
 };
 struct NumberF16 {
     static const uint32_t per_word = 2;
-    DEVICE float of(uint32_t word, uint32_t i) {
-        return half_to_float((uint16_t)(word >> 16 * i));
-    }
+    DEVICE float of(uint32_t word, uint32_t i) { return half_to_float((uint16_t)(word >> 16 * i)); }
 };
 struct NumberBf16 {
     static const uint32_t per_word = 2;
@@ -166,8 +165,7 @@ template <class Record> KERNEL(PRODUCT_THREADS) void product_rows(ProductLaunch 
             Term terms[TERMS_MAX];
             Record::terms(form, weights, x + (uint64_t)row * form.record_count * x_bytes, terms);
             sums[row] = fused_multiply_add(terms[0].a, terms[0].b, sums[row]);
-            if (term_count == 2)
-                sums[row] = fused_multiply_add(terms[1].a, terms[1].b, sums[row]);
+            if (term_count == 2) sums[row] = fused_multiply_add(terms[1].a, terms[1].b, sums[row]);
         }
         record += form.record_bytes;
         x += x_bytes;
@@ -179,14 +177,15 @@ template <class Record> KERNEL(PRODUCT_THREADS) void product_rows(ProductLaunch 
 
 /* Grid: tiles, rows in steps of ROWS. Terms of a round, a record a warp, lie in shared memory: [record][row][term][a, b][output]. */
 template <class Record, uint32_t ROWS>
-KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
+KERNEL(PRODUCT_THREADS)
+void product_split(ProductLaunch launch) {
     const PackedForm &form = launch.form;
     uint32_t term_count = Record::term_count(form), lane = warp_lane(), warp = warp_index();
     uint32_t x_bytes = launch.activation_bytes;
     uint64_t x_row_bytes = (uint64_t)form.record_count * x_bytes;
     uint32_t row_first = block_index().y * ROWS, rows = launch.row_count - row_first;
-    const uint8_t *tile = launch.tiles + block_index().x * (uint64_t)form.record_count *
-                                             form.record_bytes;
+    const uint8_t *tile =
+        launch.tiles + block_index().x * (uint64_t)form.record_count * form.record_bytes;
     SharedArray<float> shared =
         shared_array<float>(0, PRODUCT_WARPS * ROWS * TERMS_MAX * 2 * WARP_LANES);
     float sum = 0.0f;
@@ -271,8 +270,7 @@ KERNEL(PRODUCT_THREADS) void activation_records(ActivationLaunch launch) {
     if (r >= launch.record_count) return;
     uint32_t column = r * PACKED_COLUMNS + warp_lane();
     float x = column < launch.column_count ? launch.x[row * launch.x_stride + column] : 0.0f;
-    uint8_t *record =
-        launch.records + (row * launch.record_count + r) * launch.record_bytes;
+    uint8_t *record = launch.records + (row * launch.record_count + r) * launch.record_bytes;
     if (launch.kind == ACTIVATION_F32)
         reinterpret_cast<float *>(record)[warp_lane()] = x;
     else
@@ -282,8 +280,8 @@ KERNEL(PRODUCT_THREADS) void activation_records(ActivationLaunch launch) {
 /* ---- launchers */
 
 static void activations_launch(DeviceStream *stream, const ActivationLaunch *launch) {
-    Extent3 grid = extent((launch->record_count + PRODUCT_WARPS - 1) / PRODUCT_WARPS,
-                          launch->row_count);
+    Extent3 grid =
+        extent((launch->record_count + PRODUCT_WARPS - 1) / PRODUCT_WARPS, launch->row_count);
     LAUNCH(activation_records, grid, extent(PRODUCT_THREADS), 0, stream, *launch);
 }
 

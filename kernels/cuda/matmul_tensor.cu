@@ -23,8 +23,7 @@ struct TensorWeights {
 };
 
 template <uint32_t BITS>
-DEVICE void tensor_weights_load(const PackedForm &form, const uint8_t *record,
-                                TensorWeights &out) {
+DEVICE void tensor_weights_load(const PackedForm &form, const uint8_t *record, TensorWeights &out) {
     uint32_t g = warp_lane() / 4, t = warp_lane() % 4;
     for (uint32_t part = 0; part < TENSOR_OUTPUTS; part++)
         for (uint32_t half = 0; half < 2; half++) {
@@ -112,8 +111,8 @@ template <uint32_t BITS> KERNEL(TENSOR_THREADS) void product_tensor(ProductLaunc
         for (uint32_t rows = 0; rows < TENSOR_ROWS; rows++)
             for (uint32_t i = 0; i < 4; i++)
                 product_store(launch, row_first + 8 * rows + 2 * t + i % 2,
-                             block_index().x * PACKED_OUTPUTS + 16 * part + 8 * (i / 2) + g,
-                             sums[part][rows][i]);
+                              block_index().x * PACKED_OUTPUTS + 16 * part + 8 * (i / 2) + g,
+                              sums[part][rows][i]);
 }
 
 template <uint32_t BITS>

@@ -48,8 +48,7 @@ DEVICE uint32_t code_word(const uint8_t *record, uint32_t output, uint32_t word)
 /* A finished sum; a row or an output beyond the last is nobody's. */
 DEVICE void product_store(const ProductLaunch &launch, uint32_t row, uint32_t output, float sum) {
     if (row >= launch.row_count || output >= launch.output_count) return;
-    launch.out[row * launch.out_stride + output] =
-        launch.bias ? sum + launch.bias[output] : sum;
+    launch.out[row * launch.out_stride + output] = launch.bias ? sum + launch.bias[output] : sum;
 }
 
 #endif
