@@ -108,7 +108,7 @@ static uint32_t form_index(AttendTables *tables, const Codec *codec) {
         i++;
     if (i < tables->form_count || i == FORMS_MAX) return i;
     bool known = coded_form(codec, &tables->launch.shape, &tables->forms[i]);
-    CHECK(known); /* codecs are asked for when the cache is opened */
+    CHECK(known); /* kv_encode_blocks makes no other blocks */
     tables->codecs[i] = codec;
     tables->form_count++;
     if (codec) tables->launch.coded = true;
