@@ -591,7 +591,7 @@ static ProgressState progress_state(const BatchJob *job) {
         .prompt_tokens = stats->prompt_tokens,
         .generated_tokens = stats->generated_tokens,
         .running = stats->running,
-        .spills = tier_view_spills(stats),
+        .spills = tier_view_spills(stats) || tier_view_streams(stats),
         .hit_share = tier_view_hit_share(stats),
         .stall_share = tier_view_stall_share(stats),
     };

@@ -15,7 +15,8 @@ typedef struct Figures {
     double step_seconds, cpu_step_seconds;
     double read_bytes[TIER_COUNT], written_bytes[TIER_COUNT]; /* a step */
     double stall_seconds[TIER_COUNT];                         /* a step */
-    double moved_bytes;                               /* a step, both ways, without the device's */
+    double moved_bytes;     /* a step, both ways, without the device's */
+    double compute_seconds; /* a step: matmul and attention without what it waited for KV */
     double weights_read_bytes, weights_stall_seconds; /* a step */
     double weights_bytes_per_second;                  /* while they were read */
     uint64_t useful, late, wasted, recomputed, prompt_tokens;
@@ -59,6 +60,9 @@ static Figures figures_of(const BenchDecodeLoad *load, BenchDecodeTimes *times) 
             (end->seconds_stalled[tier] - begin->seconds_stalled[tier]) / steps;
         if (tier != TIER_DEVICE) out.moved_bytes += out.read_bytes[tier] + out.written_bytes[tier];
     }
+    out.compute_seconds = (times->split.matmul + times->split.attention) / steps;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        out.compute_seconds -= out.stall_seconds[tier];
     const EngineWeightStats *from = &begin->weights, *to = &end->weights;
     double read = (double)(to->read_bytes - from->read_bytes);
     out.weights_read_bytes = read / steps;
@@ -138,6 +142,8 @@ static void print_figures(const Session *session, const BenchDecodeTimes *times,
            stalls[TIER_NVME] * 1e3, stalls[TIER_HOST] * 1e3, stalls[TIER_DEVICE] * 1e3,
            bench_share(stalls[TIER_NVME] + stalls[TIER_HOST] + stalls[TIER_DEVICE],
                        figures->step_seconds));
+    printf("computed a step             %.2f ms of matmul and attention, all at hand\n",
+           figures->compute_seconds * 1e3);
     print_tiers(&times->end, figures);
     print_weights(&times->end, figures);
     printf("prefetch                    %" PRIu64 " useful, %" PRIu64 " late, %" PRIu64 " wasted\n",
@@ -174,17 +180,18 @@ static json_t *result_of(const Session *session, const BenchDecodeTimes *times,
                          const Figures *figures) {
     const Settings *settings = session->settings;
     return json_pack(
-        "{ss ss si si sI sI sI sI sb sf sf sf sf sf s{sI sI sI} sI sI so so sf sf sf sf}", "model",
-        session_model_name(session), "kernels", engine_kernels_name(session->engine), "ranks",
-        session->ranks.comm->size, "threads", (int)session->ranks.threads, "seed",
+        "{ss ss si si sI sI sI sI sb sf sf sf sf sf sf s{sI sI sI} sI sI so so sf sf sf sf}",
+        "model", session_model_name(session), "kernels", engine_kernels_name(session->engine),
+        "ranks", session->ranks.comm->size, "threads", (int)session->ranks.threads, "seed",
         (json_int_t)settings->seed, "batch_size", (json_int_t)settings->batch_size,
         "context_tokens", (json_int_t)settings->random_input_len, "steps",
         (json_int_t)settings->num_steps, "synthetic_kv", settings->synthetic_kv,
         "tokens_per_second", figures->tokens_per_second, "median_tokens_per_second",
         figures->median_tokens_per_second, "step_seconds", figures->step_seconds,
-        "cpu_step_seconds", figures->cpu_step_seconds, "moved_bytes_a_step", figures->moved_bytes,
-        "prefetch", "useful", (json_int_t)figures->useful, "late", (json_int_t)figures->late,
-        "wasted", (json_int_t)figures->wasted, "recomputed_tokens", (json_int_t)figures->recomputed,
+        "cpu_step_seconds", figures->cpu_step_seconds, "compute_seconds_a_step",
+        figures->compute_seconds, "moved_bytes_a_step", figures->moved_bytes, "prefetch", "useful",
+        (json_int_t)figures->useful, "late", (json_int_t)figures->late, "wasted",
+        (json_int_t)figures->wasted, "recomputed_tokens", (json_int_t)figures->recomputed,
         "prompt_tokens", (json_int_t)figures->prompt_tokens, "tiers",
         tiers_result(&times->end, figures), "weights", weights_result(&times->end, figures),
         "disk_bytes_per_second", figures->disk_bytes_per_second, "disk_tokens_per_second",

@@ -13,7 +13,7 @@
 #include "launch/whole_file.h"
 
 enum { FILE_BYTES_MAX = 1 << 20, REAL_DIGITS = 6 };
-static const double number_max = 1e18;
+static const double number_min = 1e-15, number_max = 1e18; /* beside 0 */
 
 #define FIELD(member) offsetof(PlanMachine, member)
 
@@ -54,6 +54,7 @@ static const Field fields[] = {
     {"compute", "prompt_operations_per_second", FIELD_REAL, POSITIVE, FIELD(prompt_rate)},
     {"compute", "activation_bytes_per_second", FIELD_REAL, POSITIVE, FIELD(row_rate)},
     {"compute", "seconds_per_layer", FIELD_REAL, OPTIONAL, FIELD(layer_seconds)},
+    {"compute", "seconds_per_sequence", FIELD_REAL, OPTIONAL, FIELD(sequence_seconds)},
     {"compute", "logits_per_second", FIELD_REAL, POSITIVE, FIELD(logit_rate)},
 };
 
@@ -87,8 +88,9 @@ static bool is_section(const char *key) {
 
 static Status read_number(const Reader *reader, const char *key, const json_t *value, double *out) {
     double number = json_number_value(value);
-    if (!json_is_number(value) || !(number >= 0 && number <= number_max))
-        FAIL(MACHINE, "%s: %.60s: a number from 0 to 1e18 is needed", reader->path, key);
+    bool within = number == 0 || (number >= number_min && number <= number_max);
+    if (!json_is_number(value) || !within)
+        FAIL(MACHINE, "%s: %.60s: 0, or a number from 1e-15 to 1e18, is needed", reader->path, key);
     *out = number;
     return STATUS_OK;
 }

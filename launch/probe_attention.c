@@ -102,7 +102,7 @@ static double decode_seconds(Attention *attention, uint32_t head_count) {
                                          .blocks = attention->blocks + i * SEQUENCE_BLOCKS,
                                          .codecs = attention->codecs + i * SEQUENCE_BLOCKS};
     attention->args.run_count = SEQUENCES;
-    return probe_seconds(attend, attention);
+    return probe_seconds(team_thread_count(attention->probe->context->team), attend, attention);
 }
 
 /* A prompt on itself. */
@@ -113,7 +113,7 @@ static double prompt_seconds(Attention *attention) {
                                      .blocks = attention->blocks,
                                      .codecs = attention->codecs};
     attention->args.run_count = 1;
-    return probe_seconds(attend, attention);
+    return probe_seconds(team_thread_count(attention->probe->context->team), attend, attention);
 }
 
 /* Two equations: bytes / byte_rate + n * operations / operation_rate = seconds, for n = 1 and 4. Where noise leaves nothing for one of the

@@ -28,8 +28,9 @@ enum { PROBE_BLOCK_TOKENS = 64 };
 Status probe_matmul(const ProbeKernels *probe, PlanMachine *machine);
 Status probe_attention(const ProbeKernels *probe, PlanMachine *machine);
 
-/* Seconds of a call of `work`: the best of three rounds of at least 30 ms, after one that is not counted. */
-double probe_seconds(void (*work)(void *user), void *user);
+/* Seconds of a call of `work`, which keeps so many threads busy: the best of three rounds of at least 30 ms, after one that is not
+ * counted. Where other programs hold the cores, the time that ours had is what counts: a plan is for a machine that is left alone. */
+double probe_seconds(uint32_t thread_count, void (*work)(void *user), void *user);
 
 SPILLWAY_EXTERN_C_END
 

@@ -1,10 +1,16 @@
 #include "launch/probe_disk.h"
 
+#include <stdlib.h>
+
 #include "launch/bench_io.h"
+#include "launch/probe_compute.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/hash.h"
 
 enum { SMALL_BYTES = 64 << 10, LARGE_BYTES = 1 << 20, TURNS = 3 };
 static const uint64_t file_bytes = 256 << 20;
 static const double turn_seconds = 0.2;
+static const size_t checked_bytes = 64 << 20; /* more than caches hold */
 
 /* The best of some turns of one kind. */
 typedef struct DiskSpeed {
@@ -62,11 +68,36 @@ static Status measure_size(DiskTurns *turns, uint32_t transfer_bytes, DiskSpeed 
     return status;
 }
 
+typedef struct Checked {
+    const uint8_t *bytes;
+    uint64_t sum; /* wanted by somebody, or the work goes away */
+} Checked;
+
+static void check_bytes(void *user) {
+    Checked *checked = user;
+    for (size_t at = 0; at < checked_bytes; at += SMALL_BYTES)
+        checked->sum ^= hash_xxh3(checked->bytes + at, SMALL_BYTES, at);
+}
+
+/* Whatever is read or written is checked: seconds of a core for a byte. */
+static Status measure_checksum(double *out_seconds) {
+    uint8_t *bytes;
+    TRY(memory_take((void **)&bytes, checked_bytes, 1, "bytes to check"));
+    for (size_t at = 0; at < checked_bytes; at += 4096)
+        bytes[at] = 1; /* pages of its own */
+    Checked checked = {.bytes = bytes};
+    *out_seconds = probe_seconds(1, check_bytes, &checked) / (double)checked_bytes;
+    free(bytes);
+    return STATUS_OK;
+}
+
 Status probe_disk(const ProbeDiskOptions *options, PlanMachine *machine) {
     DiskTurns turns = {.options = options};
     DiskSpeed small, large, write;
+    double check_seconds;
     const SpillFileOptions file = {
         .directory = options->directory, .bytes = file_bytes, .silent = true};
+    TRY(measure_checksum(&check_seconds));
     TRY(spill_file_open(&turns.file, &file));
     Status status = measure_size(&turns, LARGE_BYTES, &large, &write);
     if (status == STATUS_OK) status = measure_size(&turns, SMALL_BYTES, &small, NULL);
@@ -75,7 +106,7 @@ Status probe_disk(const ProbeDiskOptions *options, PlanMachine *machine) {
     double more = SMALL_BYTES / small.rate - SMALL_BYTES / large.rate;
     machine->disk_read_rate = large.rate;
     machine->disk_write_rate = write.rate;
-    machine->disk_core_seconds = large.core_seconds;
+    machine->disk_core_seconds = large.core_seconds + check_seconds;
     machine->disk_transfer_seconds = more > 0 ? more : 0;
     return STATUS_OK;
 }

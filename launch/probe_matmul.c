@@ -82,7 +82,8 @@ static double operations_a_second(Product *product, uint32_t rows, bool precise)
                                  .output_count = 1,
                                  .precise = precise,
                                  .outputs = {{.out = product->out, .out_stride = MATRIX_ROWS}}};
-    return 2.0 * rows * PROBE_COLUMNS * MATRIX_ROWS / probe_seconds(multiply, product);
+    uint32_t threads = team_thread_count(product->probe->context->team);
+    return 2.0 * rows * PROBE_COLUMNS * MATRIX_ROWS / probe_seconds(threads, multiply, product);
 }
 
 static Status measure_format(Product *product, PlanFormat format, PlanMachine *machine) {
@@ -91,6 +92,9 @@ static Status measure_format(Product *product, PlanFormat format, PlanMachine *m
     double *rates = machine->operation_rate[format];
     for (int i = 0; i < PLAN_ROW_POINTS && status == STATUS_OK; i++)
         rates[i] = operations_a_second(product, plan_row_points[i], false);
+    double element_bytes = (double)product->copies[0].bytes / PROBE_COLUMNS / MATRIX_ROWS;
+    if (status == STATUS_OK && rates[0] / 2 * element_bytes > machine->device_rate)
+        machine->device_rate = rates[0] / 2 * element_bytes; /* one row reads all of them */
     if (status == STATUS_OK && format == PLAN_8_BITS)
         machine->head_speed =
             operations_a_second(product, plan_row_points[HEAD_POINT], true) / rates[HEAD_POINT];

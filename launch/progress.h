@@ -22,7 +22,7 @@ typedef struct ProgressState {
     uint32_t running;
     double kv_shares[TIER_COUNT]; /* in use; negative: no such tier */
     bool spills;
-    double hit_share, stall_share; /* shown when it spills */
+    double hit_share, stall_share; /* shown when KV spills or weights stream */
 } ProgressState;
 
 typedef struct Progress {

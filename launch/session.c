@@ -339,6 +339,9 @@ static Status open_files(Session *session, const SessionPlan *plan) {
 /* ---- work ---- */
 
 static Status tell_summary(const Session *session, const SessionPlan *plan) {
+    PlanChoice hindsight;
+    if (session->plan_predicts)
+        hindsight = session_placement_hindsight(session, engine_stats(session->engine));
     const Summary summary = {
         .stats = engine_stats(session->engine),
         .lines_ok = session->lines_ok,
@@ -348,6 +351,7 @@ static Status tell_summary(const Session *session, const SessionPlan *plan) {
         .seconds_load = load_seconds(session),
         .decode_tokens = session->decode_tokens,
         .plan = session->plan_predicts ? &session->plan : NULL,
+        .hindsight = session->plan_predicts ? &hindsight : NULL,
     };
     if (plan->tells_summary && !session->settings->quiet) summary_print(&summary, stderr);
     if (!session->settings->summary_json) return STATUS_OK;

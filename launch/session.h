@@ -37,8 +37,10 @@ typedef struct Session {
     KvTrace kv_trace;              /* --kv-trace */
     KvTraceWriter kv_trace_writer; /* --kv-trace-out, rank 0 */
     PlanChoice plan;               /* --placement, rank 0 */
-    bool plan_predicts;            /* its speeds are of this machine */
-    TierSocket tier_socket;        /* rank 0, where spillway tiers asks; may be closed */
+    PlanShape plan_shape;
+    PlanMachine plan_machine;
+    bool plan_predicts;     /* its speeds are of this machine */
+    TierSocket tier_socket; /* rank 0, where spillway tiers asks; may be closed */
     SamplingOptions
         sampling; /* what a request has that says nothing: flags, else the model's own */
     /* at the same time, as prepare knows; 0: any number. KV budgets are made for so many */

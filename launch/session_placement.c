@@ -2,8 +2,10 @@
 
 #include <string.h>
 
+#include "kernels/backend.h"
 #include "launch/plan_report.h"
 #include "launch/plan_settings.h"
+#include "runtime/base/bytes.h"
 #include "runtime/base/log.h"
 
 /* What rank 0 tells the others. */
@@ -38,13 +40,27 @@ static PlanWork work_of(const Session *session, uint32_t prompt_tokens, uint32_t
 
 typedef struct Choosing {
     Session *session;
-    PlanMachine machine;
-    PlanShape shape;
     PlanWork work;
     const EngineOptions *options;
 } Choosing;
 
+/* Is the device's memory the host's own? The probe knows no other. */
+static Status find_device(const Settings *settings, bool *out_unified) {
+    const BackendOptions options = {.cpu_isa = settings->cpu_isa};
+    Device *device;
+    Kernels kernels;
+    TRY(backend_open(settings->backend, &options, &device, &kernels));
+    *out_unified = device->host_addressable;
+    device->close(device);
+    return STATUS_OK;
+}
+
 static Status read_machine(Choosing *choosing, bool given) {
+    bool unified;
+    TRY(find_device(choosing->session->settings, &unified));
+    if (!unified && !given)
+        FAIL(UNAVAILABLE, "--placement auto: only the CPU's kernels can be measured so far; give "
+                          "six numbers, such as those of `spillway plan --machine FILE`");
     const Session *session = choosing->session;
     const Comm *comm = session->ranks.comm;
     uint32_t nodes = (uint32_t)(comm->size / comm->local_size);
@@ -52,11 +68,13 @@ static Status read_machine(Choosing *choosing, bool given) {
                              .node_count = nodes > 0 ? nodes : 1,
                              .thread_count = session->ranks.threads,
                              .only_kept = given};
-    Status status = plan_settings_machine(session->settings, &ranks, &choosing->machine);
+    Status status = STATUS_NOT_FOUND;
+    if (unified)
+        status = plan_settings_machine(session->settings, &ranks, &choosing->session->plan_machine);
     if (status == STATUS_OK) choosing->session->plan_predicts = true;
     if (status != STATUS_NOT_FOUND || !given) return status;
-    choosing->machine = (PlanMachine){
-        .rank_count = ranks.rank_count, .node_count = ranks.node_count, .unified = true};
+    choosing->session->plan_machine = (PlanMachine){
+        .rank_count = ranks.rank_count, .node_count = ranks.node_count, .unified = unified};
     return STATUS_OK;
 }
 
@@ -65,8 +83,10 @@ static Status block_tokens(const Choosing *choosing, const Codec *codec, uint32_
     PlanShare share;
     *out = choosing->options->block_tokens;
     if (*out > 0) return STATUS_OK;
-    TRY(plan_share(&choosing->shape, choosing->machine.rank_count, &share));
-    *out = kv_budget_block_tokens(share.kv_heads, choosing->shape.head_dim, !codec_is_raw(codec));
+    TRY(plan_share(&choosing->session->plan_shape, choosing->session->plan_machine.rank_count,
+                   &share));
+    *out = kv_budget_block_tokens(share.kv_heads, choosing->session->plan_shape.head_dim,
+                                  !codec_is_raw(codec));
     return STATUS_OK;
 }
 
@@ -74,7 +94,8 @@ static Status take_given(const Choosing *choosing, const double *percent, PlanPl
                          PlanChoice *out) {
     bool planned = choosing->session->plan_predicts;
     memcpy(placement->percent, percent, sizeof placement->percent);
-    TRY(plan_cost(&choosing->shape, &choosing->machine, &choosing->work, placement, &out->cost));
+    TRY(plan_cost(&choosing->session->plan_shape, &choosing->session->plan_machine, &choosing->work,
+                  placement, &out->cost));
     out->placement = *placement;
     if (percent[PLAN_ACTIVATIONS_DEVICE] != 100)
         FAIL(PLACEMENT, "activations stay on the device: the last two numbers must be 100,0");
@@ -90,7 +111,8 @@ static Status search(const Choosing *choosing, const PlanPlacement *placement, P
                                 .block_tokens = placement->block_tokens,
                                 .sequences = options->max_num_seqs_auto ? 0 : options->max_num_seqs,
                                 .rows = options->max_num_batched_tokens};
-    TRY(plan_search(&choosing->shape, &choosing->machine, &choosing->work, &limits, out));
+    TRY(plan_search(&choosing->session->plan_shape, &choosing->session->plan_machine,
+                    &choosing->work, &limits, out));
     if (!out->cost.fits) FAIL(PLACEMENT, "%s", out->cost.refusal);
     return STATUS_OK;
 }
@@ -99,7 +121,9 @@ static void tell(const PlanChoice *choice, bool predicts) {
     char text[96];
     plan_placement_text(&choice->placement, text, sizeof text);
     if (!predicts)
-        log_note("placement %s; `spillway plan` would measure this machine and predict", text);
+        log_note("placement %s, without a prediction: `spillway plan` measures machines whose CPU "
+                 "computes",
+                 text);
     else
         log_note("placement %s, %u sequences at once: decode %.4g tok/s predicted, bound by %s",
                  text, choice->placement.sequences, choice->cost.decode_rate,
@@ -122,8 +146,8 @@ static Status choose(Session *session, uint32_t prompt_tokens, const EngineOptio
     TRY(read_machine(&choosing, given));
     TRY(model_read_config(session->weights, &config));
     choosing.work = work_of(session, prompt_tokens, config.context_length, options);
-    TRY(plan_settings_shape(settings, session->weights, &choosing.machine, &choosing.work,
-                            &choosing.shape));
+    TRY(plan_settings_shape(settings, session->weights, &session->plan_machine, &choosing.work,
+                            &session->plan_shape));
     TRY(block_tokens(&choosing, placement.codec, &placement.block_tokens));
     TRY(given ? take_given(&choosing, percent, &placement, &session->plan)
               : search(&choosing, &placement, &session->plan));
@@ -174,4 +198,25 @@ Status session_placement_choose(Session *session, uint32_t prompt_tokens, Engine
     options->max_num_seqs = budgets.sequences;
     options->max_num_seqs_auto = false;
     return STATUS_OK;
+}
+
+PlanChoice session_placement_hindsight(const Session *session, const EngineStats *stats) {
+    PlanChoice choice = session->plan;
+    uint64_t requests = stats->requests_ok + stats->requests_failed + stats->requests_cancelled;
+    uint64_t steps = session->decode_steps;
+    if (requests == 0 || steps == 0 || session->decode_tokens < steps) return choice;
+    PlanWork work = {.batch = (uint32_t)requests,
+                     .prompt_tokens = (uint32_t)divide_up(stats->prompt_tokens, requests),
+                     .output_tokens = (uint32_t)divide_up(stats->generated_tokens, requests)};
+    choice.placement.sequences = (uint32_t)divide_up(session->decode_tokens, steps);
+    if (work.prompt_tokens == 0) return session->plan; /* contexts that were made up */
+    const PlanShape *shape = &session->plan_shape;
+    const PlanMachine *machine = &session->plan_machine;
+    error_capture_begin();
+    Status status =
+        plan_take_budgets(shape, machine, &work, session->plan.cost.kv_bytes, &choice.placement);
+    if (status == STATUS_OK)
+        status = plan_cost(shape, machine, &work, &choice.placement, &choice.cost);
+    error_capture_end();
+    return status == STATUS_OK ? choice : session->plan;
 }

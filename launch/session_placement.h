@@ -13,6 +13,9 @@ SPILLWAY_EXTERN_C_BEGIN
  * E-PLACEMENT: no such placement, or it does not fit; E-USAGE: budgets were given, too, or no folder for what lies on disk. */
 Status session_placement_choose(Session *session, uint32_t prompt_tokens, EngineOptions *options);
 
+/* What would have been predicted for the requests that really came, with the same budgets. Rank 0, after a plan that predicts. */
+PlanChoice session_placement_hindsight(const Session *session, const EngineStats *stats);
+
 SPILLWAY_EXTERN_C_END
 
 #endif

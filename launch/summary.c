@@ -47,7 +47,11 @@ static json_t *to_json(const Summary *summary) {
 
 Status summary_write_json(const Summary *summary, const char *path) {
     json_t *root = to_json(summary);
-    if (summary->plan) json_object_set_new(root, "plan", plan_choice_json(summary->plan));
+    if (root && summary->plan) {
+        json_t *plan = plan_choice_json(summary->plan);
+        json_object_set_new(plan, "for_these_requests", plan_choice_json(summary->hindsight));
+        json_object_set_new(root, "plan", plan);
+    }
     if (!root) FAIL(MEMORY, "no memory for the summary");
     FILE *file = fopen(path, "we");
     if (!file) {
@@ -74,13 +78,15 @@ static double off_percent(double predicted, double measured) {
 }
 
 static void print_plan(const Summary *summary, FILE *out) {
-    const PlanCost *cost = &summary->plan->cost;
+    const PlanCost *cost = &summary->hindsight->cost;
     double prefill = summary_prefill_rate(summary), decode = summary_decode_rate(summary);
     fprintf(out,
-            "plan       decode %.1f tok/s predicted, %.1f measured (%+.0f %%); prefill %.1f, %.1f "
-            "(%+.0f %%); bound by %s\n",
-            cost->decode_rate, decode, off_percent(cost->decode_rate, decode), cost->prompt_rate,
-            prefill, off_percent(cost->prompt_rate, prefill), plan_bottleneck_name(cost));
+            "plan       decode %.1f tok/s predicted for these requests, %.1f measured (%+.0f %%)",
+            cost->decode_rate, decode, off_percent(cost->decode_rate, decode));
+    if (prefill > 0)
+        fprintf(out, "; prefill %.1f, %.1f (%+.0f %%)", cost->prompt_rate, prefill,
+                off_percent(cost->prompt_rate, prefill));
+    fprintf(out, "; bound by %s\n", plan_bottleneck_name(cost));
 }
 
 void summary_print(const Summary *summary, FILE *out) {

@@ -17,7 +17,8 @@ typedef struct Summary {
     double seconds_total, seconds_load;
     uint64_t
         decode_tokens; /* generated in steps without prompt rows: what the decode rate counts */
-    const PlanChoice *plan; /* what was predicted; NULL: nothing */
+    const PlanChoice *plan;      /* what was predicted; NULL: nothing */
+    const PlanChoice *hindsight; /* the same for the requests that came */
 } Summary;
 
 /* E-OUTPUT-CREATE, E-OUTPUT-WRITE. */

@@ -44,8 +44,8 @@ typedef struct EngineOptions {
     bool max_num_seqs_auto;          /* fewer where KV budgets make them dear */
     uint32_t max_num_batched_tokens; /* rows of a step */
     uint32_t block_tokens;           /* 0: auto */
-    /* KV budgets of this rank. Device 0: what max_num_seqs sequences need, at most half of free memory; UINT64_MAX: the least
-     * that works. Host and nvme 0: absent. */
+    /* KV budgets of this rank. Device 0: what max_num_seqs sequences need, at most half of free memory and of
+     * memory_limit_bytes; UINT64_MAX: the least that works. Host and nvme 0: absent. */
     uint64_t kv_bytes[TIER_COUNT];
     const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */
     uint32_t kv_nvme_dir_count;

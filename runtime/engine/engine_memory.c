@@ -65,7 +65,7 @@ static void describe(const MemoryPlan *plan, char *out, size_t out_bytes) {
 static bool nearest_share(Engine *engine, uint32_t *out_per_cent, uint64_t *out_bytes) {
     for (int per_cent = 100; per_cent >= 0; per_cent -= 5) {
         ModelSizes sizes = engine->sizes;
-        model_try_share(&engine->model, &engine->load, per_cent, &sizes);
+        model_try_share(&engine->model, per_cent, &sizes);
         *out_bytes = plan_memory(engine, &sizes).bytes;
         *out_per_cent = (uint32_t)per_cent;
         if (*out_bytes <= engine->options.memory_limit_bytes) return true;

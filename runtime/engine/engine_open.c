@@ -84,18 +84,19 @@ static Status plan_layout(Engine *engine) {
     return STATUS_OK;
 }
 
-/* Half of what is free for all who share it: the ranks of the node share the host's memory, a GPU is a rank's own. */
-/* Half of what is free beside the weights, which are still to be packed. */
+/* Half of what is free, or of the limit, beside the weights, which are still to be packed. The ranks of a node share the host's memory,
+ * a GPU is a rank's own. */
 static Status fill_budgets(Engine *engine) {
-    uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE], free_bytes;
+    uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE], room,
+             limit = engine->options.memory_limit_bytes;
     Device *device = engine->device;
     if (*budget != 0) return STATUS_OK;
-    TRY(device->memory_free(device, &free_bytes));
+    TRY(device->memory_free(device, &room));
     const ModelSizes *sizes = &engine->sizes;
-    uint64_t sharers = device->host_addressable ? (uint64_t)engine->comm->local_size : 1;
+    room /= device->host_addressable ? (uint64_t)engine->comm->local_size : 1;
+    if (limit > 0 && room > limit) room = limit;
     uint64_t weights = sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE];
-    free_bytes /= sharers;
-    *budget = (free_bytes > weights ? free_bytes - weights : 0) / 2;
+    *budget = (room > weights ? room - weights : 0) / 2;
     return STATUS_OK;
 }
 
@@ -351,6 +352,10 @@ static Status open_host_logits(Engine *engine) {
     return STATUS_OK;
 }
 
+static void note_layer(void *user) {
+    engine_unit_begin(user, "layer");
+}
+
 static Status open_pass(Engine *engine) {
     uint32_t rows = engine->options.max_num_batched_tokens;
     engine->head_rows = head_rows(engine);
@@ -364,7 +369,9 @@ static Status open_pass(Engine *engine) {
                           .reduce = &engine->reduce,
                           .cache = engine->cache,
                           .batch = &engine->batch,
-                          .times = &engine->times};
+                          .times = &engine->times,
+                          .progress = note_layer,
+                          .progress_user = engine};
     pass_bind(&engine->pass, arena_take(&engine->activations, floats * sizeof(float)), rows,
               engine->head_rows);
     TRY(open_host_logits(engine));

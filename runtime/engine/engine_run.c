@@ -36,6 +36,7 @@ static Status open_slot(Engine *engine, const PlanOpen *open) {
     const KvSequence sequence = {.id = open->sequence_id,
                                  .prompt_count = open->synthetic_count > 0 ? 0 : open->prompt_count,
                                  .token_capacity = open->token_capacity};
+    engine_unit_begin(engine, "context"); /* a synthetic one is written, and may spill */
     TRY(kv_cache_open(engine->cache, open->slot, &sequence));
     return kv_cache_fill(engine->cache, open->slot, open->synthetic_count);
 }

@@ -5,6 +5,7 @@
 #include "runtime/base/monotonic.h"
 
 Status forward_layer(Pass *pass, uint32_t layer) {
+    if (pass->progress) pass->progress(pass->progress_user);
     TRY(model_layer_acquire(pass->model, layer));
     return pass->model->config.family->layer(pass, layer);
 }

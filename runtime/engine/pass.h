@@ -39,6 +39,10 @@ typedef struct Pass {
     /* Rows of the batch that the head works on now: logit_rows[head_first .. head_first + head_count) */
     uint32_t head_first, head_count;
     PassTimes *times;
+
+    /* Called once a layer: a step may take longer than a rank may be silent. Optional. */
+    void (*progress)(void *user);
+    void *progress_user;
 } Pass;
 
 /* Floats of activation memory for rows and head_rows rows; pass_bind cuts `memory` into the buffers. */

@@ -36,9 +36,10 @@ typedef struct PlanMachine {
     double head_speed; /* the head's share of those rates: its activations are more precise */
     PlanAttention attention[PLAN_CODECS_MAX]; /* by codec_at; zeros: as f16 */
     double prompt_rate;                       /* operations of a prompt's attention on itself */
-    double row_rate;      /* bytes of activations read or written between matrix products */
-    double layer_seconds; /* a layer, besides */
-    double logit_rate;    /* logits of the sampler */
+    double row_rate;         /* bytes of activations read or written between matrix products */
+    double layer_seconds;    /* a layer, besides */
+    double sequence_seconds; /* a sequence in a layer, besides: its blocks are found and held */
+    double logit_rate;       /* logits of the sampler */
 
     double host_bytes;                       /* of a node */
     double copy_rate;                        /* memory to memory, a node; each byte counted once */

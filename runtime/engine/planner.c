@@ -286,6 +286,24 @@ Status plan_nearest(const PlanShape *shape, const PlanMachine *machine, const Pl
     return cost_of(&search, asked, &out->cost);
 }
 
+Status plan_take_budgets(const PlanShape *shape, const PlanMachine *machine, const PlanWork *work,
+                         const uint64_t kv_bytes[TIER_COUNT], PlanPlacement *placement) {
+    double *percent = placement->percent;
+    PlanCost cost;
+    percent[PLAN_CACHE_DEVICE] = 100;
+    percent[PLAN_CACHE_HOST] = 0;
+    TRY(plan_cost(shape, machine, work, placement, &cost));
+    if (kv_bytes[TIER_DEVICE] >= cost.kv_bytes[TIER_DEVICE]) return STATUS_OK;
+    percent[PLAN_CACHE_DEVICE] = 0;
+    TRY(plan_cost(shape, machine, work, placement, &cost));
+    double device = (double)kv_bytes[TIER_DEVICE] - (double)cost.kv_bytes[TIER_DEVICE];
+    percent[PLAN_CACHE_DEVICE] = smaller(percent_that_fits(device, cost.cache_bytes), 99.9);
+    percent[PLAN_CACHE_HOST] =
+        smaller(percent_that_fits((double)kv_bytes[TIER_HOST], cost.cache_bytes),
+                100 - percent[PLAN_CACHE_DEVICE]);
+    return STATUS_OK;
+}
+
 PlanMachine plan_machine_with(const PlanMachine *machine, Tier tier, double bytes) {
     PlanMachine more = *machine;
     double *sizes[TIER_COUNT] = {machine->unified ? &more.host_bytes : &more.device_bytes,

@@ -38,6 +38,11 @@ Status plan_search(const PlanShape *shape, const PlanMachine *machine, const Pla
 Status plan_nearest(const PlanShape *shape, const PlanMachine *machine, const PlanWork *work,
                     const PlanPlacement *asked, PlanChoice *out);
 
+/* Sets the shares of keys and values so that `work` gets the budgets of `kv_bytes`, which were made for another: what its
+ * sequences need less of stays on the device. */
+Status plan_take_budgets(const PlanShape *shape, const PlanMachine *machine, const PlanWork *work,
+                         const uint64_t kv_bytes[TIER_COUNT], PlanPlacement *placement);
+
 /* The machine with so many bytes more in a tier: of each rank's device, or of the node's host memory or disks. */
 PlanMachine plan_machine_with(const PlanMachine *machine, Tier tier, double bytes);
 

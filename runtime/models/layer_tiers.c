@@ -98,14 +98,10 @@ void layer_tiers_try(LayerTiers *tiers, double device_per_cent) {
     weight_placement_plan(tiers->pieces, tiers->piece_count, budgets, tiers->bytes);
 }
 
-void layer_tiers_sizes(const LayerTiers *tiers, const WeightTierOptions *options, ModelSizes *out) {
+void layer_tiers_sizes(const LayerTiers *tiers, ModelSizes *out) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         out->layer_bytes[tier] = tiers->bytes[tier];
     out->frame_bytes = weight_stream_frame_bytes(tiers->pieces, tiers->piece_count);
-    out->file_bytes = 0;
-    if (tiers->bytes[TIER_NVME] > 0 && options->directory_count > 0)
-        out->file_bytes =
-            weight_stream_file_bytes(tiers->pieces, tiers->piece_count, options->directory_count);
 }
 
 /* ---- loading ---- */

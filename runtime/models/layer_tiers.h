@@ -23,8 +23,8 @@ Status layer_tiers_add(LayerTiers *tiers, const char *name, uint32_t layer, uint
 Status layer_tiers_place(LayerTiers *tiers, const WeightTierOptions *options);
 /* That much of them on the device, the rest in files, wherever those would be. */
 void layer_tiers_try(LayerTiers *tiers, double device_per_cent);
-/* What `out` calls layers: sums by tier, frames, files. */
-void layer_tiers_sizes(const LayerTiers *tiers, const WeightTierOptions *options, ModelSizes *out);
+/* Fills what `out` says of layers and frames. */
+void layer_tiers_sizes(const LayerTiers *tiers, ModelSizes *out);
 
 /* Loading: files and frames, then memory for each matrix in the order of layer_tiers_add. */
 Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptions *options);

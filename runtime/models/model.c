@@ -226,7 +226,7 @@ static Status measure(ModelLoader *loader) {
     loader->sizes->fixed_bytes +=
         (uint64_t)options->max_model_len * model->config.rope.rotary_dim * sizeof(float);
     TRY(layer_tiers_place(model->tiers, &options->tiers));
-    layer_tiers_sizes(model->tiers, &options->tiers, loader->sizes);
+    layer_tiers_sizes(model->tiers, loader->sizes);
     return STATUS_OK;
 }
 
@@ -252,10 +252,9 @@ Status model_measure(Model *out, const Weights *weights, const ModelConfig *conf
     return status;
 }
 
-void model_try_share(Model *model, const ModelLoadOptions *options, double per_cent,
-                     ModelSizes *sizes) {
+void model_try_share(Model *model, double per_cent, ModelSizes *sizes) {
     layer_tiers_try(model->tiers, per_cent);
-    layer_tiers_sizes(model->tiers, &options->tiers, sizes);
+    layer_tiers_sizes(model->tiers, sizes);
 }
 
 void model_unload(Model *model) {

@@ -110,7 +110,7 @@ typedef struct WeightTierOptions {
 /* What a model will take, in bytes of this rank. */
 typedef struct ModelSizes {
     uint64_t layer_bytes[TIER_COUNT]; /* packed matrices of the layers */
-    uint64_t frame_bytes, file_bytes; /* of what streams: memory, disk */
+    uint64_t frame_bytes;             /* memory that what streams comes by in */
     uint64_t fixed_bytes;             /* all else that is packed or decoded, RoPE tables */
     uint64_t
         source_bytes; /* of the largest matrix in its file: it passes through while it is packed */
@@ -130,8 +130,7 @@ typedef struct ModelLoadOptions {
 Status model_measure(Model *out, const Weights *weights, const ModelConfig *config,
                      const ModelLoadOptions *options, ModelSizes *out_sizes);
 /* What the sizes would be with so much of the layers on the device and the rest in files. For a refusal: the placement is lost. */
-void model_try_share(Model *model, const ModelLoadOptions *options, double per_cent,
-                     ModelSizes *sizes);
+void model_try_share(Model *model, double per_cent, ModelSizes *sizes);
 /* Then the packing, with the same weights and options. */
 Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *options);
 void model_unload(Model *model); /* takes a zeroed Model */

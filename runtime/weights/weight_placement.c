@@ -2,6 +2,7 @@
 
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
+#include "tiers/spill_file.h"
 
 /* Where the pieces of the layer of pieces[first] end. */
 static uint32_t layer_end(const WeightPiece *pieces, uint32_t piece_count, uint32_t first) {
@@ -60,7 +61,8 @@ void weight_placement_plan(WeightPiece *pieces, uint32_t piece_count,
                            const uint64_t budget_bytes[TIER_COUNT],
                            uint64_t out_bytes[TIER_COUNT]) {
     for (uint32_t i = 0; i < piece_count; i++)
-        pieces[i].tier = TIER_NVME;
+        pieces[i].tier =
+            pieces[i].bytes > 0 ? TIER_NVME : TIER_DEVICE; /* a rank may have none of it */
     out_bytes[TIER_DEVICE] = fill_tier(pieces, piece_count, TIER_DEVICE, budget_bytes[TIER_DEVICE]);
     out_bytes[TIER_HOST] = fill_tier(pieces, piece_count, TIER_HOST, budget_bytes[TIER_HOST]);
     out_bytes[TIER_NVME] = free_bytes(pieces, 0, piece_count);
@@ -70,4 +72,21 @@ void weight_placement_plan(WeightPiece *pieces, uint32_t piece_count,
         pieces[i].offset = offset;
         if (pieces[i].tier == TIER_NVME) offset += align_up(pieces[i].bytes, PIECE_ALIGNMENT_BYTES);
     }
+}
+
+uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, uint32_t layer) {
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < piece_count; i++)
+        if (pieces[i].layer == layer && pieces[i].tier == TIER_NVME)
+            end = pieces[i].offset + pieces[i].bytes;
+    return align_up(end, SPILL_ALIGNMENT_MIN);
+}
+
+uint64_t weight_layer_bytes_max(const WeightPiece *pieces, uint32_t piece_count) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < piece_count; i++) {
+        uint64_t bytes = weight_layer_bytes(pieces, piece_count, pieces[i].layer);
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }

@@ -27,6 +27,10 @@ typedef struct WeightPiece {
 void weight_placement_plan(WeightPiece *pieces, uint32_t piece_count,
                            const uint64_t budget_bytes[TIER_COUNT], uint64_t out_bytes[TIER_COUNT]);
 
+/* The streamed part of a layer, in whole units of direct I/O; and the longest of all layers. */
+uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, uint32_t layer);
+uint64_t weight_layer_bytes_max(const WeightPiece *pieces, uint32_t piece_count);
+
 SPILLWAY_EXTERN_C_END
 
 #endif

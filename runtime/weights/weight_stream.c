@@ -13,42 +13,12 @@
 
 /* ---- sizes ---- */
 
-/* Whole units, so that every chunk can go by direct I/O. */
-static uint64_t streamed_bytes(const WeightPiece *pieces, uint32_t piece_count, uint32_t layer) {
-    uint64_t end = 0;
-    for (uint32_t i = 0; i < piece_count; i++)
-        if (pieces[i].layer == layer && pieces[i].tier == TIER_NVME)
-            end = pieces[i].offset + pieces[i].bytes;
-    return align_up(end, SPILL_ALIGNMENT_MIN);
-}
-
-static uint32_t layer_count_of(const WeightPiece *pieces, uint32_t piece_count) {
-    return piece_count > 0 ? pieces[piece_count - 1].layer + 1 : 0;
-}
-
-static uint64_t longest_layer(const WeightPiece *pieces, uint32_t piece_count) {
-    uint64_t longest = 0;
-    for (uint32_t layer = 0; layer < layer_count_of(pieces, piece_count); layer++) {
-        uint64_t bytes = streamed_bytes(pieces, piece_count, layer);
-        if (bytes > longest) longest = bytes;
-    }
-    return longest;
-}
-
 static uint32_t chunk_bytes_of(uint64_t longest) {
     return longest < WEIGHT_CHUNK_BYTES_MAX ? (uint32_t)longest : WEIGHT_CHUNK_BYTES_MAX;
 }
 
 uint64_t weight_stream_frame_bytes(const WeightPiece *pieces, uint32_t piece_count) {
-    return WEIGHT_FRAMES * longest_layer(pieces, piece_count);
-}
-
-uint64_t weight_stream_file_bytes(const WeightPiece *pieces, uint32_t piece_count,
-                                  uint32_t directory_count) {
-    uint64_t chunk = chunk_bytes_of(longest_layer(pieces, piece_count)), slots = 0;
-    for (uint32_t layer = 0; chunk > 0 && layer < layer_count_of(pieces, piece_count); layer++)
-        slots += divide_up(streamed_bytes(pieces, piece_count, layer), chunk);
-    return divide_up(slots, directory_count) * chunk * directory_count;
+    return WEIGHT_FRAMES * weight_layer_bytes_max(pieces, piece_count);
 }
 
 uint64_t weight_stream_slot_offset(const WeightStream *stream, uint32_t slot) {
@@ -63,11 +33,12 @@ static Status plan_slots(WeightStream *stream) {
     TRY(memory_take((void **)&stream->layer_bytes, layers, sizeof(uint64_t), "weight stream"));
     TRY(memory_take((void **)&stream->first_slot, layers, sizeof(uint32_t), "weight stream"));
     TRY(memory_take((void **)&stream->plan, 3ull * layers, sizeof(uint32_t), "weight stream"));
-    stream->frame_bytes = longest_layer(options->pieces, options->piece_count);
+    stream->frame_bytes = weight_layer_bytes_max(options->pieces, options->piece_count);
     stream->chunk_bytes = chunk_bytes_of(stream->frame_bytes);
     CHECK(stream->chunk_bytes > 0);
     for (uint32_t layer = 0; layer < layers; layer++) {
-        stream->layer_bytes[layer] = streamed_bytes(options->pieces, options->piece_count, layer);
+        stream->layer_bytes[layer] =
+            weight_layer_bytes(options->pieces, options->piece_count, layer);
         stream->first_slot[layer] = stream->slot_count;
         stream->slot_count += (uint32_t)divide_up(stream->layer_bytes[layer], stream->chunk_bytes);
     }

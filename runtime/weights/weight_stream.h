@@ -48,9 +48,6 @@ typedef struct WeightStreamStats {
 
 /* Bytes of the frames for this placement; 0 when nothing streams. */
 uint64_t weight_stream_frame_bytes(const WeightPiece *pieces, uint32_t piece_count);
-/* Disk space that its files take. */
-uint64_t weight_stream_file_bytes(const WeightPiece *pieces, uint32_t piece_count,
-                                  uint32_t directory_count);
 
 /* At least one piece is TIER_NVME's. E-SPILL-CREATE, E-SPILL-SPACE, E-IO-ENGINE, E-MEMORY. */
 Status weight_stream_create(WeightStream **out, const WeightStreamOptions *options);

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""`spillway plan` and --placement, on tiny models and described machines: test_plan.py SPILLWAY GOLDEN_MODELS MACHINES"""
+"""`spillway plan` and --placement, on tiny models and described machines: test_plan.py SPILLWAY GOLDEN_MODELS MACHINES [ranks]"""
 
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -129,7 +130,7 @@ def test_this_machine(folder):
     cache = folder / "cache"
     asked = ["tiny-llama", *SHAPE, "--batch", BATCH, "--prompt", CONTEXT, "--output", 2 * STEPS, "--kv-nvme-dir", folder]
     done, _, summary = bench(folder, "100,0,40,0,100,0", cache)
-    assert "plan" not in summary and "would measure this machine" in done.stderr, done.stderr
+    assert "plan" not in summary and "without a prediction" in done.stderr, done.stderr
     assert "measuring this machine" in run("plan", *asked, cache=cache).stderr
     assert "measuring" not in run("plan", *asked, cache=cache).stderr
     kept = list((cache / "spillway").iterdir())
@@ -151,6 +152,21 @@ def test_this_machine(folder):
     done, measured, summary = bench(folder, "auto", cache)
     assert summary["plan"]["placement"] == [100, 0, 100, 0, 100, 0] and "placement 100,0,100,0,100,0" in done.stderr
     assert measured["moved_bytes_a_step"] == 0
+    hindsight_test(folder, cache)
+
+
+def hindsight_test(folder, cache):
+    """A prediction is made for the longest requests; at the end for those that came."""
+    summary = folder / "summary.json"
+    (folder / "in.jsonl").write_text("".join(json.dumps({"prompt": "a b c " * 9, "max_tokens": 12, "ignore_eos": True}) + "\n"
+                                             for _ in range(5)))
+    text = run("batch", MODELS / "llama_text", "-i", folder / "in.jsonl", "-o", folder / "out.jsonl", "--threads", "1", "--placement",
+               "auto", "--kv-nvme-dir", folder, "--io", "threads", "--summary-json", summary, cache=cache).stderr
+    assert "measuring" not in text and "predicted for these requests" in text and "placement 100,0,100,0,100,0" in text, text
+    planned = json.loads(summary.read_text())["plan"]
+    came = planned["for_these_requests"]
+    assert came["sequences"] == 5 and came["decode_tokens_per_second"] > 0 and planned["decode_tokens_per_second"] > 0
+    assert came["seconds"] < planned["seconds"], planned
 
 
 def test_placement_of_runs(folder):
@@ -158,6 +174,11 @@ def test_placement_of_runs(folder):
     plain = run(*text).stdout
     for placement in ("100,0,50,50,100,0", "0,100,100,0,100,0", "30,30,20,30,100,0", "0,0,0,0,100,0"):
         assert run(*text, "--placement", placement, "--kv-nvme-dir", folder).stdout == plain, placement
+    emulated = [*text, "--backend", "emulated"]
+    plain = run(*emulated).stdout
+    for placement in ("100,0,50,50,100,0", "100,0,20,30,100,0", "100,0,0,0,100,0"):
+        assert run(*emulated, "--placement", placement, "--kv-nvme-dir", folder).stdout == plain, placement
+    assert "error[E-UNAVAILABLE]" in run(*emulated, "--placement", "auto", rc=69).stderr
     for code, status, arguments in (
         ("E-PLACEMENT", 65, ["--placement", "100,0,0,0,0,100"]),
         ("E-PLACEMENT", 65, ["--placement", "half"]),
@@ -170,7 +191,23 @@ def test_placement_of_runs(folder):
         assert f"error[{code}]" in done.stderr and done.stderr.count("error[") == 1, (arguments, done.stderr)
 
 
-tests = [test for name, test in list(globals().items()) if name.startswith("test_")]
+def ranks_test(folder):
+    """Rank 0 chooses, all take the budgets, no bit changes."""
+    outputs = []
+    for number, placement in enumerate(([], ["--placement", "50,0,30,20,100,0", "--kv-nvme-dir", folder])):
+        output = folder / f"{number}.npy"
+        run("logits", MODELS / "llama_text", "-p", "hello world, said the bee", "--ranks", "2", "--threads", "1", "--quiet",
+            "--block-size", "4", "-b", "4", "--output", output, *placement)
+        outputs.append(output.read_bytes())
+    assert outputs[0] == outputs[1]
+    done = run("logits", MODELS / "llama_text", "-p", "x", "--ranks", "2", "--quiet", "--output", folder / "x.npy", "--placement",
+               "100,0,0,0,0,0", rc=65)
+    assert done.stderr.count("error[E-PLACEMENT]") == 1, done.stderr
+
+
+if sys.argv[4:] == ["ranks"] and (not shutil.which("mpirun") or "mpi none" in run("version", "--verbose").stdout):
+    sys.exit(77)
+tests = [ranks_test] if sys.argv[4:] == ["ranks"] else [test for name, test in list(globals().items()) if name.startswith("test_")]
 for test in tests:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         test(pathlib.Path(name))

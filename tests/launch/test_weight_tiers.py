@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weights that stream, end to end: test_weight_tiers.py SPILLWAY [ranks | model]"""
+"""Weights that stream, end to end: test_weight_tiers.py SPILLWAY [ranks | root | model]"""
 
 import json
 import os
@@ -80,6 +80,7 @@ def test_bench():
     found = json.loads(result.read_text())
     weights = found["weights"]
     assert weights["read_bytes_a_step"] > 0 and found["moved_bytes_a_step"] >= weights["read_bytes_a_step"], found
+    assert 0 < found["compute_seconds_a_step"] <= found["step_seconds"], found
     expected = 3 / weights["read_bytes_a_step"] * found["disk_bytes_per_second"]
     assert abs(found["disk_tokens_per_second"] / expected - 1) < 1e-6, found
 
@@ -184,7 +185,50 @@ def model_test():
     assert weights["nvme_bytes"] > 2.9 * weights["device_bytes"] and weights["read_bytes"] >= weights["nvme_bytes"], weights
 
 
-single = {"ranks": ranks_test, "model": model_test}
+class MemoryGroup:
+    """A control group with a limit on memory, page cache included: version 2 where it is mounted, else version 1."""
+
+    def __init__(self, limit):
+        for place, name in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+            self.folder = pathlib.Path(place) / f"spillway-test-{os.getpid()}"
+            try:
+                self.folder.mkdir()
+            except OSError:
+                continue
+            if (self.folder / name).exists():  # else it is a folder like any other, or has no such controller
+                (self.folder / name).write_text(str(limit))
+                return
+            self.folder.rmdir()
+        print("no control group with a memory limit can be made here")
+        sys.exit(SKIPPED)
+
+    def join(self):
+        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def close(self):
+        self.folder.rmdir()
+
+
+def root_test():
+    """In a control group that all the layers do not fit, the program that lets them stream runs, and the other one is killed."""
+    if os.geteuid() != 0:
+        print("needs root for a control group")
+        sys.exit(SKIPPED)
+    model = larger_shape()
+    small = ["--max-num-seqs", 1, "--max-model-len", 64, "--max-num-batched-tokens", 32]
+    resident, _ = logits(model, *small)
+    group = MemoryGroup(100 * MIB)
+    try:
+        words = ["logits", *model, *small, "--tokens-file", folder / "tokens.json", "--output", folder / "out.npy", "--threads", 1, "--quiet"]
+        answer = spillway(*words, *DISK, "--weights-device-size", "min", preexec_fn=group.join)
+        assert answer.returncode == 0 and (folder / "out.npy").read_bytes() == resident, answer
+        answer = spillway(*words, preexec_fn=group.join)
+        assert answer.returncode == -9, answer
+    finally:
+        group.close()
+
+
+single = {"ranks": ranks_test, "root": root_test, "model": model_test}
 tests = [single[sys.argv[2]]] if sys.argv[2:] else [test for name, test in list(globals().items()) if name.startswith("test_")]
 try:
     for test in tests:

@@ -32,6 +32,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=2
 SlurmdParameters=config_overrides
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=5
 CompleteWait=0
@@ -118,7 +120,8 @@ class Cluster:
         with open(self.environment["SLURM_CONF"], "w", encoding="utf-8") as file:
             file.write(CONFIG.format(head=HEAD, address=NODES[HEAD], folder=self.folder))
             file.writelines(f"NodeName={node} NodeAddr={address} CPUs=16\n" for node, address in NODES.items())
-            file.write("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE\n")
+            file.write("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1\n")
+            file.write("PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=2\n")
 
     def start(self, *words, node=HEAD):
         self.daemons.append(subprocess.Popen(inside(node, *words), env=self.environment, stdin=subprocess.DEVNULL,
@@ -146,7 +149,7 @@ class Cluster:
         return done.stdout
 
     def idle_nodes(self):
-        return self.call("sinfo", "--noheader", "--Node", "--format=%T", check=False).split().count("idle")
+        return self.call("sinfo", "--noheader", "--partition=all", "--Node", "--format=%T", check=False).split().count("idle")
 
     def show(self, job):
         """What scontrol tells of a job: {"JobState": …, "Restarts": …}."""

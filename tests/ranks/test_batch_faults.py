@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 
+from batch_answers import answers
 from job import Job, expect, run_tests
 
 LINES = 2000
@@ -49,20 +50,12 @@ class Batch:
         expect(Job(self.words, environment=self.environment), {0}, seconds=300)
 
     def check_equal(self, calm):
-        answers, expected = self.answers(), calm.answers()
-        odd = [name for name in expected if answers.get(name) != expected[name]]
-        assert not odd and len(answers) == len(expected), f"{len(odd)} answers differ or lack, the first is {odd[:1]}"
+        found, expected = self.answers(), calm.answers()
+        odd = [name for name in expected if found.get(name) != expected[name]]
+        assert not odd and len(found) == len(expected), f"{len(odd)} answers differ or lack, the first is {odd[:1]}"
 
     def answers(self):
-        """custom_id → what must be equal; fails when one comes twice."""
-        found = {}
-        with open(self.output, encoding="utf-8") as file:
-            for line in file:
-                line = json.loads(line)
-                body = line["response"]["body"]
-                assert line["custom_id"] not in found, f"{line['custom_id']} was answered twice"
-                found[line["custom_id"]] = (body["choices"], body["usage"])
-        return found
+        return answers(self.output)
 
 
 def write_input(folder, lines):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The Slurm scripts of launch/jobs on a Slurm of two nodes: jobs that are drained, killed, requeued, cancelled and met by their time
-limit. Each script must bring its batch to the end by itself, or where it may not, when it is submitted again; then each line has one
+"""The Slurm scripts of launch/jobs on a Slurm of two nodes: jobs that are drained, killed, requeued, preempted, cancelled and met by their
+time limit. Each script must bring its batch to the end by itself, or where it may not, when it is submitted again; then each line has one
 answer, equal to that of a calm run. Reads of the spill files crawl, so that any machine takes long enough to be struck.
 Needs root, munge and Slurm. Usage: test_slurm.py SPILLWAY MODEL SPILL_TWIN SCRIPTS CONFIGS [NAME…]"""
 
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cluster
 import nodes
+from batch_answers import answers
 from cluster import CannotStart, Cluster, contain, log_of
 from job import Job, expect, run_tests
 
@@ -28,15 +29,6 @@ def wait_for(condition, what):
     while not (found := condition()):
         assert time.monotonic() < until, f"waited {SECONDS_MAX} s for {what}"
         time.sleep(0.1)
-    return found
-
-
-def answers(path):
-    """custom_id → what must be equal; fails when one comes twice."""
-    found = {}
-    for line in map(json.loads, log_of(path).splitlines()):
-        assert line["custom_id"] not in found, f"{line['custom_id']} was answered twice"
-        found[line["custom_id"]] = (line["response"]["body"]["choices"], line["response"]["body"]["usage"])
     return found
 
 
@@ -105,7 +97,7 @@ class SlurmJob:
 
 def test_struck(bench):
     """A drain, a rank killed, a requeue from outside; the job goes on behind each."""
-    job, slurm = SlurmJob(bench, "slurm_batch.sbatch", "struck"), bench.slurm
+    job, slurm = SlurmJob(bench, "slurm_batch.sbatch", "struck", "--nodelist=spillway-a"), bench.slurm
     job.wait_for_answers()
     assert "which is $SLURM_TMPDIR" in log_of(job.log), log_of(job.log)
     slurm.call("scancel", "--signal=USR1", job.id)
@@ -123,7 +115,8 @@ def test_struck(bench):
 
 def test_array(bench):
     """One task is cancelled, the others drain; those go on, that one only when it is submitted again."""
-    array, slurm = SlurmJob(bench, "slurm_array.sbatch", "array", "--array=1-3", "--ntasks-per-node=1"), bench.slurm
+    array, slurm = SlurmJob(bench, "slurm_array.sbatch", "array", "--array=1-3", "--ntasks-per-node=1",
+                     "--nodelist=spillway-a"), bench.slurm
     outputs = [f"{array.output[:-len('.jsonl')]}.{number}-of-3.jsonl" for number in (1, 2, 3)]
     first, second, third = (f"{array.id}_{number}" for number in (1, 2, 3))
     wait_for(lambda: all(map(log_of, outputs)), f"answers of all tasks: {log_of(array.log)[-500:]}")
@@ -139,19 +132,30 @@ def test_array(bench):
     bench.check(*outputs)
 
 
+def test_preempted(bench):
+    """A job of more rank takes the node; Slurm requeues what it puts out."""
+    job, slurm = SlurmJob(bench, "slurm_batch.sbatch", "preempted", "--nodelist=spillway-b"), bench.slurm
+    job.wait_for_answers()
+    job.configure(bench.fast)
+    slurm.call("sbatch", "--partition=urgent", "--nodelist=spillway-b", "--exclusive", "--output=/dev/null", "--wrap=true")
+    assert int(job.wait_for_end()["Restarts"]) == 1
+    assert "DUE TO PREEMPTION" in log_of(job.log), log_of(job.log)
+    bench.check(job.output)
+
+
 def test_time_limit(bench):
     """Two nodes; the drain begins before the limit, and the job is requeued by its script."""
     job = SlurmJob(bench, "slurm_batch.sbatch", "limited", "--nodes=2", "--ntasks-per-node=1", "--time=1", "--signal=USR1@59")
-    job.wait_for_restart(1)
-    assert re.search(r"E-STOPPED\].*of \d+ lines to do", log_of(job.log)), log_of(job.log)
+    pattern = r"running requests have 120 s to finish(.|\n)*E-STOPPED\].*of \d+ lines to do"
+    wait_for(lambda: re.search(pattern, log_of(job.log)), f"the drain: {log_of(job.log)[-500:]}")
     job.configure(bench.fast)
-    job.wait_for_end()
+    assert int(job.wait_for_end()["Restarts"]) >= 1
     bench.check(job.output)
 
 
 def test_final(bench):
     """What would end the same way again is not requeued."""
-    job = SlurmJob(bench, "slurm_batch.sbatch", "final")
+    job = SlurmJob(bench, "slurm_batch.sbatch", "final", "--nodelist=spillway-a")
     job.wait_for_answers()
     job.configure("kv-nvme-dir: /nowhere\nkv-nvme-size: 1MiB\n")
     bench.slurm.call("scancel", "--signal=USR1", job.id)

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 
+from batch_answers import answers
 from job import Job, Skip, expect, run_tests
 
 LINES = 24
@@ -78,18 +79,6 @@ class Bench:
         calm = self.calm(ranks, lines)
         odd = [name for name in calm if found.get(name) != calm[name]]
         assert not odd and len(found) == len(calm), f"{len(odd)} answers differ or lack, the first is {odd[:1]}"
-
-
-def answers(output):
-    found = {}
-    if not os.path.exists(output):
-        return found
-    with open(output, encoding="utf-8") as file:
-        for line in file:
-            line = json.loads(line)
-            assert line["custom_id"] not in found, f"{line['custom_id']} was answered twice"
-            found[line["custom_id"]] = (line["response"]["body"]["choices"], line["response"]["body"]["usage"])
-    return found
 
 
 def expect_said(said, pattern, count=None):

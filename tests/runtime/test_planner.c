@@ -302,6 +302,24 @@ static void search_beats_the_grid(void **state) {
         fail_msg("%d machines had room, %d of them spilled", fitted, spilled);
 }
 
+/* Budgets and shares are two views of one thing. */
+static void budgets_become_shares(void **state) {
+    (void)state;
+    PlanShape shape = small_shape();
+    PlanMachine machine = small_machine();
+    machine.unified = true;
+    const PlanWork work = {8, 1500, 8}, less = {8, 400, 8};
+    PlanPlacement placement = placement_of(100, 0, 30, 40, 8), back = placement;
+    PlanCost cost = cost_of(&shape, &machine, &work, &placement);
+    assert_int_equal(plan_take_budgets(&shape, &machine, &work, cost.kv_bytes, &back), STATUS_OK);
+    assert_true(fabs(back.percent[PLAN_CACHE_DEVICE] - 30) < 0.3);
+    assert_true(fabs(back.percent[PLAN_CACHE_HOST] - 40) < 0.3);
+    PlanCost again = cost_of(&shape, &machine, &work, &back);
+    assert_true(fabs(again.decode.seconds / cost.decode.seconds - 1) < 0.02);
+    assert_int_equal(plan_take_budgets(&shape, &machine, &less, cost.kv_bytes, &back), STATUS_OK);
+    assert_true(back.percent[PLAN_CACHE_DEVICE] == 100); /* all of so little */
+}
+
 /* ---- what does not fit ---- */
 
 static void the_nearest_fits(void **state) {
@@ -398,9 +416,9 @@ int main(void) {
         cmocka_unit_test(all_on_the_device),       cmocka_unit_test(all_on_disk),
         cmocka_unit_test(weights_stream),          cmocka_unit_test(ranks_share),
         cmocka_unit_test(codecs_take_fewer_bytes), cmocka_unit_test(more_is_never_slower),
-        cmocka_unit_test(search_beats_the_grid),   cmocka_unit_test(the_nearest_fits),
-        cmocka_unit_test(fewer_sequences_fit),     cmocka_unit_test(activations_stay),
-        cmocka_unit_test(shapes_of_files),
+        cmocka_unit_test(search_beats_the_grid),   cmocka_unit_test(budgets_become_shares),
+        cmocka_unit_test(the_nearest_fits),        cmocka_unit_test(fewer_sequences_fit),
+        cmocka_unit_test(activations_stay),        cmocka_unit_test(shapes_of_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

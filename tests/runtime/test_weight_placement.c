@@ -24,7 +24,8 @@ static uint32_t draw_pieces(Random *random, uint32_t layer_count) {
     for (uint32_t layer = 0; layer < layer_count; layer++) {
         if (!alike) shape = (uint32_t)random_below(random, 9);
         for (uint32_t i = 0; i < shape; i++) {
-            if (layer == 0 || !alike) sizes[i] = 1 + random_below(random, 100000);
+            if (layer == 0 || !alike)
+                sizes[i] = random_below(random, 9) ? 1 + random_below(random, 100000) : 0;
             pieces[count++] = (WeightPiece){.name = "a", .layer = layer, .bytes = sizes[i]};
         }
     }
@@ -62,6 +63,8 @@ static void test_budgets(void **state) {
         weight_placement_plan(pieces, count, budgets, bytes);
         for (int tier = 0; tier < TIER_COUNT; tier++)
             assert_int_equal(bytes[tier], sum_of(count, (Tier)tier));
+        for (uint32_t i = 0; i < count; i++)
+            assert_true(pieces[i].bytes > 0 || pieces[i].tier == TIER_DEVICE);
         assert_true(bytes[TIER_DEVICE] <= budgets[TIER_DEVICE]);
         assert_true(bytes[TIER_HOST] <= budgets[TIER_HOST]);
         assert_int_equal(bytes[TIER_DEVICE] + bytes[TIER_HOST] + bytes[TIER_NVME], all);
