@@ -29,6 +29,10 @@ typedef enum StreamPriority {
 
 typedef struct Device {
     const char *name; /* "cpu", "cuda:0" */
+    /* Of the hardware, the same in every process that sees it; NULL: the host. */
+    const char *identity;
+    /* The library by which devices of its kind talk to each other (runtime/comm/nccl_api.h); NULL: none. */
+    const char *collectives;
     void *state;
     /* MEMORY_DEVICE is ordinary memory, and every call has finished when it returns. Where it is not, host code reaches device
      * memory through copy() alone. */

@@ -243,7 +243,8 @@ typedef struct Kernels {
     Status (*kv_encode_blocks)(const struct Kernels *kernels, const KernelContext *context,
                                const KvEncodeArgs *args);
 
-    void (*add)(const KernelContext *context, const ElementwiseArgs *args); /* a + b */
+    /* a + b; without scratch, so a copy of the context with another stream of its device will do */
+    void (*add)(const KernelContext *context, const ElementwiseArgs *args);
     void (*silu_multiply)(const KernelContext *context,
                           const ElementwiseArgs *args); /* a / (1 + exp(-a)) * b */
     void (*relu)(const KernelContext *context, const ElementwiseArgs *args); /* max(a, 0) */

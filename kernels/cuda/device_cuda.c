@@ -15,7 +15,8 @@ typedef struct CudaDevice {
     Device device;
     int index;
     int priority_compute, priority_copy;
-    char name[48];                                          /* "cuda:0" */
+    char name[48]; /* "cuda:0" */
+    char identity[2 * sizeof(cudaUUID_t) + 1];
     char model[sizeof(((struct cudaDeviceProp *)0)->name)]; /* "NVIDIA H100 80GB HBM3" */
 } CudaDevice;
 
@@ -188,6 +189,7 @@ Status device_cuda_probe(const char **out_reason) {
 }
 
 static const Device cuda_row = {
+    .collectives = "nccl",
     .memory_take = cuda_memory_take,
     .memory_give = cuda_memory_give,
     .memory_free = cuda_memory_free,
@@ -204,6 +206,12 @@ static const Device cuda_row = {
     .close = cuda_close,
 };
 
+/* Its UUID: an index may name another GPU in another process. */
+static void write_identity(const cudaUUID_t *uuid, char *out) {
+    for (size_t i = 0; i < sizeof uuid->bytes; i++)
+        sprintf(out + 2 * i, "%02x", (unsigned char)uuid->bytes[i]);
+}
+
 Status device_cuda_open(Device **out, uint32_t index) {
     const char *reason;
     if (device_cuda_probe(&reason) != STATUS_OK)
@@ -219,7 +227,9 @@ Status device_cuda_open(Device **out, uint32_t index) {
     cuda_note(cudaGetDeviceProperties(&properties, cuda->index), "cudaGetDeviceProperties");
     memcpy(cuda->model, properties.name, sizeof cuda->model);
     cuda->device = cuda_row;
+    write_identity(&properties.uuid, cuda->identity);
     cuda->device.name = cuda->name;
+    cuda->device.identity = cuda->identity;
     cuda->device.state = cuda;
     use(&cuda->device);
     Status status =

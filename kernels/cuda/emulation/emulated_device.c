@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/cuda/emulation/emulated_memory.h"
 #include "runtime/base/arena.h"
@@ -15,14 +16,20 @@ enum {
     STREAM_WORK_MAX = 1024, /* more makes the host wait, as a driver does */
     EARLY_ODDS = 16,        /* one call in so many lets some work run early */
     EARLY_WORK_MAX = 32,
+    LATER_US = 20, /* between two looks at what another device does */
 };
 static const uint64_t memory_bytes_default = 1ull << 30;
 
 typedef struct EmulatedDevice EmulatedDevice;
 typedef struct Work Work;
 
-/* Runs the work; false leaves the cause in device->defect. */
-typedef bool WorkRun(EmulatedDevice *device, const Work *work);
+typedef enum WorkResult {
+    WORK_DONE,
+    WORK_LATER, /* it waits for another device: to be run again */
+    WORK_BROKE, /* the cause is in device->defect */
+} WorkResult;
+
+typedef WorkResult WorkRun(EmulatedDevice *device, const Work *work);
 
 struct Work {
     Work *next;
@@ -38,6 +45,7 @@ struct Work {
             DeviceStream *stream;
             uint64_t ticket;
         } wait;
+        EmulatedTask task;
     };
     _Alignas(16) uint8_t arguments[];
 };
@@ -57,6 +65,7 @@ struct DeviceEvent {
 
 struct EmulatedDevice {
     Device device;
+    char identity[48];
     pthread_mutex_t lock; /* held by every slot: the tiers have a thread of their own */
     EmulatedMemory *memory;
     GridRunner *grid;
@@ -94,35 +103,53 @@ static Status unlock_status(EmulatedDevice *device) {
     return status;
 }
 
-__attribute__((format(printf, 2, 3))) static bool break_device(EmulatedDevice *device,
-                                                               const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static WorkResult break_device(EmulatedDevice *device,
+                                                                     const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     if (!device->broken) vsnprintf(device->defect, sizeof device->defect, format, arguments);
     va_end(arguments);
     device->broken = true;
-    return false;
+    return WORK_BROKE;
 }
 
 /* ---- running what was put on streams */
 
-static void stream_run_until(DeviceStream *stream, uint64_t ticket) {
+static WorkResult run_task(EmulatedDevice *device, const Work *work);
+
+static void leave_queue(DeviceStream *stream) {
+    Work *work = stream->first;
+    stream->first = work->next;
+    if (!stream->first) stream->last = NULL;
+    stream->finished++;
+    if (work->run == run_task) work->task.end(work->task.user);
+    free(work);
+}
+
+/* False when the impatient met work that waits for another device. */
+static bool stream_run_until(DeviceStream *stream, uint64_t ticket, bool patient) {
     EmulatedDevice *device = stream->owner;
     while (stream->finished < ticket) {
-        Work *work = stream->first;
-        if (!device->broken && !work->run(device, work)) device->broken = true;
-        stream->first = work->next;
-        if (!stream->first) stream->last = NULL;
-        stream->finished++;
-        free(work);
+        WorkResult result = device->broken ? WORK_DONE : stream->first->run(device, stream->first);
+        if (result == WORK_LATER && !patient) return false;
+        if (result == WORK_BROKE) device->broken = true;
+        if (result == WORK_LATER)
+            usleep(LATER_US);
+        else
+            leave_queue(stream);
     }
+    return true;
+}
+
+static void run_some(DeviceStream *stream, uint64_t ticket, bool patient) {
+    if (stream->finished >= ticket) return;
+    emulated_memory_open(stream->owner->memory);
+    (void)stream_run_until(stream, ticket, patient);
+    emulated_memory_close(stream->owner->memory);
 }
 
 static void run_until(DeviceStream *stream, uint64_t ticket) {
-    if (stream->finished >= ticket) return;
-    emulated_memory_open(stream->owner->memory);
-    stream_run_until(stream, ticket);
-    emulated_memory_close(stream->owner->memory);
+    run_some(stream, ticket, true);
 }
 
 static uint64_t ticket_ahead(const DeviceStream *stream, uint64_t count) {
@@ -137,7 +164,8 @@ static void maybe_run_early(EmulatedDevice *device) {
     DeviceStream *stream = device->streams;
     while (skip-- > 0)
         stream = stream->next;
-    run_until(stream, ticket_ahead(stream, 1 + random_below(&device->random, EARLY_WORK_MAX)));
+    run_some(stream, ticket_ahead(stream, 1 + random_below(&device->random, EARLY_WORK_MAX)),
+             false);
 }
 
 static Work *work_create(WorkRun *run, size_t arguments_bytes) {
@@ -157,28 +185,33 @@ static void stream_put(DeviceStream *stream, Work *work) {
     maybe_run_early(stream->owner);
 }
 
-/* ---- the three kinds of work */
+/* ---- the kinds of work */
 
-static bool run_launch(EmulatedDevice *device, const Work *work) {
+static WorkResult run_launch(EmulatedDevice *device, const Work *work) {
     if (fails_now(&device->seen.launch, device->failures.launch))
         return break_device(device, "kernel %s: the launch failed on demand", work->launch.kernel);
     EmulatedLaunch launch = work->launch;
     launch.arguments = work->arguments;
-    return grid_run(device->grid, &launch, device->defect);
+    return grid_run(device->grid, &launch, device->defect) ? WORK_DONE : WORK_BROKE;
 }
 
-static bool run_copy(EmulatedDevice *device, const Work *work) {
+static WorkResult run_copy(EmulatedDevice *device, const Work *work) {
     if (fails_now(&device->seen.copy, device->failures.copy))
         return break_device(device, "a copy of %llu bytes failed on demand",
                             (unsigned long long)work->copy.bytes);
     memmove(work->copy.destination, work->copy.source, work->copy.bytes);
-    return true;
+    return WORK_DONE;
 }
 
-static bool run_wait(EmulatedDevice *device, const Work *work) {
+static WorkResult run_wait(EmulatedDevice *device, const Work *work) {
     (void)device;
-    stream_run_until(work->wait.stream, work->wait.ticket);
-    return true;
+    bool reached = stream_run_until(work->wait.stream, work->wait.ticket, false);
+    return reached ? WORK_DONE : WORK_LATER;
+}
+
+static WorkResult run_task(EmulatedDevice *device, const Work *work) {
+    (void)device;
+    return work->task.run(work->task.user) ? WORK_DONE : WORK_LATER;
 }
 
 void emulated_device_launch(DeviceStream *stream, const EmulatedLaunch *launch,
@@ -186,6 +219,14 @@ void emulated_device_launch(DeviceStream *stream, const EmulatedLaunch *launch,
     Work *work = work_create(run_launch, arguments_bytes);
     work->launch = *launch;
     memcpy(work->arguments, launch->arguments, arguments_bytes);
+    EmulatedDevice *device = lock(&stream->owner->device);
+    stream_put(stream, work);
+    unlock(device);
+}
+
+void emulated_device_task(DeviceStream *stream, const EmulatedTask *task) {
+    Work *work = work_create(run_task, 0);
+    work->task = *task;
     EmulatedDevice *device = lock(&stream->owner->device);
     stream_put(stream, work);
     unlock(device);
@@ -325,7 +366,7 @@ static bool event_done_slot(Device *device, DeviceEvent *event) {
     DeviceStream *stream = event->stream;
     bool done = !stream || stream->finished >= event->ticket;
     if (!done) {
-        run_until(stream, ticket_ahead(stream, random_below(&mine->random, 3)));
+        run_some(stream, ticket_ahead(stream, random_below(&mine->random, 3)), false);
         done = stream->finished >= event->ticket;
     }
     unlock(mine);
@@ -353,6 +394,7 @@ static bool kernel_may_touch(void *user, const void *address, uint64_t bytes) {
 
 static const Device emulated_row = {
     .name = "emulated:0",
+    .collectives = "emulated",
     .memory_take = take_slot,
     .memory_give = give_slot,
     .memory_free = memory_free_slot,
@@ -375,6 +417,8 @@ Status emulated_device_open(Device **out, const EmulatedDeviceOptions *options) 
     EmulatedDevice *mine = memory;
     mine->device = emulated_row;
     mine->device.state = mine;
+    mine->device.identity = mine->identity;
+    snprintf(mine->identity, sizeof mine->identity, "process %d, %p", (int)getpid(), memory);
     pthread_mutex_init(&mine->lock, NULL);
     mine->random = (Random){.key = options->seed, .stream = 1};
     mine->failures = options->failures;

@@ -39,6 +39,17 @@ typedef struct EmulatedArguments {
 /* A pointer that a kernel gets must be NULL or in device memory. */
 void emulated_arguments_pointer(const EmulatedArguments *arguments, const void *pointer);
 
+/* ---- for twins of libraries that put work of their own on a stream */
+
+typedef struct EmulatedTask {
+    bool (*run)(void *user); /* false: it waits for another device, and is to be run again */
+    void (*end)(void *user); /* once it has left the stream, run or not: the device may be broken */
+    void *user;
+} EmulatedTask;
+
+/* run has access to device memory; it may not call the device. */
+void emulated_device_task(DeviceStream *stream, const EmulatedTask *task);
+
 SPILLWAY_EXTERN_C_END
 
 #endif
