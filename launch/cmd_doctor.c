@@ -19,6 +19,7 @@
 #include "launch/launcher.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm.h"
+#include "runtime/comm/nccl_api.h"
 #include "tiers/ring.h"
 #include "tiers/spill_file.h"
 
@@ -92,6 +93,28 @@ static void check_backends(const Settings *settings, Finding *out) {
                  good ? "" : " not: ", good || !reason ? "" : reason);
     }
     say(out, VERDICT_OK, "", "%s", text);
+}
+
+static bool have_gpu(void) {
+    const char *reason;
+    for (const Backend *const *row = backends; *row; row++)
+        if (strcmp((*row)->name, "cuda") == 0) return (*row)->probe(&reason) == STATUS_OK;
+    return false;
+}
+
+/* Only ranks with GPUs miss it. */
+static void check_nccl(const Settings *settings, Finding *out) {
+    (void)settings;
+    const char *reason;
+    int version = 0;
+    bool gpus = have_gpu();
+    const NcclApi *api = nccl_library_find("nccl")->open(&reason);
+    if (api && api->get_version(&version) == NCCL_SUCCESS)
+        say(out, VERDICT_OK, "", "%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+    else
+        say(out, gpus ? VERDICT_WARN : VERDICT_OK,
+            gpus ? "install libnccl2: without it GPUs sum over ranks through host memory" : "",
+            "not here: %s", reason);
 }
 
 static void check_cores(const Settings *settings, Finding *out) {
@@ -301,12 +324,19 @@ static const struct {
     const char *name;
     void (*check)(const Settings *settings, Finding *out);
 } checks[] = {
-    {"cpu", check_cpu},         {"backends", check_backends},
-    {"cores", check_cores},     {"memory", check_memory},
-    {"numa", check_topology},   {"huge pages", check_huge_pages},
-    {"memlock", check_memlock}, {"open files", check_files},
-    {"mpi", check_mpi},         {"shared memory", check_shared_memory},
-    {"io", check_io},           {"spill files", check_spill},
+    {"cpu", check_cpu},
+    {"backends", check_backends},
+    {"nccl", check_nccl},
+    {"cores", check_cores},
+    {"memory", check_memory},
+    {"numa", check_topology},
+    {"huge pages", check_huge_pages},
+    {"memlock", check_memlock},
+    {"open files", check_files},
+    {"mpi", check_mpi},
+    {"shared memory", check_shared_memory},
+    {"io", check_io},
+    {"spill files", check_spill},
 };
 
 /* Onto the list, or without one as a line. */

@@ -142,6 +142,11 @@ static double io_timeout_seconds(const Settings *settings) {
     return settings->io_timeout_s < most ? settings->io_timeout_s : most;
 }
 
+/* A rank that waits on its device for the others knows which call it is: it speaks before the watchdog does. */
+static double sum_timeout_seconds(const Settings *settings) {
+    return settings->comm_timeout_s * 3 / 4;
+}
+
 /* Placement changes no arithmetic, so every engine of a session has it. */
 static void add_weight_options(const Session *session, EngineOptions *options) {
     const WeightSizes *sizes = &session->weight_sizes;
@@ -175,6 +180,8 @@ static EngineOptions plain_options(Session *session) {
         .io_timeout_seconds = io_timeout_seconds(settings),
         .corrupt_max = (uint32_t)settings->max_corrupt,
         .corrupt_is_fatal = strcmp(settings->on_corrupt, "fail") == 0,
+        .comm = settings->comm,
+        .comm_timeout_seconds = sum_timeout_seconds(settings),
         .hooks = {session, stop_with_deadline, unit_begin, unit_end},
     };
     add_weight_options(session, &options);
@@ -316,6 +323,8 @@ static void print_banner(const Session *session) {
              engine_max_model_len(session->engine),
              (double)stats->tiers[TIER_DEVICE].capacity_bytes / 1048576, stats->kv_block_tokens,
              (double)stats->weight_bytes / 1048576, load_seconds(session));
+    const char *sums = engine_sums_text(session->engine);
+    if (sums[0]) log_line(LOG_INFO, "session", "sums over ranks: %s", sums);
     if (stats->random_weights)
         log_note(
             "the weights are random numbers (%s, seed %lld): it measures speed and memory, and "

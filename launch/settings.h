@@ -30,6 +30,7 @@ typedef struct Settings {
     /* ranks */
     int64_t ranks;
     int64_t threads; /* 0: the cores of this rank */
+    const char *comm;
     double comm_timeout_s, drain_timeout_s;
 
     /* engine */

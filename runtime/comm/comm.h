@@ -1,7 +1,7 @@
 #ifndef RUNTIME_COMM_COMM_H
 #define RUNTIME_COMM_COMM_H
 
-/* What ranks say to each other. One row a transport (self, shared, mpi; later nccl); a Comm is one rank's end.
+/* What ranks say to each other. One row a transport (self, shared, mpi); a Comm is one rank's end.
  *
  * Reductions add in rank order whatever the message size, so a sum has the same bits on every rank and in every
  * run: x[0] + x[1] + … + x[size-1], left to right in f32. All ranks make the same calls in the same order, from the
@@ -51,6 +51,9 @@ Status comm_gather(Comm *comm, int root, const void *send, void *receive,
 Status comm_broadcast(Comm *comm, int root, void *data, uint64_t bytes);
 Status comm_barrier(Comm *comm);
 void comm_destroy(Comm *comm); /* takes NULL */
+
+/* Notes a collective that went another way, so that the watchdog sees it. */
+void comm_count(Comm *comm, uint64_t bytes);
 
 /* Collectives entered so far. Any thread, while the Comm lives. */
 uint64_t comm_calls(const Comm *comm);

@@ -34,6 +34,10 @@ const SpillFile *engine_spill_file(const Engine *engine, uint32_t index) {
     return index < engine->spill_file_count ? &engine->spill_files[index] : NULL;
 }
 
+const char *engine_sums_text(const Engine *engine) {
+    return engine->reduce.text;
+}
+
 const char *engine_kernels_name(const Engine *engine) {
     return engine->kernels.name;
 }

@@ -75,6 +75,8 @@ typedef struct EngineOptions {
     bool corrupt_is_fatal;      /* E-SPILL-CRC instead of computing again */
     IoFaultPlan *io_faults;     /* tests; NULL: none */
     IoFaultPlan *weight_faults; /* the same for files of streamed weights */
+    const char *comm;           /* how devices sum over ranks: "auto", "host", "nccl"; NULL: auto */
+    double comm_timeout_seconds; /* of a wait for such sums; 0: none */
     EngineHooks hooks;
 } EngineOptions;
 
@@ -153,6 +155,8 @@ WeightStream *engine_weight_stream(const Engine *engine);
 /* A spill file of this rank, in the order of kv_nvme_dirs; NULL behind the last. */
 const SpillFile *engine_spill_file(const Engine *engine, uint32_t index);
 const char *engine_kernels_name(const Engine *engine); /* "avx512" */
+/* How devices sum over ranks, and why not otherwise; "" where there is nothing to tell. */
+const char *engine_sums_text(const Engine *engine);
 
 /* Refuses at once, with the numbers, what can never run (E-CONTEXT-LENGTH, E-REQUEST); else the request waits its turn.
  * STATUS_AGAIN when the queue (4096 requests) is full. Rank 0. */

@@ -182,6 +182,22 @@ static Status agree(Engine *engine, Status mine) {
     return mine != STATUS_OK ? mine : status;
 }
 
+/* Did it work on all ranks? Every one leaves with the status of the first that failed, or with its own. */
+static Status vote(Engine *engine, Status mine) {
+    int size = engine->comm->size;
+    uint32_t own = (uint32_t)mine;
+    void *memory;
+    TRY(memory_take(&memory, (uint64_t)size, sizeof own, "start-up votes"));
+    const uint32_t *votes = memory;
+    for (int rank = 0; rank < size; rank++)
+        engine->gather.part_bytes[rank] = sizeof own;
+    Status status = comm_all_gather(engine->comm, &own, memory, engine->gather.part_bytes);
+    for (int rank = 0; rank < size && status == STATUS_OK; rank++)
+        status = votes[rank] < STATUS_COUNT ? (Status)votes[rank] : STATUS_PEER;
+    free(memory);
+    return mine != STATUS_OK ? mine : status;
+}
+
 static WeightTierOptions weight_tiers(const Engine *engine) {
     const EngineOptions *options = &engine->options;
     bool own = options->weight_nvme_dir_count > 0;
@@ -361,7 +377,6 @@ static Status open_pass(Engine *engine) {
     engine->head_rows = head_rows(engine);
     uint64_t floats = pass_float_count(&engine->model, rows, engine->head_rows);
     TRY(take_arena(engine, MEMORY_DEVICE, floats, "activations", &engine->activations));
-    TRY(comm_device_create(&engine->reduce, engine->comm, engine->device, engine->context.stream));
     engine->pass = (Pass){.model = &engine->model,
                           .kernels = &engine->kernels,
                           .context = &engine->context,
@@ -439,12 +454,28 @@ static Status open_own(Engine *engine) {
     return open_spill_files(engine);
 }
 
-static Status open_all(Engine *engine) {
-    TRY(agree(engine, open_own(engine)));
+static Status open_parts(Engine *engine) {
     TRY(open_cache(engine));
     TRY(open_pass(engine));
     TRY(open_reports(engine));
-    if (engine->comm->rank == 0) TRY(open_rank0(engine));
+    return engine->comm->rank == 0 ? open_rank0(engine) : STATUS_OK;
+}
+
+/* Collective: a rank that failed before must have said so. */
+static Status open_sums(Engine *engine) {
+    const CommDeviceOptions options = {.comm = engine->comm,
+                                       .device = engine->device,
+                                       .kernels = &engine->kernels,
+                                       .context = &engine->context,
+                                       .choice = engine->options.comm,
+                                       .timeout_seconds = engine->options.comm_timeout_seconds};
+    return comm_device_create(&engine->reduce, &options);
+}
+
+static Status open_all(Engine *engine) {
+    TRY(agree(engine, open_own(engine)));
+    TRY(vote(engine, open_parts(engine)));
+    TRY(open_sums(engine));
     engine->stats.kv_block_tokens = engine->options.block_tokens;
     engine->stats.kv_block_bytes = engine->layout.slot_bytes;
     engine->stats.kv_pack_blocks = engine->layout.pack_blocks;

@@ -199,6 +199,7 @@ Status engine_run_step(Engine *engine, const StepPlan *plan, LogitsSink sink) {
     build_batch(engine, plan, &engine->batch);
     TRY(run_layers(engine, plan));
     forget_page_cache(engine);
+    TRY(comm_device_settle(&engine->reduce));
     TRY(exchange_reports(engine, plan));
     TRY(engine_run_head(engine, &engine->pass, 0, sink));
     return prefill_logits(engine, plan, engine->batch.logit_row_count, sink);

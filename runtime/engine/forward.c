@@ -49,6 +49,7 @@ Status forward_logits(Pass *pass, const LogitsGather *gather, uint32_t first, ui
     pass->head_count = count;
     TRY(pass->model->config.family->head(pass));
     TRY(bring_logits(pass, count));
+    TRY(comm_device_settle(pass->reduce));
     Comm *comm = pass->comm;
     *out_logits = pass->host_logits;
     if (comm->size == 1) return STATUS_OK;

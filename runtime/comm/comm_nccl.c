@@ -1,0 +1,277 @@
+#include "runtime/comm/comm_nccl.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/bytes.h"
+#include "runtime/base/monotonic.h"
+
+/* Bounds the memory for what peers send, as in comm_device.c. */
+enum { PIECE_FLOATS = 1 << 20, PART_ALIGNMENT_FLOATS = 64 };
+
+struct CommNccl {
+    CommNcclOptions options;
+    KernelContext context; /* the options', with the stream of the sums */
+    NcclComm *link;        /* NULL: not joined, or given up */
+    DeviceEvent *ready;    /* the compute stream has made what is to be summed */
+    DeviceEvent *done;     /* the last sum */
+    float *parts;          /* [size][part_floats] a slice of every rank */
+    uint64_t part_floats;
+    uint64_t sums; /* begun */
+    bool unsettled;
+};
+
+typedef struct Slice {
+    uint64_t first, count;
+} Slice;
+
+/* ---- errors */
+
+static void abandon(CommNccl *nccl) {
+    if (nccl->link) (void)nccl->options.api->comm_abort(nccl->link);
+    nccl->link = NULL;
+}
+
+/* "rank 1 on cuda:0: ncclGroupEnd in sum 17 over ranks" */
+static void describe(const CommNccl *nccl, const char *call, char *out, size_t out_bytes) {
+    int used = snprintf(out, out_bytes, "rank %d on %s: %s", nccl->options.comm->rank,
+                        nccl->options.device->name, call);
+    if (nccl->sums > 0)
+        snprintf(out + used, out_bytes - (size_t)used, " in sum %llu over ranks",
+                 (unsigned long long)nccl->sums);
+}
+
+static Status break_off(CommNccl *nccl, const char *call, int result) {
+    const NcclApi *api = nccl->options.api;
+    char place[160], cause[300];
+    const char *more = nccl->link ? api->last_error(nccl->link) : "";
+    describe(nccl, call, place, sizeof place);
+    snprintf(cause, sizeof cause, "%s%s%s", api->error_string(result), more[0] ? "; " : "", more);
+    abandon(nccl);
+    FAIL(COMM, "%s: %s", place, cause);
+}
+
+static Status give_up(CommNccl *nccl, const char *call) {
+    char place[160];
+    describe(nccl, call, place, sizeof place);
+    abandon(nccl);
+    FAIL(PEER_LOST, "%s: another rank has not come within %g s (see --comm-timeout)", place,
+         nccl->options.timeout_seconds);
+}
+
+/* One look at the communicator during a wait; *out_through: it has nothing more to do on the host. */
+static Status look(CommNccl *nccl, const char *call, double start, bool *out_through) {
+    double limit = nccl->options.timeout_seconds;
+    int state = NCCL_SUCCESS;
+    int result = nccl->options.api->comm_async_error(nccl->link, &state);
+    if (result == NCCL_SUCCESS) result = state;
+    if (result != NCCL_SUCCESS && result != NCCL_IN_PROGRESS) return break_off(nccl, call, result);
+    *out_through = result == NCCL_SUCCESS;
+    if (limit > 0 && monotonic_seconds() - start > limit) return give_up(nccl, call);
+    return STATUS_OK;
+}
+
+/* What a call gave; waits for one that is in progress. */
+static Status finish(CommNccl *nccl, const char *call, int result) {
+    if (result == NCCL_SUCCESS) return STATUS_OK;
+    if (result != NCCL_IN_PROGRESS) return break_off(nccl, call, result);
+    double start = monotonic_seconds();
+    for (;;) {
+        bool through = false;
+        TRY(look(nccl, call, start, &through));
+        if (through) return STATUS_OK;
+        sched_yield();
+    }
+}
+
+/* ---- opening and closing */
+
+/* Two ranks send each other all: the same bytes as by slices, in one round instead of two. */
+static bool exchanges_whole(const CommNccl *nccl) {
+    return nccl->options.comm->size == 2;
+}
+
+static Status take_all(CommNccl *nccl) {
+    Device *device = nccl->options.device;
+    uint64_t size = (uint64_t)nccl->options.comm->size;
+    uint64_t floats = exchanges_whole(nccl) ? PIECE_FLOATS : divide_up(PIECE_FLOATS, size);
+    nccl->part_floats = align_up(floats, PART_ALIGNMENT_FLOATS);
+    TRY(device->stream_create(device, STREAM_COMPUTE, &nccl->context.stream));
+    TRY(device->event_create(device, &nccl->ready));
+    TRY(device->event_create(device, &nccl->done));
+    return device->memory_take(device, MEMORY_DEVICE, size * nccl->part_floats * sizeof(float),
+                               "sums over ranks", (void **)&nccl->parts);
+}
+
+Status comm_nccl_create(CommNccl **out, const CommNcclOptions *options) {
+    void *memory;
+    TRY(memory_take(&memory, 1, sizeof(CommNccl), "sums over ranks"));
+    CommNccl *nccl = memory;
+    *nccl = (CommNccl){.options = *options, .context = *options->context};
+    nccl->context.stream = NULL;
+    Status status = take_all(nccl);
+    if (status != STATUS_OK) {
+        comm_nccl_destroy(nccl);
+        return status;
+    }
+    *out = nccl;
+    return STATUS_OK;
+}
+
+/* With sums on the way somebody has failed: then there is nothing to wait for. */
+static void unlink_ranks(CommNccl *nccl) {
+    const NcclApi *api = nccl->options.api;
+    if (!nccl->link) return;
+    bool clean = !nccl->unsettled;
+    if (clean)
+        clean = finish(nccl, "ncclCommFinalize", api->comm_finalize(nccl->link)) == STATUS_OK;
+    if (!clean) {
+        abandon(nccl);
+        return;
+    }
+    (void)api->comm_destroy(nccl->link);
+    nccl->link = NULL;
+}
+
+void comm_nccl_destroy(CommNccl *nccl) {
+    if (!nccl) return;
+    Device *device = nccl->options.device;
+    unlink_ranks(nccl);
+    if (nccl->context.stream) device->stream_destroy(device, nccl->context.stream);
+    if (nccl->ready) device->event_destroy(device, nccl->ready);
+    if (nccl->done) device->event_destroy(device, nccl->done);
+    if (nccl->parts)
+        device->memory_give(device, MEMORY_DEVICE, nccl->parts,
+                            (uint64_t)nccl->options.comm->size * nccl->part_floats * sizeof(float));
+    free(nccl);
+}
+
+typedef struct Invitation {
+    int32_t result; /* of making the id */
+    NcclUniqueId id;
+} Invitation;
+
+Status comm_nccl_join(CommNccl *nccl) {
+    const NcclApi *api = nccl->options.api;
+    Comm *comm = nccl->options.comm;
+    Invitation invitation = {0};
+    NcclConfig config = {
+        .size = sizeof config, .magic = nccl_config_magic, .version = NCCL_VERSION_LEAST};
+    if (comm->rank == 0) invitation.result = api->get_unique_id(&invitation.id);
+    TRY(comm_broadcast(comm, 0, &invitation, sizeof invitation));
+    if (invitation.result != NCCL_SUCCESS)
+        return break_off(nccl, "ncclGetUniqueId of rank 0", invitation.result);
+    int result = api->comm_init(&nccl->link, comm->size, invitation.id, comm->rank, &config);
+    return finish(nccl, "ncclCommInitRankConfig", result);
+}
+
+/* ---- sums */
+
+static Slice slice_of(const CommNccl *nccl, int rank, uint64_t count) {
+    uint64_t size = (uint64_t)nccl->options.comm->size;
+    if (exchanges_whole(nccl)) return (Slice){.count = count};
+    uint64_t first = count * (uint64_t)rank / size;
+    return (Slice){.first = first, .count = count * ((uint64_t)rank + 1) / size - first};
+}
+
+static float *part_of(const CommNccl *nccl, int rank) {
+    return nccl->parts + (uint64_t)rank * nccl->part_floats;
+}
+
+/* One send and one receive with a peer, of which either may be of nothing. */
+static Status trade(CommNccl *nccl, int peer, Slice out, Slice in, const float *from, float *to) {
+    const NcclApi *api = nccl->options.api;
+    DeviceStream *stream = nccl->context.stream;
+    if (out.count > 0)
+        TRY(finish(nccl, "ncclSend",
+                   api->send(from + out.first, out.count, NCCL_FLOAT32, peer, nccl->link, stream)));
+    if (in.count == 0) return STATUS_OK;
+    return finish(nccl, "ncclRecv",
+                  api->recv(to + in.first, in.count, NCCL_FLOAT32, peer, nccl->link, stream));
+}
+
+/* Every peer's part of this rank's slice comes to parts. */
+static Status scatter(CommNccl *nccl, float *data, uint64_t count) {
+    const NcclApi *api = nccl->options.api;
+    Slice own = {.count = slice_of(nccl, nccl->options.comm->rank, count).count};
+    TRY(finish(nccl, "ncclGroupStart", api->group_start()));
+    for (int peer = 0; peer < nccl->options.comm->size; peer++)
+        if (peer != nccl->options.comm->rank)
+            TRY(trade(nccl, peer, slice_of(nccl, peer, count), own, data, part_of(nccl, peer)));
+    return finish(nccl, "ncclGroupEnd", api->group_end());
+}
+
+/* Every rank's summed slice goes to all. */
+static Status gather(CommNccl *nccl, float *data, uint64_t count) {
+    const NcclApi *api = nccl->options.api;
+    Slice own = slice_of(nccl, nccl->options.comm->rank, count);
+    TRY(finish(nccl, "ncclGroupStart", api->group_start()));
+    for (int peer = 0; peer < nccl->options.comm->size; peer++)
+        if (peer != nccl->options.comm->rank)
+            TRY(trade(nccl, peer, own, slice_of(nccl, peer, count), data, data));
+    return finish(nccl, "ncclGroupEnd", api->group_end());
+}
+
+/* x[0] + x[1] + …, left to right. What is summed so far lies where rank 0's part did; own[count] takes the whole. */
+static void add_parts(const CommNccl *nccl, float *own, uint64_t count) {
+    const Comm *comm = nccl->options.comm;
+    const float *sum = comm->rank == 0 ? own : part_of(nccl, 0);
+    for (int rank = 1; rank < comm->size && count > 0; rank++) {
+        float *out = rank == comm->size - 1 ? own : part_of(nccl, 0);
+        ElementwiseArgs args = {.a = sum,
+                                .b = rank == comm->rank ? own : part_of(nccl, rank),
+                                .out = out,
+                                .row_count = 1,
+                                .element_count = (uint32_t)count};
+        nccl->options.kernels->add(&nccl->context, &args);
+        sum = out;
+    }
+}
+
+static Status reduce_piece(CommNccl *nccl, float *data, uint64_t count) {
+    Slice own = slice_of(nccl, nccl->options.comm->rank, count);
+    TRY(scatter(nccl, data, count));
+    add_parts(nccl, data + own.first, own.count);
+    return exchanges_whole(nccl) ? STATUS_OK : gather(nccl, data, count);
+}
+
+static Status check_linked(const CommNccl *nccl) {
+    if (nccl->link) return STATUS_OK;
+    FAIL(COMM, "rank %d on %s: its communicator was given up", nccl->options.comm->rank,
+         nccl->options.device->name);
+}
+
+Status comm_nccl_all_reduce(CommNccl *nccl, float *data, uint64_t count) {
+    Device *device = nccl->options.device;
+    DeviceStream *compute = nccl->options.context->stream;
+    if (count == 0) return STATUS_OK;
+    TRY(check_linked(nccl));
+    nccl->sums++;
+    nccl->unsettled = true;
+    comm_count(nccl->options.comm, count * sizeof *data);
+    TRY(device->event_record(device, nccl->ready, compute));
+    TRY(device->stream_wait_event(device, nccl->context.stream, nccl->ready));
+    for (uint64_t first = 0; first < count; first += PIECE_FLOATS) {
+        uint64_t left = count - first;
+        TRY(reduce_piece(nccl, data + first, left < PIECE_FLOATS ? left : PIECE_FLOATS));
+    }
+    TRY(device->event_record(device, nccl->done, nccl->context.stream));
+    return device->stream_wait_event(device, compute, nccl->done);
+}
+
+Status comm_nccl_settle(CommNccl *nccl) {
+    Device *device = nccl->options.device;
+    double start = monotonic_seconds();
+    bool through = false;
+    if (!nccl->unsettled) return STATUS_OK;
+    TRY(check_linked(nccl));
+    while (!device->event_done(device, nccl->done)) {
+        TRY(look(nccl, "a wait", start, &through));
+        sched_yield();
+    }
+    TRY(look(nccl, "a wait", monotonic_seconds(), &through));
+    nccl->unsettled = false;
+    return STATUS_OK;
+}
