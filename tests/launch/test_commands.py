@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -152,6 +153,15 @@ def test_backends(folder):
         late = [run(*base, "--backend", "emulated", "--emulation-seed", seed)[0] for seed in (1, 2)]
         assert late[0] == late[1] and len(late[0]) > 4
     one_error(run(*base, "--backend", "abacus", rc=64)[1], "E-USAGE")
+
+
+def test_nccl(folder):
+    checks = json.loads(run("doctor", "--json")[0])
+    finding = next(check["finding"] for check in checks if check["check"] == "nccl")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", finding) or finding.startswith("not here: libnccl.so.2"), finding
+    base = ["run", MODEL, "-n", "1", "-p", "hello"]
+    run(*base, "--comm", "nccl")  # one rank has nothing to sum
+    one_error(run(*base, "--comm", "post", rc=64)[1], "E-USAGE")
 
 
 # ---- run, chat, logits, bench ----
@@ -466,6 +476,22 @@ def test_disk_full(folder):
 
 
 # ---- on two ranks: the program starts mpirun by itself ----
+
+
+def ranks_sum_on_devices(folder):
+    """Which way activations are summed: refused, or told at the start; the answers are equal."""
+    base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "-p", "hello", "--temperature", "0", "--ranks", "2"]
+    refusal = one_error(run(*base, "--backend", "cpu", "--comm", "nccl", rc=69)[1], "E-UNAVAILABLE")
+    assert "--comm nccl: rank 0: its device has no collectives" in refusal, refusal
+    if b"emulated" not in run("version", "--verbose")[0]:
+        return
+    ways = {"nccl": "on the devices, by the twin of NCCL", "auto": "through host memory: rank 0: an emulated device"}
+    answers = set()
+    for way, told in ways.items():
+        answer, log = run(*base, "--backend", "emulated", "--comm", way)
+        assert f"sums over ranks: {told}" in log, log
+        answers.add(answer)
+    assert len(answers) == 1, answers
 
 
 def ranks_same_answers(folder):

@@ -2,7 +2,7 @@
 """Golden logits: `spillway logits` on every model of tests/golden/models against what transformers gave.
 
     test_models.py SPILLWAY [NAME …] [--ranks 1,2,3] [--isa auto,reference] [--threads 1,2,3]
-        [--block-size N] [--chunk N] [--backend NAME]
+        [--block-size N] [--chunk N] [--backend NAME] [--comm NAME]
 
 Two tolerances, both as shares of the deviation of a model's logits. Float weights, and encoded weights on the
 reference kernels, are exact up to float32 rounding; what remains is a key or value that falls on the other side of a
@@ -96,8 +96,9 @@ def main():
     parser.add_argument("--block-size", default="0", help="tokens of a KV block; 0: as the program chooses")
     parser.add_argument("--chunk", default="512", help="tokens of a step")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--comm", default="auto")
     arguments = parser.parse_intermixed_args()
-    more = ["--backend", arguments.backend, "--block-size", arguments.block_size, "--max-num-batched-tokens", arguments.chunk, "--max-num-seqs", "1"]
+    more = ["--backend", arguments.backend, "--comm", arguments.comm, "--block-size", arguments.block_size, "--max-num-batched-tokens", arguments.chunk, "--max-num-seqs", "1"]
     with tempfile.TemporaryDirectory() as scratch:
         driver = Driver(arguments.spillway, scratch, more)
         for name in arguments.names or model_names():
