@@ -50,7 +50,7 @@ static Status break_off(CommNccl *nccl, const char *call, int result) {
     describe(nccl, call, place, sizeof place);
     snprintf(cause, sizeof cause, "%s%s%s", api->error_string(result), more[0] ? "; " : "", more);
     abandon(nccl);
-    FAIL(COMM, "%s: %s", place, cause);
+    FAIL(COMM, "%s: %s%s", place, cause, nccl->sums == 0 ? " (--comm host does without)" : "");
 }
 
 static Status give_up(CommNccl *nccl, const char *call) {

@@ -51,6 +51,7 @@ plan() {
   if [ "$gpu_count" -ge 2 ]; then
     step goldens-2-gpus "python3 $root/tests/runtime/test_models.py $spillway --backend cuda --ranks 2"
   fi
+  plan_sums
   if [ "$quick" = no ]; then
     local tool
     for tool in memcheck racecheck initcheck synccheck; do
@@ -59,6 +60,15 @@ plan() {
     step bench-kernels "$check --bench --variant cuda matmul attention norm elementwise rope embed"
   fi
   [ "$quick" = yes ] || [ -z "$model" ] || plan_model
+}
+
+# Two ranks exchange whole arrays, three slices: each with the bits that sums through host memory give.
+plan_sums() {
+  local golden=$root/tests/golden/models ranks
+  for ranks in 2 3; do
+    [ "$ranks" -gt "$gpu_count" ] ||
+      step "sums-$ranks-gpus" "for way in host nccl; do $spillway logits $golden/gguf_llama_q4_0/gguf_llama_q4_0.gguf --tokens-file $golden/tokens.json --backend cuda --ranks $ranks --comm \$way --output $output/sums-$ranks-\$way.npy || exit 1; done; cmp $output/sums-$ranks-host.npy $output/sums-$ranks-nccl.npy"
+  done
 }
 
 # The goals: tokens/s of OPT-30B at batch 128, the share of the PCIe bound when all KV is streamed, scaling over GPUs.

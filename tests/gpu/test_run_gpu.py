@@ -35,6 +35,7 @@ def test_plan():
     for name in ("kernels", "kernel-resources", "goldens-1-gpu", "sanitizer-racecheck", "bench-kernels", "throughput-1",
                  "decode-streamed"):
         expect(name in names, f"the plan has no {name}")
+    expect(("goldens-2-gpus" in names) == ("sums-2-gpus" in names), "GPUs that compute together sum together")
     expect(len(names) == len(set(names)), "a step is there twice")
     expect(all(line.count("\t") == 1 for line in plan.stdout.splitlines()), "a step is a name and a command")
     expect("throughput-1" not in names_of(run(script, "--dry-run").stdout), "without a model its benchmarks are planned")
