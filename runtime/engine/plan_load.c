@@ -79,11 +79,11 @@ static void divide_cache(PlanLoad *load, PlanCost *out) {
     memcpy(load->input.bytes, out->kv_bytes, sizeof out->kv_bytes);
 }
 
-/* As kv_cache_open.c has it: what is attended and what is in the kernel, twice. */
 double plan_layers_staged(const PlanLoad *load) {
     return load->machine->unified ? WEIGHT_FRAMES : 2;
 }
 
+/* As kv_cache_open.c has it: what is attended and what is in the kernel, twice. */
 double plan_staging_least(const PlanLoad *load) {
     uint32_t depth = ring_depth_auto(load->layout.slot_bytes);
     return plan_cache_spills(load->placement) ? 2 * ATTEND_GROUP_BLOCKS + 2 * depth : 0;
