@@ -353,7 +353,7 @@ static bool take_jobs(Mover *mover) {
         if (buffered && !buffer && !all_flights_late(mover)) break; /* one will be given back */
         atomic_store(&mover->job_queue.head, ++head);
         if (buffered && !buffer)
-            report(mover, &job, TRANSFER_FAILED);
+            report(mover, &job, job.transfer.to == TIER_NVME ? TRANSFER_NO_SPACE : TRANSFER_FAILED);
         else if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
             start_io(mover, &job, buffer);
         else

@@ -9,7 +9,8 @@
  * transfer's source and write its destination from mover_submit until the result is collected.
  *
  * A read or write of a file that has not ended in time is cancelled and reported as TRANSFER_LATE; its second result comes when it has
- * really ended. A write that finds no code buffer because late ones hold them all ends with TRANSFER_NO_SPACE. The first trouble of each kind is told in a line of its own, the others are counted.
+ * really ended. A write that finds no code buffer, or none of device_slots, because late ones hold them all ends with
+ * TRANSFER_NO_SPACE, and a read that finds none with TRANSFER_FAILED. The first trouble of each kind is told in a line of its own, the others are counted.
  *
  * One thread submits and collects; the mover's own thread owns the ring. Nothing is allocated after create. */
 

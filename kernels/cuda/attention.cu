@@ -62,19 +62,17 @@ template <uint32_t ITEMS> DEVICE AttendShared attend_shared(uint32_t head_dim, b
     uint32_t query_floats = ATTEND_WARPS * ITEMS * 4 * quads;
     uint32_t weight_floats = ATTEND_WARPS * ITEMS * CHUNK_TOKENS;
     uint32_t tile_floats = CHUNK_TOKENS * stride, word = (uint32_t)sizeof(float);
-    return AttendShared{
-        shared_array<float>(0, query_floats),
-        shared_array<float>(query_floats * word, weight_floats),
-        {shared_array<float>((query_floats + weight_floats) * word, tile_floats),
-         shared_array<uint32_t>((query_floats + weight_floats + tile_floats) * word,
-                                coded ? head_dim : 0),
-         stride},
-        quads};
+    return AttendShared{shared_array<float>(0, query_floats),
+                        shared_array<float>(query_floats * word, weight_floats),
+                        {shared_array<float>((query_floats + weight_floats) * word, tile_floats),
+                         shared_array<uint32_t>((query_floats + weight_floats + tile_floats) * word,
+                                                coded ? head_dim : 0),
+                         stride},
+                        quads};
 }
 
 /* What a row at `position` sees of the block whose first token stands at block_begin. */
-DEVICE SeenTokens seen_tokens(const AttendLaunch &launch, uint32_t position,
-                              uint64_t block_begin) {
+DEVICE SeenTokens seen_tokens(const AttendLaunch &launch, uint32_t position, uint64_t block_begin) {
     uint64_t end = (uint64_t)position + 1, capacity = launch.shape.block_tokens;
     uint64_t begin = launch.window && end > launch.window ? end - launch.window : 0;
     begin = begin > block_begin ? begin - block_begin : 0;
@@ -101,8 +99,7 @@ DEVICE void chunk_scores(const AttendShared &shared, float scale, float *out_sco
     float sums[ITEMS][4] = {};
 #pragma unroll 2 /* more costs registers, and blocks that run side by side hide latency better */
     for (uint32_t quad = 0; quad < shared.quads; quad++) {
-        Float4 k =
-            load4_shared(shared.tile.numbers, warp_lane() * shared.tile.stride + 4 * quad);
+        Float4 k = load4_shared(shared.tile.numbers, warp_lane() * shared.tile.stride + 4 * quad);
         for (uint32_t i = 0; i < ITEMS; i++) {
             uint32_t item = warp_index() * ITEMS + i;
             Float4 q = load4_shared(shared.queries, 4 * (item * shared.quads + quad));
@@ -118,9 +115,8 @@ DEVICE void chunk_scores(const AttendShared &shared, float scale, float *out_sco
 
 /* Scores of the chunk become weights in shared memory; maxima, sums and what was summed before follow the new maximum. */
 template <uint32_t SLOTS, uint32_t ITEMS>
-DEVICE void chunk_weights(const AttendShared &shared, const float *scores,
-                          const TokenChunk &chunk, const SeenTokens *block_sees,
-                          AttendPartial<SLOTS, ITEMS> &partial) {
+DEVICE void chunk_weights(const AttendShared &shared, const float *scores, const TokenChunk &chunk,
+                          const SeenTokens *block_sees, AttendPartial<SLOTS, ITEMS> &partial) {
     uint32_t lane = warp_lane();
     for (uint32_t i = 0; i < ITEMS; i++) {
         SeenTokens seen = seen_in_chunk(block_sees[i], chunk.chunk_first);
@@ -148,8 +144,7 @@ DEVICE void chunk_values(const AttendShared &shared, uint32_t head_dim, const To
         for (uint32_t slot = 0; slot < SLOTS; slot++) {
             uint32_t d = warp_lane() + slot * WARP_LANES;
             values[slot] = 0.0f;
-            if (d < head_dim)
-                values[slot] = shared.tile.numbers[token * shared.tile.stride + d];
+            if (d < head_dim) values[slot] = shared.tile.numbers[token * shared.tile.stride + d];
         }
         uint32_t weights_at = (warp_index() * CHUNK_TOKENS + token) * ITEMS;
         for (uint32_t i = 0; i < ITEMS; i++) {
@@ -165,8 +160,8 @@ DEVICE void chunk_values(const AttendShared &shared, uint32_t head_dim, const To
 
 /* Folds a group's partial of one item into the running state. A group that weighs nothing leaves it untouched. By one warp. */
 template <uint32_t SLOTS>
-DEVICE void state_fold(const AttendLaunch &launch, uint64_t state, float group_max,
-                       float group_sum, const float *group_out) {
+DEVICE void state_fold(const AttendLaunch &launch, uint64_t state, float group_max, float group_sum,
+                       const float *group_out) {
     if (group_max == -INFINITY && group_sum == 0.0f) return;
     float *out = launch.out + state * launch.shape.head_dim;
     float old_max = launch.maxima[state], old_sum = launch.sums[state];
@@ -232,15 +227,15 @@ DEVICE void part_expand(const AttendLaunch &launch, const AttendBlock &block, Co
 
 /* `tile_sees`: what any item of the tile sees of the block. */
 template <uint32_t SLOTS, uint32_t ITEMS, bool CODED>
-DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block,
-                         uint64_t block_begin, SeenTokens tile_sees, const WarpItems &items,
-                         const AttendShared &shared, AttendPartial<SLOTS, ITEMS> &partial) {
+DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, uint64_t block_begin,
+                         SeenTokens tile_sees, const WarpItems &items, const AttendShared &shared,
+                         AttendPartial<SLOTS, ITEMS> &partial) {
     if (tile_sees.begin >= tile_sees.end) return;
     SeenTokens block_sees[ITEMS] = {};
     for (uint32_t i = 0; i < ITEMS; i++)
         if (item_valid(items, i))
-            block_sees[i] = seen_tokens(launch, items.position_first + item_row(items, i),
-                                        block_begin);
+            block_sees[i] =
+                seen_tokens(launch, items.position_first + item_row(items, i), block_begin);
     for (uint32_t first = tile_sees.begin / CHUNK_TOKENS * CHUNK_TOKENS; first < tile_sees.end;
          first += CHUNK_TOKENS) {
         SeenTokens any = seen_in_chunk(tile_sees, first);
@@ -261,8 +256,8 @@ DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block,
 
 /* What the tile sees of a block: from what its first row sees to what its last one does. */
 template <uint32_t ITEMS>
-DEVICE SeenTokens tile_sees(const AttendLaunch &launch, const WarpItems &items,
-                            uint32_t item_first, uint64_t block_begin) {
+DEVICE SeenTokens tile_sees(const AttendLaunch &launch, const WarpItems &items, uint32_t item_first,
+                            uint64_t block_begin) {
     uint32_t last = item_first + ATTEND_WARPS * ITEMS - 1;
     if (last >= items.count) last = items.count - 1;
     uint32_t first_position = items.position_first + item_first / items.head_count;
@@ -287,7 +282,8 @@ DEVICE void group_finish(const AttendLaunch &launch, const WarpItems &items, uin
 
 /* Grid: tiles, KV heads, groups when they are attended side by side. */
 template <uint32_t SLOTS, uint32_t ITEMS, bool CODED>
-KERNEL(ATTEND_THREADS) void attend_tiles(AttendLaunch launch) {
+KERNEL(ATTEND_THREADS)
+void attend_tiles(AttendLaunch launch) {
     AttendTile tile = launch.tiles[block_index().x];
     AttendSpan span = launch.spans[tile.span];
     uint32_t head_first = launch.head_firsts[block_index().y];
@@ -362,11 +358,16 @@ static void slots_launch(DeviceStream *stream, const AttendLaunch *launch) {
     LAUNCH(attend_fold<SLOTS>, grid, extent(ATTEND_THREADS), 0, stream, *launch);
 }
 
-enum { MANY_NARROW = ATTEND_MANY_NARROW / ATTEND_WARPS, MANY_WIDE = ATTEND_MANY_WIDE / ATTEND_WARPS };
+enum {
+    MANY_NARROW = ATTEND_MANY_NARROW / ATTEND_WARPS,
+    MANY_WIDE = ATTEND_MANY_WIDE / ATTEND_WARPS
+};
 
 static void attend_launch(DeviceStream *stream, const AttendLaunch *launch) {
     static void (*const launchers[])(DeviceStream * stream, const AttendLaunch *launch) = {
-        slots_launch<2, MANY_NARROW>, slots_launch<4, MANY_NARROW>, slots_launch<8, MANY_WIDE>,
+        slots_launch<2, MANY_NARROW>,
+        slots_launch<4, MANY_NARROW>,
+        slots_launch<8, MANY_WIDE>,
         slots_launch<8, MANY_WIDE>,
     };
     launchers[(launch->shape.head_dim - 1) / 64](stream, launch);

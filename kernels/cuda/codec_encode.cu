@@ -45,8 +45,7 @@ DEVICE void encode_int8(const EncodeHead &head) {
         uint16_t scale = float_to_half(warp_max(fabsf(number)) / 127.0f);
         float divisor = half_to_float(scale);
         float code = divisor > 0.0f ? rintf(number / divisor) : 0.0f;
-        if (d < head.head_dim)
-            head.out[at] = (uint8_t)(int8_t)number_clamp(code, -127.0f, 127.0f);
+        if (d < head.head_dim) head.out[at] = (uint8_t)(int8_t)number_clamp(code, -127.0f, 127.0f);
         if (warp_lane() == 0) store_half(scales, item, scale);
     }
 }
@@ -84,8 +83,7 @@ DEVICE void encode_fp8(const EncodeHead &head) {
 /* A lane has two neighbours: a byte. */
 DEVICE void encode_int4_group(const EncodeHead &head) {
     uint32_t groups = (head.head_dim + FormInt4Group::GROUP - 1) / FormInt4Group::GROUP;
-    uint8_t *scales =
-        head.out + (uint64_t)head.token_count * groups * FormInt4Group::GROUP_BYTES;
+    uint8_t *scales = head.out + (uint64_t)head.token_count * groups * FormInt4Group::GROUP_BYTES;
     for (uint32_t item = warp_index(); item < head.token_count * groups; item += ENCODE_WARPS) {
         uint32_t d = item % groups * FormInt4Group::GROUP + 2 * warp_lane();
         const uint16_t *halves = head.halves + (uint64_t)(item / groups) * head.head_dim + d;
@@ -141,7 +139,7 @@ DEVICE void encode_kivi(const EncodeHead &head) {
 }
 
 struct TurboShared {
-    SharedArray<float> energies, numbers; /* [head_dim]; [warps][head_dim] */
+    SharedArray<float> energies, numbers;     /* [head_dim]; [warps][head_dim] */
     SharedArray<uint32_t> outliers, channels; /* [head_dim] */
 };
 
@@ -190,8 +188,7 @@ DEVICE float turbo_squares(SharedArray<float> x, uint32_t count) {
 }
 
 /* Codes, one a float, into bytes from the lowest bit on: a lane a byte. */
-DEVICE void turbo_put_codes(SharedArray<float> codes, uint32_t count, uint32_t bits,
-                            uint8_t *out) {
+DEVICE void turbo_put_codes(SharedArray<float> codes, uint32_t count, uint32_t bits, uint8_t *out) {
     for (uint32_t byte = warp_lane(); byte < count * bits / 8; byte += WARP_LANES) {
         uint32_t value = 0, begin = 8 * byte;
         for (uint32_t i = begin / bits; i < count && i * bits < begin + 8; i++) {
@@ -225,10 +222,10 @@ DEVICE float turbo_encode_vector(const TurboPlan *plan, const TurboVector *vecto
 
 DEVICE void encode_turbo(const EncodeHead &head, const TurboPlan *plan) {
     uint32_t dim = head.head_dim, word = (uint32_t)sizeof(float);
-    TurboShared shared = {
-        shared_array<float>(0, dim), shared_array<float>(dim * word, ENCODE_WARPS * dim),
-        shared_array<uint32_t>((1 + ENCODE_WARPS) * dim * word, dim),
-        shared_array<uint32_t>((2 + ENCODE_WARPS) * dim * word, dim)};
+    TurboShared shared = {shared_array<float>(0, dim),
+                          shared_array<float>(dim * word, ENCODE_WARPS * dim),
+                          shared_array<uint32_t>((1 + ENCODE_WARPS) * dim * word, dim),
+                          shared_array<uint32_t>((2 + ENCODE_WARPS) * dim * word, dim)};
     if (plan->mask_bytes) turbo_choose_outliers(head, plan, shared);
     turbo_channel_order(plan, head.out, dim, shared.channels);
     block_sync();

@@ -35,6 +35,13 @@ typedef struct AttendTables {
     uint32_t block_count, group_count, form_count;
 } AttendTables;
 
+Status attend_limits_check(const KernelLimits *limits) {
+    if (limits->head_dim > ATTEND_HEAD_DIM_MAX || limits->head_count > HEADS_MAX)
+        FAIL(MODEL_UNSUPPORTED, "%u heads of %u numbers: the GPU's attention takes up to %d of %d",
+             limits->head_count, limits->head_dim, HEADS_MAX, ATTEND_HEAD_DIM_MAX);
+    return STATUS_OK;
+}
+
 static void heads_collect(const AttendArgs *args, AttendTables *tables) {
     uint32_t count = 0;
     CHECK(args->head_count <= HEADS_MAX && args->shape.kv_head_count <= HEADS_MAX);
@@ -101,7 +108,7 @@ static uint32_t form_index(AttendTables *tables, const Codec *codec) {
         i++;
     if (i < tables->form_count || i == FORMS_MAX) return i;
     bool known = coded_form(codec, &tables->launch.shape, &tables->forms[i]);
-    CHECK(known); /* codecs are asked for when the cache is opened */
+    CHECK(known); /* kv_encode_blocks makes no other blocks */
     tables->codecs[i] = codec;
     tables->form_count++;
     if (codec) tables->launch.coded = true;

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "kernels/cuda/cuda_attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "runtime/base/arena.h"
 
@@ -31,6 +32,7 @@ static void context_free(CudaContext *cuda) {
 Status cuda_context_open(Device *device, const CudaLaunchers *launchers, const KernelLimits *limits,
                          KernelContext *context) {
     void *memory;
+    TRY(attend_limits_check(limits));
     TRY(memory_take(&memory, 1, sizeof(CudaContext), "kernel context"));
     CudaContext *cuda = memory;
     *cuda = (CudaContext){.device = device, .launchers = launchers};

@@ -67,8 +67,9 @@ template <uint32_t BITS, bool PRECISE> struct CodedRecord {
             for (uint32_t i = 0; i < 4; i++) {
                 if (PRECISE) {
                     uint32_t w = 2 * part + i / 2;
-                    io_sums[part / 2] = i % 2 ? dot_upper2(words[i], weights.words[w], io_sums[part / 2])
-                                              : dot_lower2(words[i], weights.words[w], io_sums[part / 2]);
+                    io_sums[part / 2] =
+                        i % 2 ? dot_upper2(words[i], weights.words[w], io_sums[part / 2])
+                              : dot_lower2(words[i], weights.words[w], io_sums[part / 2]);
                 } else {
                     io_sums[part] = dot4(words[i], weights.words[4 * part + i], io_sums[part]);
                 }
@@ -103,9 +104,7 @@ struct NumberF32 {
 };
 struct NumberF16 {
     static const uint32_t per_word = 2;
-    DEVICE float of(uint32_t word, uint32_t i) {
-        return half_to_float((uint16_t)(word >> 16 * i));
-    }
+    DEVICE float of(uint32_t word, uint32_t i) { return half_to_float((uint16_t)(word >> 16 * i)); }
 };
 struct NumberBf16 {
     static const uint32_t per_word = 2;
@@ -147,13 +146,6 @@ template <class Number> struct FloatRecord {
     DEVICE uint32_t term_count(const PackedForm &) { return 1; }
 };
 
-DEVICE void output_store(const ProductLaunch &launch, uint32_t row, uint32_t tile, float sum) {
-    uint32_t output = tile * PACKED_OUTPUTS + warp_lane();
-    if (output >= launch.output_count) return;
-    launch.out[row * launch.out_stride + output] =
-        launch.bias ? sum + launch.bias[output] : sum;
-}
-
 /* Grid: tiles, rows in steps of 64. */
 template <class Record> KERNEL(PRODUCT_THREADS) void product_rows(ProductLaunch launch) {
     enum { ROWS = 8 };
@@ -173,26 +165,27 @@ template <class Record> KERNEL(PRODUCT_THREADS) void product_rows(ProductLaunch 
             Term terms[TERMS_MAX];
             Record::terms(form, weights, x + (uint64_t)row * form.record_count * x_bytes, terms);
             sums[row] = fused_multiply_add(terms[0].a, terms[0].b, sums[row]);
-            if (term_count == 2)
-                sums[row] = fused_multiply_add(terms[1].a, terms[1].b, sums[row]);
+            if (term_count == 2) sums[row] = fused_multiply_add(terms[1].a, terms[1].b, sums[row]);
         }
         record += form.record_bytes;
         x += x_bytes;
     }
     for (uint32_t row = 0; row < ROWS; row++)
-        if (row < rows) output_store(launch, row_first + row, block_index().x, sums[row]);
+        product_store(launch, row_first + row, block_index().x * PACKED_OUTPUTS + warp_lane(),
+                      sums[row]);
 }
 
 /* Grid: tiles, rows in steps of ROWS. Terms of a round, a record a warp, lie in shared memory: [record][row][term][a, b][output]. */
 template <class Record, uint32_t ROWS>
-KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
+KERNEL(PRODUCT_THREADS)
+void product_split(ProductLaunch launch) {
     const PackedForm &form = launch.form;
     uint32_t term_count = Record::term_count(form), lane = warp_lane(), warp = warp_index();
     uint32_t x_bytes = launch.activation_bytes;
     uint64_t x_row_bytes = (uint64_t)form.record_count * x_bytes;
     uint32_t row_first = block_index().y * ROWS, rows = launch.row_count - row_first;
-    const uint8_t *tile = launch.tiles + block_index().x * (uint64_t)form.record_count *
-                                             form.record_bytes;
+    const uint8_t *tile =
+        launch.tiles + block_index().x * (uint64_t)form.record_count * form.record_bytes;
     SharedArray<float> shared =
         shared_array<float>(0, PRODUCT_WARPS * ROWS * TERMS_MAX * 2 * WARP_LANES);
     float sum = 0.0f;
@@ -224,7 +217,8 @@ KERNEL(PRODUCT_THREADS) void product_split(ProductLaunch launch) {
         }
         block_sync();
     }
-    if (warp < ROWS && warp < rows) output_store(launch, row_first + warp, block_index().x, sum);
+    if (warp < ROWS)
+        product_store(launch, row_first + warp, block_index().x * PACKED_OUTPUTS + lane, sum);
 }
 
 /* ---- activations */
@@ -276,8 +270,7 @@ KERNEL(PRODUCT_THREADS) void activation_records(ActivationLaunch launch) {
     if (r >= launch.record_count) return;
     uint32_t column = r * PACKED_COLUMNS + warp_lane();
     float x = column < launch.column_count ? launch.x[row * launch.x_stride + column] : 0.0f;
-    uint8_t *record =
-        launch.records + (row * launch.record_count + r) * launch.record_bytes;
+    uint8_t *record = launch.records + (row * launch.record_count + r) * launch.record_bytes;
     if (launch.kind == ACTIVATION_F32)
         reinterpret_cast<float *>(record)[warp_lane()] = x;
     else
@@ -287,8 +280,8 @@ KERNEL(PRODUCT_THREADS) void activation_records(ActivationLaunch launch) {
 /* ---- launchers */
 
 static void activations_launch(DeviceStream *stream, const ActivationLaunch *launch) {
-    Extent3 grid = extent((launch->record_count + PRODUCT_WARPS - 1) / PRODUCT_WARPS,
-                          launch->row_count);
+    Extent3 grid =
+        extent((launch->record_count + PRODUCT_WARPS - 1) / PRODUCT_WARPS, launch->row_count);
     LAUNCH(activation_records, grid, extent(PRODUCT_THREADS), 0, stream, *launch);
 }
 

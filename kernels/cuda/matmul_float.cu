@@ -39,8 +39,7 @@ struct FloatWeights {
     uint32_t words[FLOAT_STEPS][4];
 };
 
-template <bool BF16>
-DEVICE FloatWeights float_weights_load(const uint8_t *record, uint32_t part) {
+template <bool BF16> DEVICE FloatWeights float_weights_load(const uint8_t *record, uint32_t part) {
     FloatWeights out;
     uint32_t g = warp_lane() / 4, t = warp_lane() % 4;
     for (uint32_t step = 0; step < FLOAT_STEPS; step++) {
@@ -86,14 +85,11 @@ DEVICE void float_store(const ProductLaunch &launch, uint32_t lane, uint32_t i, 
                         uint32_t row_first, float sum) {
     uint32_t row = row_first + lane % 4 * 2 + i % 2;
     uint32_t output = block_index().x * PACKED_OUTPUTS + 16 * part + 8 * (i / 2) + lane / 4;
-    if (row >= launch.row_count || output >= launch.output_count) return;
-    launch.out[row * launch.out_stride + output] =
-        launch.bias ? sum + launch.bias[output] : sum;
+    product_store(launch, row, output, sum);
 }
 
 /* Grid: tiles, rows in steps of 8. Shared: [record of the round][part, sum i][lane]; warp (part, i) folds these. */
-template <bool BF16>
-KERNEL(FLOAT_SPLIT_THREADS) void float_split(ProductLaunch launch) {
+template <bool BF16> KERNEL(FLOAT_SPLIT_THREADS) void float_split(ProductLaunch launch) {
     const PackedForm &form = launch.form;
     uint32_t row_first = block_index().y * FLOAT_SPLIT_ROWS;
     const uint8_t *tile =
@@ -116,8 +112,8 @@ KERNEL(FLOAT_SPLIT_THREADS) void float_split(ProductLaunch launch) {
         uint32_t left = form.record_count - first;
         for (uint32_t slot = 0; slot < FLOAT_SPLIT_WARPS; slot++)
             if (slot < left)
-                sum += (float)shared[(slot * FLOAT_PARTS * 4 + warp_index()) * WARP_LANES +
-                                     warp_lane()];
+                sum += (float)
+                    shared[(slot * FLOAT_PARTS * 4 + warp_index()) * WARP_LANES + warp_lane()];
         block_sync();
     }
     float_store(launch, warp_lane(), warp_index() % 4, warp_index() / 4, row_first, sum);
@@ -138,8 +134,8 @@ template <bool BF16> KERNEL(FLOAT_ROWS_THREADS) void float_rows(ProductLaunch la
 #pragma unroll
             for (uint32_t rows = 0; rows < FLOAT_ROWS; rows++) {
                 float sums[4];
-                float_record(weights,
-                             float_x(launch, row_first + 8 * rows + warp_lane() / 4, r), sums);
+                float_record(weights, float_x(launch, row_first + 8 * rows + warp_lane() / 4, r),
+                             sums);
                 for (uint32_t i = 0; i < 4; i++)
                     totals[part][rows][i] += sums[i];
             }

@@ -23,8 +23,7 @@ struct TensorWeights {
 };
 
 template <uint32_t BITS>
-DEVICE void tensor_weights_load(const PackedForm &form, const uint8_t *record,
-                                TensorWeights &out) {
+DEVICE void tensor_weights_load(const PackedForm &form, const uint8_t *record, TensorWeights &out) {
     uint32_t g = warp_lane() / 4, t = warp_lane() % 4;
     for (uint32_t part = 0; part < TENSOR_OUTPUTS; part++)
         for (uint32_t half = 0; half < 2; half++) {
@@ -75,12 +74,6 @@ DEVICE void tensor_fold(const PackedForm &form, const TensorWeights &weights, ui
     }
 }
 
-DEVICE void tensor_store(const ProductLaunch &launch, uint32_t row, uint32_t output, float sum) {
-    if (row >= launch.row_count || output >= launch.output_count) return;
-    launch.out[row * launch.out_stride + output] =
-        launch.bias ? sum + launch.bias[output] : sum;
-}
-
 /* Grid: tiles, rows in steps of 128. Rows beyond the last are read as the last and not stored. */
 template <uint32_t BITS> KERNEL(TENSOR_THREADS) void product_tensor(ProductLaunch launch) {
     const PackedForm &form = launch.form;
@@ -117,9 +110,9 @@ template <uint32_t BITS> KERNEL(TENSOR_THREADS) void product_tensor(ProductLaunc
     for (uint32_t part = 0; part < TENSOR_OUTPUTS; part++)
         for (uint32_t rows = 0; rows < TENSOR_ROWS; rows++)
             for (uint32_t i = 0; i < 4; i++)
-                tensor_store(launch, row_first + 8 * rows + 2 * t + i % 2,
-                             block_index().x * PACKED_OUTPUTS + 16 * part + 8 * (i / 2) + g,
-                             sums[part][rows][i]);
+                product_store(launch, row_first + 8 * rows + 2 * t + i % 2,
+                              block_index().x * PACKED_OUTPUTS + 16 * part + 8 * (i / 2) + g,
+                              sums[part][rows][i]);
 }
 
 template <uint32_t BITS>

@@ -24,8 +24,7 @@ template <bool CENTRED> KERNEL(NORM_THREADS) void norm_rows(NormArgs args) {
     float *out = args.out + row * args.out_stride;
     float centre = 0.0f;
     if (CENTRED)
-        centre = row_moment<1>(x, args.element_count, 0.0f,
-                               shared_array<float>(0, NORM_WARPS));
+        centre = row_moment<1>(x, args.element_count, 0.0f, shared_array<float>(0, NORM_WARPS));
     float spread = row_moment<2>(x, args.element_count, centre,
                                  shared_array<float>(NORM_WARPS * sizeof(float), NORM_WARPS));
     float inverse = 1.0f / sqrtf(spread + args.epsilon);

@@ -1,8 +1,8 @@
 #ifndef CUDA_PACKED_RECORD_CUH
 #define CUDA_PACKED_RECORD_CUH
 
-/* Reading a record of a packed matrix (PackedForm in cuda_kernels.h): the codes of one of its 32 outputs as words of four signed
- * bytes, and its scales. */
+/* What the kernels of products share: reading a record of a packed matrix (PackedForm in cuda_kernels.h), the codes of one of its 32
+ * outputs as words of four signed bytes, and its scales; and storing an output. */
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/port.cuh"
@@ -43,6 +43,12 @@ DEVICE uint32_t code_word(const uint8_t *record, uint32_t output, uint32_t word)
     for (uint32_t bit = 4; bit < BITS; bit++)
         codes |= plane_bits(planes[(bit - 4) * PACKED_OUTPUTS], word, bit);
     return codes;
+}
+
+/* A finished sum; a row or an output beyond the last is nobody's. */
+DEVICE void product_store(const ProductLaunch &launch, uint32_t row, uint32_t output, float sum) {
+    if (row >= launch.row_count || output >= launch.output_count) return;
+    launch.out[row * launch.out_stride + output] = launch.bias ? sum + launch.bias[output] : sum;
 }
 
 #endif

@@ -12,7 +12,7 @@
  *
  *   a   (row g, k t), (g + 8, t), (g, t + 4), (g + 8, t + 4);   b   (k t, column g), (t + 4, g)
  *
- * All lanes, at the same line. GPUs before compute capability 8.0 do it in pieces of 8 rows and k = 16; the emulation by shuffles. */
+ * All lanes, at the same line. GPUs before compute capability 8.0 do it in pieces of 8 rows and k = 16; in the emulation each lane sees what all hold. */
 
 #include "kernels/cuda/integer_dot.cuh"
 #include "kernels/cuda/port.cuh"
@@ -65,15 +65,20 @@ DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) 
 
 #else
 
+struct TensorWords {
+    uint32_t upper, lower, b;
+};
+
 DEVICE void tensor_product_16(int32_t *c, uint32_t a0, uint32_t a1, uint32_t b) {
+    EmulatedLanes<TensorWords> lanes = emulated_lanes(TensorWords{a0, a1, b});
     uint32_t row = warp_lane() / 4 * 4, column = warp_lane() % 4 * 8;
     for (uint32_t word = 0; word < 4; word++) {
-        uint32_t upper = warp_shuffle(a0, row + word), lower = warp_shuffle(a1, row + word);
-        uint32_t left = warp_shuffle(b, column + word), right = warp_shuffle(b, column + 4 + word);
-        c[0] = dot4(upper, left, c[0]);
-        c[1] = dot4(upper, right, c[1]);
-        c[2] = dot4(lower, left, c[2]);
-        c[3] = dot4(lower, right, c[3]);
+        TensorWords a = lanes[row + word];
+        uint32_t left = lanes[column + word].b, right = lanes[column + 4 + word].b;
+        c[0] = dot4(a.upper, left, c[0]);
+        c[1] = dot4(a.upper, right, c[1]);
+        c[2] = dot4(a.lower, left, c[2]);
+        c[3] = dot4(a.lower, right, c[3]);
     }
 }
 
@@ -88,14 +93,21 @@ DEVICE float tensor_number(uint32_t bits) {
     return number;
 }
 
+struct TensorFloats {
+    uint32_t a[4], b[2];
+};
+
 /* In rising k. */
 DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) {
+    EmulatedLanes<TensorFloats> lanes =
+        emulated_lanes(TensorFloats{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
     uint32_t row = warp_lane() / 4 * 4, column = warp_lane() % 4 * 8;
     for (uint32_t k = 0; k < 8; k++) {
-        float upper = tensor_number(warp_shuffle(a[k / 4 * 2], row + k % 4));
-        float lower = tensor_number(warp_shuffle(a[k / 4 * 2 + 1], row + k % 4));
-        float left = tensor_number(warp_shuffle(b[k / 4], column + k % 4));
-        float right = tensor_number(warp_shuffle(b[k / 4], column + 4 + k % 4));
+        TensorFloats from = lanes[row + k % 4];
+        float upper = tensor_number(from.a[k / 4 * 2]);
+        float lower = tensor_number(from.a[k / 4 * 2 + 1]);
+        float left = tensor_number(lanes[column + k % 4].b[k / 4]);
+        float right = tensor_number(lanes[column + 4 + k % 4].b[k / 4]);
         c[0] = fused_multiply_add(upper, left, c[0]);
         c[1] = fused_multiply_add(upper, right, c[1]);
         c[2] = fused_multiply_add(lower, left, c[2]);

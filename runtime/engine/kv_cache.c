@@ -458,9 +458,8 @@ Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
     return STATUS_OK;
 }
 
-Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out) {
+Status kv_payload_view(KvCache *cache, const void *payload, const void **out) {
     Device *device = cache->options.device;
-    const uint8_t *payload = kv_payload(cache, device_slot);
     *out = cache->bounce ? cache->bounce : payload;
     if (!cache->bounce) return STATUS_OK;
     TRY(device->copy(device, cache->options.context->stream, cache->bounce, payload,

@@ -84,8 +84,8 @@ static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
            sizeof(SpillHeader);
 }
 
-/* kv_cache.c: the host's view of a block's payload: in place, or a copy that was waited for. */
-Status kv_payload_view(KvCache *cache, uint32_t device_slot, const void **out);
+/* kv_cache.c: the host's view of a pinned block's payload: in place, or a copy that was waited for. */
+Status kv_payload_view(KvCache *cache, const void *payload, const void **out);
 /* kv_cache.c: waits for a transfer, as booked under `cause`; for what is being encoded first, as that pins blocks. */
 void kv_stall(KvCache *cache, Tier cause);
 /* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */

@@ -181,8 +181,7 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
         if (tier_manager_block(cache->manager, id)->form != 0) continue;
         TRY(pin_raw(cache, &id, 1, &pinned));
         const void *block;
-        Status status =
-            kv_payload_view(cache, tier_manager_device_slot(cache->manager, id), &block);
+        Status status = kv_payload_view(cache, cache->pointers[0], &block);
         if (status == STATUS_OK) status = visit(user, shape, block);
         tier_manager_unpin(cache->manager, id);
         TRY(status);

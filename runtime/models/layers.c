@@ -153,13 +153,16 @@ Status layers_attend(Pass *pass, uint32_t layer_index) {
     return status;
 }
 
+/* Rows that lie side by side, which are all of them in a decode step, go in one copy. */
 Status layers_gather_head_rows(Pass *pass, const float *x, float *out) {
     Device *device = pass->model->device;
+    const uint32_t *rows = pass->batch->logit_rows + pass->head_first;
     uint64_t hidden = pass->model->config.hidden_size;
-    for (uint32_t i = 0; i < pass->head_count; i++) {
-        const float *row = x + pass->batch->logit_rows[pass->head_first + i] * hidden;
-        TRY(device->copy(device, pass->context->stream, out + i * hidden, row,
-                         hidden * sizeof(float)));
+    for (uint32_t first = 0, end; first < pass->head_count; first = end) {
+        for (end = first + 1; end < pass->head_count && rows[end] == rows[end - 1] + 1;)
+            end++;
+        TRY(device->copy(device, pass->context->stream, out + first * hidden,
+                         x + rows[first] * hidden, (end - first) * hidden * sizeof(float)));
     }
     return STATUS_OK;
 }

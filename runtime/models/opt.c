@@ -182,26 +182,33 @@ static Status opt_bind(ModelLoader *loader, Model *model) {
 
 /* ---- forward ---- */
 
+/* The position table is one more embedding, whose ids are the positions. */
+static void embed_positions(Pass *pass, float *out) {
+    const Model *model = pass->model;
+    uint64_t hidden = model->config.hidden_size, offset = model->config.position_offset;
+    uint64_t rows = model->position_count - offset;
+    EmbedArgs args = {.table = {.quant = &quant_f32,
+                                .dim_count = 2,
+                                .shape = {rows, hidden, 1, 1},
+                                .data = model->position_embedding + offset * hidden,
+                                .bytes = rows * hidden * sizeof(float)},
+                      .row_end = rows,
+                      .ids = (const int32_t *)pass->batch->positions,
+                      .row_count = pass->batch->row_count,
+                      .out = out,
+                      .out_stride = hidden};
+    pass->kernels->embed(pass->context, &args);
+}
+
 static Status opt_embed(Pass *pass) {
     const Model *model = pass->model;
-    uint64_t hidden = model->config.hidden_size;
     bool projected = model->project_in.data != NULL;
     TRY(layers_embed(pass, projected ? pass->normed : pass->x));
     if (projected)
         layers_project(pass, &model->project_in, NULL, pass->normed, pass->batch->row_count,
                        pass->x);
-    for (uint32_t row = 0; row < pass->batch->row_count; row++) {
-        uint64_t position = pass->batch->positions[row] + model->config.position_offset;
-        ElementwiseArgs args = {.a = pass->x + row * hidden,
-                                .b = model->position_embedding + position * hidden,
-                                .out = pass->x + row * hidden,
-                                .a_stride = hidden,
-                                .b_stride = hidden,
-                                .out_stride = hidden,
-                                .row_count = 1,
-                                .element_count = (uint32_t)hidden};
-        pass->kernels->add(pass->context, &args);
-    }
+    embed_positions(pass, pass->sum);
+    layers_add_residual(pass);
     return STATUS_OK;
 }
 

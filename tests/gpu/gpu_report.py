@@ -20,8 +20,8 @@ GOALS = [
 def steps_read(folder):
     steps = []
     for line in (folder / "steps.tsv").read_text().splitlines():
-        name, status, seconds, command = line.split("\t")
-        steps.append({"name": name, "exit": int(status), "seconds": round(float(seconds), 3), "command": command})
+        name, status, milliseconds, command = line.split("\t")
+        steps.append({"name": name, "exit": int(status), "seconds": int(milliseconds) / 1000, "command": command})
     return steps
 
 

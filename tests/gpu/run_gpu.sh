@@ -84,10 +84,10 @@ mkdir -p "$output"
 : >"$output/steps.tsv"
 while IFS=$'\t' read -r name command; do
   echo "== $name" >&2
-  begin=$(date +%s.%N)
+  begin_ms=$(($(date +%s%N) / 1000000))
   status=0
   bash -c "$command" >"$output/$name.log" 2>&1 </dev/null || status=$?
-  printf '%s\t%s\t%s\t%s\n' "$name" "$status" "$(echo "$(date +%s.%N) - $begin" | bc)" "$command" >>"$output/steps.tsv"
+  printf '%s\t%s\t%s\t%s\n' "$name" "$status" $(($(date +%s%N) / 1000000 - begin_ms)) "$command" >>"$output/steps.tsv"
   case $name in configure | build) [ "$status" = 0 ] || break ;; esac # nothing after it can run
 done < <(plan)
 exec python3 "$root/tests/gpu/gpu_report.py" "$output" --gpus "$(gpus | sort | uniq -c | paste -sd ';')"

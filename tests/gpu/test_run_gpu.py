@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """run_gpu.sh as far as it goes without a GPU: its plan, its refusal, and the report of made-up runs."""
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -53,10 +54,26 @@ def test_refusal():
     expect(refused.returncode == 77 and "no GPU" in refused.stdout, f"exit {refused.returncode} without a GPU: {refused.stdout}")
 
 
+def test_run():
+    """On a node whose tools are made up: a build that fails ends the run, and the report says so."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for name, text in {"nvidia-smi": "echo 'NVIDIA Made Up'", "nvcc": "exit 0", "meson": "echo no such compiler; exit 3"}.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+        done = subprocess.run([HERE / "run_gpu.sh", "--quick", "--output", folder / "report"], capture_output=True, text=True,
+                              env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"})
+        expect(done.returncode == 1, f"a run that cannot build exits with {done.returncode}: {done.stderr}")
+        report = json.loads((folder / "report/report.json").read_text())
+        expect([(s["name"], s["exit"]) for s in report["steps"]] == [("configure", 3)], f"steps: {report['steps']}")
+        expect("NVIDIA Made Up" in report["gpus"], f"the report names the cards: {report['gpus']}")
+        expect("no such compiler" in (folder / "report/configure.log").read_text(), "the log of a step is kept")
+
+
 def report_of(steps, results):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        (folder / "steps.tsv").write_text("".join(f"{n}\t{e}\t1.5\tcommand of {n}\n" for n, e in steps))
+        (folder / "steps.tsv").write_text("".join(f"{n}\t{e}\t1500\tcommand of {n}\n" for n, e in steps))
         for name, result in results.items():
             (folder / name).write_text(json.dumps(result))
         done = run(sys.executable, HERE / "gpu_report.py", folder, "--gpus", "2 H100")
@@ -78,8 +95,7 @@ def test_report():
     expect(not report_of([("build", 0)], results)[1]["goals"], "goals are judged for another model")
 
 
-test_plan()
-test_refusal()
-test_report()
-print(f"{3 - bool(failures)} passed, {int(bool(failures))} failed, 0 skipped")
+for test in (test_plan, test_refusal, test_run, test_report):
+    test()
+print(f"{4 - bool(failures)} passed, {int(bool(failures))} failed, 0 skipped")
 sys.exit(1 if failures else 0)

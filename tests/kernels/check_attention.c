@@ -15,6 +15,8 @@ enum {
     CONTEXT_MAX = 700,
     BLOCKS_MAX = 40, /* of a sequence: five groups */
     ROWS_MAX = 40,   /* of a sequence */
+    HEADS_LARGE = 4,
+    BLOCKS_LARGE = 50, /* different ones, again and again */
 };
 
 typedef struct Sequence {
@@ -493,6 +495,66 @@ static void run_attend_coded(Check *check) {
     attend_round(check, true);
 }
 
+/* More blocks or rows than a backend that works from tables of bounded size takes at a time. */
+typedef struct LargeCase {
+    uint32_t row_count, block_count;
+    KvShape shape;
+} LargeCase;
+
+static AttendCase draw_large(Check *check, const LargeCase *large, AttendRun *out_run) {
+    const KvShape *shape = &large->shape;
+    uint32_t columns = HEADS_LARGE * shape->head_dim;
+    size_t block_halves = kv_block_bytes(shape) / sizeof(uint16_t);
+    uint16_t *memory = check_memory(check, BLOCKS_LARGE * block_halves, sizeof *memory);
+    const void **blocks = check_memory(check, large->block_count, sizeof *blocks);
+    for (size_t i = 0; i < BLOCKS_LARGE; i++)
+        fill_block(check, shape, memory + i * block_halves, shape->block_tokens);
+    for (size_t i = 0; i < large->block_count; i++)
+        blocks[i] = memory + i % BLOCKS_LARGE * block_halves;
+    float *q = check_memory(check, (size_t)large->row_count * columns, sizeof *q);
+    check_fill_normal(check, q, (size_t)large->row_count * columns, 1.0);
+    uint16_t *map = check_memory(check, HEADS_LARGE, sizeof *map);
+    memset(map, 0, HEADS_LARGE * sizeof *map);
+    *out_run = (AttendRun){.row_count = large->row_count,
+                           .position_first = large->block_count * shape->block_tokens,
+                           .block_count = large->block_count,
+                           .blocks = blocks};
+    return (AttendCase){.args = {.shape = *shape,
+                                 .head_count = HEADS_LARGE,
+                                 .kv_head_index = map,
+                                 .scale = 0.5f,
+                                 .q = q,
+                                 .q_stride = columns},
+                        .row_count = large->row_count,
+                        .q_deviation = 1.0};
+}
+
+static State attend_run(Check *check, const Kernels *kernels, const AttendCase *drawn,
+                        const AttendRun *run) {
+    State state = state_new(check, drawn);
+    AttendEdgeArgs edge = edge_args(drawn, &state);
+    KernelContext context = context_for(check, kernels, drawn, 1);
+    kernels->attend_begin(&context, &edge);
+    attend_runs(kernels, &context, drawn, &state, run, 1);
+    kernels->attend_end(&context, &edge);
+    return state;
+}
+
+static void run_attend_large(Check *check) {
+    static const LargeCase cases[] = {{1, 2100, {1, 4, 1}}, {5000, 1, {1, 4, 2}}};
+    if (check->seed % 32 != 1) return; /* slow to emulate */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        AttendRun run;
+        AttendCase drawn = draw_large(check, &cases[i], &run);
+        State state = attend_run(check, check->kernels, &drawn, &run);
+        State expected = attend_run(check, check->reference, &drawn, &run);
+        CheckShape shape = {drawn.row_count * HEADS_LARGE, drawn.args.shape.head_dim,
+                            drawn.args.shape.head_dim};
+        CheckTolerance tolerance = {.absolute = 5.0 * weight_error(&drawn)};
+        check_close(check, "out of a large call", expected.out, state.out, &shape, tolerance);
+    }
+}
+
 /* ---- edges */
 
 static void run_attend_edges(Check *check) {
@@ -698,5 +760,6 @@ const CheckGroup check_attention = {{
     {"attend_end", CHECK_SLOT(attend_end), run_attend_edges, NULL},
     {"attend", CHECK_SLOT(attend), run_attend, bench_attend},
     {"attend_coded", CHECK_SLOT(attend), run_attend_coded, bench_attend_coded},
+    {"attend_large", CHECK_SLOT(attend), run_attend_large, NULL},
     {0},
 }};

@@ -424,6 +424,30 @@ static void run_not_finite(Check *check) {
     }
 }
 
+/* So many rows of so many columns that a backend with bounded scratch takes them in pieces: one seed in 32, for it is slow to
+ * emulate. */
+static void run_many_rows(Check *check) {
+    enum { ROWS = 520, COLUMNS = 8192 };
+    if (check->seed % 32 != 1) return;
+    static const char *const formats[] = {"q8_0", "q4_1", "f32"};
+    const Quant *quant = quant_find(formats[check_below(check, 3)]);
+    MatrixSource source = {
+        .tensor = check_draw_tensor(check, quant, 1, COLUMNS), .row_end = 1, .column_end = COLUMNS};
+    /* rows overlap: each begins a number later */
+    float *x = check_memory(check, ROWS + COLUMNS, sizeof *x);
+    check_fill_normal(check, x, ROWS + COLUMNS, 1.0);
+    MatmulArgs args = {
+        .x = x,
+        .x_stride = 1,
+        .row_count = ROWS,
+        .output_count = 1,
+        .outputs = {{.weights = pack(check, check->kernels, &source), .out_stride = 1}}};
+    MatmulArgs whole = call(check, check->kernels, &args, 0, ROWS, check->thread_count);
+    uint32_t row = ROWS - 1 - check_below(check, 12);
+    MatmulArgs part = call(check, check->kernels, &args, row, ROWS - row, 1);
+    expect_same_rows(check, "the last rows alone", &whole, &part, row);
+}
+
 /* ---- timing ---- */
 
 /* The products of one step of SmolLM2-135M; the layers' weights lie apart, as a model's do, so that they come from memory. */
@@ -532,5 +556,6 @@ static void bench_matmul(Check *check) {
 const CheckGroup check_matmul = {{
     {"matmul", CHECK_SLOT(matmul), run_matmul, bench_matmul},
     {"not_finite", CHECK_SLOT(matmul), run_not_finite, NULL},
+    {"many_rows", CHECK_SLOT(matmul), run_many_rows, NULL},
     {0},
 }};

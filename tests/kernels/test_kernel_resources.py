@@ -28,7 +28,7 @@ def find_nvcc():
 
 
 def release_of(nvcc):
-    return re.search(r"release ([\d.]+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)[1]
+    return re.search(r"release (\d+\.\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)[1]
 
 
 def short(name):
@@ -63,7 +63,7 @@ def table_read():
     for line in lines[1:]:
         words = line.split()
         rows[words[0]] = {c: tuple(map(int, (w + "+0").split("+")[:2])) for c, w in zip(columns, words[1:])}
-    return re.search(r"nvcc ([\d.]+)", TABLE.read_text())[1], rows
+    return re.search(r"nvcc (\d+\.\d+)", TABLE.read_text())[1], rows
 
 
 def table_write(release, found):

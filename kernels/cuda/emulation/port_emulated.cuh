@@ -4,9 +4,8 @@
 /* port.cuh's words for the host's C++ compiler: each does what the GPU would and checks that it may (emulated_grid.h). */
 
 #include <math.h>
-#include <new>
-#include <stdlib.h>
 #include <string.h>
+#include <tuple>
 #include <type_traits>
 
 #include "kernels/cuda/emulation/emulated_device.h"
@@ -23,26 +22,35 @@ static inline Extent3 extent(uint32_t x, uint32_t y = 1, uint32_t z = 1) {
     return Extent3{x, y, z};
 }
 
-/* The arguments of a launch, copied: the kernel runs later. */
-template <class Call> struct EmulatedCall {
-    static void run(const void *call) { (*static_cast<const Call *>(call))(); }
-};
-
-template <class T> static inline void emulated_check_argument(EmulatedArguments *, const T &) {}
 template <class T>
-static inline void emulated_check_argument(EmulatedArguments *check, T *pointer) {
+static inline void emulated_check_argument(const EmulatedArguments *, const T &) {}
+template <class T>
+static inline void emulated_check_argument(const EmulatedArguments *check, T *pointer) {
     emulated_arguments_pointer(check, (const void *)pointer);
 }
 
-template <class Call, class... Arguments>
-static inline void emulated_launch(DeviceStream *stream, EmulatedLaunch launch, const Call &call,
-                                   const Arguments &...arguments) {
-    static_assert(std::is_trivially_copyable<Call>::value, "arguments of a kernel are plain data");
+/* A kernel and its arguments, copied: it runs later. */
+template <class... Parameters> struct EmulatedCall {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> arguments;
+
+    static void run(const void *call) {
+        const EmulatedCall *mine = static_cast<const EmulatedCall *>(call);
+        std::apply(mine->kernel, mine->arguments);
+    }
+};
+
+/* Arguments become the kernel's parameter types here, as in a call. */
+template <class... Parameters>
+static inline void emulated_launch(DeviceStream *stream, EmulatedLaunch launch,
+                                   void (*kernel)(Parameters...),
+                                   std::common_type_t<Parameters>... arguments) {
+    static_assert((std::is_trivially_copyable<Parameters>::value && ...),
+                  "arguments of a kernel are plain data");
     EmulatedArguments check = {stream, launch.kernel, 0};
-    (void)check;
-    int order[] = {0, (emulated_check_argument(&check, arguments), check.index++, 0)...};
-    (void)order;
-    launch.run = EmulatedCall<Call>::run;
+    ((emulated_check_argument(&check, arguments), check.index++), ...);
+    EmulatedCall<Parameters...> call = {kernel, {arguments...}};
+    launch.run = call.run;
     launch.arguments = &call;
     emulated_device_launch(stream, &launch, sizeof call);
 }
@@ -50,44 +58,7 @@ static inline void emulated_launch(DeviceStream *stream, EmulatedLaunch launch, 
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                    \
     emulated_launch(                                                                              \
         stream, EmulatedLaunch{#kernel, grid, block, (uint64_t)(shared_bytes), nullptr, nullptr}, \
-        emulated_bind(kernel, __VA_ARGS__), __VA_ARGS__)
-
-/* kernel(arguments…) as plain data. */
-template <class... Parameters> struct EmulatedBound;
-template <> struct EmulatedBound<> {
-    template <class Kernel, class... Done> void call(Kernel kernel, const Done &...done) const {
-        kernel(done...);
-    }
-};
-template <class First, class... Rest> struct EmulatedBound<First, Rest...> {
-    First first;
-    EmulatedBound<Rest...> rest;
-    template <class Kernel, class... Done> void call(Kernel kernel, const Done &...done) const {
-        rest.call(kernel, done..., first);
-    }
-};
-
-static inline EmulatedBound<> emulated_pack() {
-    return {};
-}
-template <class First, class... Rest>
-static inline EmulatedBound<First, Rest...> emulated_pack(const First &first, const Rest &...rest) {
-    return {first, emulated_pack(rest...)};
-}
-
-template <class... Parameters> struct EmulatedKernelCall {
-    void (*kernel)(Parameters...);
-    EmulatedBound<Parameters...> arguments;
-    void operator()() const { arguments.call(kernel); }
-};
-
-/* Arguments become the kernel's parameter types here, as in a call. */
-template <class... Parameters>
-static inline EmulatedKernelCall<Parameters...>
-emulated_bind(void (*kernel)(Parameters...),
-              typename std::common_type<Parameters>::type... arguments) {
-    return {kernel, emulated_pack<Parameters...>(arguments...)};
-}
+        kernel, __VA_ARGS__)
 
 DEVICE Extent3 thread_index() {
     return emulated_place()->thread_index;
@@ -117,6 +88,20 @@ DEVICE void block_sync(int line = __builtin_LINE()) {
 }
 DEVICE void warp_sync(int line = __builtin_LINE()) {
     emulated_warp_sync(line);
+}
+
+/* What every lane handed over, until the lane's next warp operation: for tensor products, which would be many shuffles. */
+template <class T> struct EmulatedLanes {
+    const uint8_t *all;
+    T operator[](uint32_t lane) const {
+        T theirs;
+        memcpy(&theirs, all + lane * EMULATED_EXCHANGE_BYTES_MAX, sizeof theirs);
+        return theirs;
+    }
+};
+template <class T>
+DEVICE EmulatedLanes<T> emulated_lanes(const T &value, int line = __builtin_LINE()) {
+    return {emulated_warp_exchange("a tensor product", line, &value, sizeof value)};
 }
 
 template <class T> DEVICE T emulated_from_lane(const char *what, int line, T value, uint32_t lane) {

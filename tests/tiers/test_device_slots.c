@@ -1,0 +1,213 @@
+/* The mover with a device that the host cannot touch: blocks come back as they went, by way of the host's memory and of fewer buffers
+ * than transfers; wrong bytes never reach the device; buffers that stuck I/O holds make transfers fail, not wait. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/emulation/emulated_device.h"
+#include "runtime/base/random.h"
+#include "tiers/mover.h"
+#include "tiers/spill_file.h"
+#include "tiers/spill_header.h"
+
+enum { SLOTS = 8, SLOT_BYTES = 8192, PAYLOAD = 5000, TRANSFERS = 8, BUFFERS = 2 };
+enum { IO_TIMEOUT_NS = 200000000 };
+
+typedef struct Fixture {
+    Device *device;
+    DeviceStream *stream;
+    uint8_t *device_memory, *host_memory,
+        *block; /* [SLOTS][SLOT_BYTES], pinned ones but the first */
+    DeviceSlots *slots;
+    SpillFile file;
+    RingFile ring_file;
+    IoFaultPlan faults;
+    Mover *mover;
+} Fixture;
+
+static void *take(Fixture *fixture, MemoryPlace place, uint64_t bytes) {
+    void *memory;
+    assert_int_equal(fixture->device->memory_take(fixture->device, place, bytes, "test", &memory),
+                     STATUS_OK);
+    return memory;
+}
+
+static void open_mover(Fixture *fixture) {
+    const MoverOptions options = {.slots = {NULL, fixture->host_memory},
+                                  .device_slots = fixture->slots,
+                                  .slot_bytes = SLOT_BYTES,
+                                  .payload_bytes = PAYLOAD,
+                                  .ring = {.engine = "threads",
+                                           .files = &fixture->ring_file,
+                                           .file_count = 1,
+                                           .depth = 4,
+                                           .queue_count = TRANSFERS,
+                                           .local_ranks = 1,
+                                           .faults = &fixture->faults},
+                                  .io_timeout_ns = IO_TIMEOUT_NS,
+                                  .transfers_max = TRANSFERS};
+    assert_int_equal(mover_create(&fixture->mover, &options), STATUS_OK);
+}
+
+static void open_fixture(Fixture *fixture, const char *fault) {
+    *fixture = (Fixture){0};
+    const EmulatedDeviceOptions options = {.seed = 7, .memory_bytes = 1 << 20};
+    assert_int_equal(emulated_device_open(&fixture->device, &options), STATUS_OK);
+    assert_int_equal(
+        fixture->device->stream_create(fixture->device, STREAM_COMPUTE, &fixture->stream),
+        STATUS_OK);
+    fixture->device_memory = take(fixture, MEMORY_DEVICE, SLOTS * SLOT_BYTES);
+    fixture->host_memory = take(fixture, MEMORY_HOST, SLOTS * SLOT_BYTES);
+    fixture->block = take(fixture, MEMORY_HOST, PAYLOAD);
+    const DeviceSlotsOptions slots = {.device = fixture->device,
+                                      .slots = fixture->device_memory,
+                                      .slot_bytes = SLOT_BYTES,
+                                      .payload_bytes = PAYLOAD,
+                                      .buffer_count = BUFFERS};
+    assert_int_equal(device_slots_create(&fixture->slots, &slots), STATUS_OK);
+    const SpillFileOptions file = {.directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp",
+                                   .bytes = SLOTS * SLOT_BYTES};
+    assert_int_equal(spill_file_open(&fixture->file, &file), STATUS_OK);
+    fixture->ring_file = (RingFile){fixture->file.descriptor, fixture->file.alignment_bytes};
+    if (fault) assert_int_equal(io_fault_add(&fixture->faults, fault), STATUS_OK);
+    open_mover(fixture);
+}
+
+static void close_fixture(Fixture *fixture) {
+    assert_true(mover_destroy(fixture->mover));
+    device_slots_destroy(fixture->slots);
+    spill_file_close(&fixture->file);
+    fixture->device->close(fixture->device);
+}
+
+/* ---- blocks on the device */
+
+static void copy(Fixture *fixture, void *destination, const void *source) {
+    Device *device = fixture->device;
+    assert_int_equal(device->copy(device, fixture->stream, destination, source, PAYLOAD),
+                     STATUS_OK);
+    assert_int_equal(device->stream_wait(device, fixture->stream), STATUS_OK);
+}
+
+static uint8_t *device_payload(const Fixture *fixture, uint32_t slot) {
+    return fixture->device_memory + slot * SLOT_BYTES + sizeof(SpillHeader);
+}
+
+static void fill(Fixture *fixture, uint32_t slot, uint64_t block) {
+    Random random = {.key = block};
+    for (uint32_t i = 0; i < PAYLOAD; i++)
+        fixture->block[i] = (uint8_t)random_u64(&random);
+    copy(fixture, device_payload(fixture, slot), fixture->block);
+}
+
+static bool holds(Fixture *fixture, uint32_t slot, uint64_t block) {
+    Random random = {.key = block};
+    bool same = true;
+    copy(fixture, fixture->block, device_payload(fixture, slot));
+    for (uint32_t i = 0; i < PAYLOAD; i++)
+        same &= fixture->block[i] == (uint8_t)random_u64(&random);
+    return same;
+}
+
+/* ---- transfers */
+
+static void submit(Fixture *fixture, uint64_t block, Tier from, uint32_t from_slot, Tier to,
+                   uint32_t to_slot) {
+    const MoverJob job = {.transfer = {.id = (uint32_t)block,
+                                       .generation = 1,
+                                       .from = from,
+                                       .from_slot = from_slot,
+                                       .to = to,
+                                       .to_slot = to_slot},
+                          .identity = {.words = {block}}};
+    assert_int_equal(mover_submit(fixture->mover, &job), STATUS_OK);
+}
+
+static MoverDone next_done(Fixture *fixture) {
+    MoverDone done;
+    while (mover_collect(fixture->mover, &done, 1, 1000000000) == 0)
+        ;
+    return done;
+}
+
+static TransferResult move(Fixture *fixture, uint64_t block, Tier from, uint32_t from_slot, Tier to,
+                           uint32_t to_slot) {
+    submit(fixture, block, from, from_slot, to, to_slot);
+    return next_done(fixture).result;
+}
+
+static void expect_all(Fixture *fixture, uint32_t count, TransferResult result) {
+    for (uint32_t i = 0; i < count; i++)
+        assert_int_equal(next_done(fixture).result, result);
+}
+
+static void blocks_come_back(void **state) {
+    (void)state;
+    static const Tier lower[] = {TIER_HOST, TIER_NVME};
+    Fixture fixture;
+    open_fixture(&fixture, NULL);
+    for (int t = 0; t < 2; t++) {
+        for (uint32_t i = 0; i < SLOTS; i++)
+            fill(&fixture, i, 10 + i);
+        for (uint32_t i = 0; i < SLOTS; i++)
+            submit(&fixture, 10 + i, TIER_DEVICE, i, lower[t], SLOTS - 1 - i);
+        expect_all(&fixture, SLOTS, TRANSFER_OK);
+        for (uint32_t i = 0; i < SLOTS; i++)
+            fill(&fixture, i, 99);
+        for (uint32_t i = 0; i < SLOTS; i++)
+            submit(&fixture, 10 + i, lower[t], SLOTS - 1 - i, TIER_DEVICE, i);
+        expect_all(&fixture, SLOTS, TRANSFER_OK);
+        for (uint32_t i = 0; i < SLOTS; i++)
+            assert_true(holds(&fixture, i, 10 + i));
+    }
+    close_fixture(&fixture);
+}
+
+static void wrong_bytes_stay_below(void **state) {
+    (void)state;
+    static const Tier lower[] = {TIER_HOST, TIER_NVME};
+    Fixture fixture;
+    open_fixture(&fixture, "io.write:torn");
+    for (int t = 0; t < 2; t++) {
+        fill(&fixture, 0, 5);
+        fill(&fixture, 1, 6);
+        assert_int_equal(move(&fixture, 5, TIER_DEVICE, 0, lower[t], 3), TRANSFER_OK);
+        fixture.host_memory[3 * SLOT_BYTES + 100] ^= 1;
+        assert_int_equal(move(&fixture, 5, lower[t], 3, TIER_DEVICE, 1), TRANSFER_CORRUPT);
+        assert_true(holds(&fixture, 1, 6));
+    }
+    close_fixture(&fixture);
+}
+
+static void stuck_writes_hold_their_buffers(void **state) {
+    (void)state;
+    Fixture fixture;
+    open_fixture(&fixture, "io.write:stuck:after=1,count=2,ms=2500");
+    fill(&fixture, 0, 5);
+    assert_int_equal(move(&fixture, 5, TIER_DEVICE, 0, TIER_NVME, 4), TRANSFER_OK);
+    for (uint32_t i = 0; i < BUFFERS; i++)
+        submit(&fixture, 6 + i, TIER_DEVICE, 0, TIER_NVME, i);
+    expect_all(&fixture, BUFFERS, TRANSFER_LATE);
+    assert_int_equal(move(&fixture, 5, TIER_DEVICE, 0, TIER_NVME, 5), TRANSFER_NO_SPACE);
+    assert_int_equal(move(&fixture, 5, TIER_NVME, 4, TIER_DEVICE, 1), TRANSFER_FAILED);
+    assert_int_equal(move(&fixture, 5, TIER_DEVICE, 0, TIER_HOST, 1), TRANSFER_OK);
+    expect_all(&fixture, BUFFERS, TRANSFER_OK);
+    assert_int_equal(move(&fixture, 5, TIER_NVME, 4, TIER_DEVICE, 1), TRANSFER_OK);
+    assert_true(holds(&fixture, 1, 5));
+    close_fixture(&fixture);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(blocks_come_back),
+        cmocka_unit_test(wrong_bytes_stay_below),
+        cmocka_unit_test(stuck_writes_hold_their_buffers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
