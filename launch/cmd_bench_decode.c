@@ -133,6 +133,11 @@ static void print_figures(const Session *session, const BenchDecodeTimes *times,
     printf("contexts ready after        %.2f s\n", times->seconds_before);
     printf("decode                      %.2f tok/s, %.2f by the median step\n",
            figures->tokens_per_second, figures->median_tokens_per_second);
+    if (session->plan_predicts)
+        printf("predicted                   %.2f tok/s, %+.0f %% off, bound by %s\n",
+               session->plan.cost.decode_rate,
+               100 * (session->plan.cost.decode_rate / figures->tokens_per_second - 1),
+               plan_bottleneck_name(&session->plan.cost));
     printf("step                        %.2f ms, CPU %.2f ms of %u threads and the tier thread\n",
            figures->step_seconds * 1e3, figures->cpu_step_seconds * 1e3, session->ranks.threads);
     bench_print_weights(session);

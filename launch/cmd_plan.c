@@ -57,6 +57,12 @@ static Status read_shape(Plan *plan) {
 
 /* ---- the plan ---- */
 
+static Status look_for_nearest(Plan *plan) {
+    plan->looked_for_nearest = true;
+    return plan_nearest(&plan->shape, &plan->machine, &plan->work, &plan->choice.placement,
+                        &plan->nearest);
+}
+
 static Status cost_given(Plan *plan, const double *percent) {
     PlanPlacement *placement = &plan->choice.placement;
     const PlanFreedom *limits = &plan->limits;
@@ -68,9 +74,7 @@ static Status cost_given(Plan *plan, const double *percent) {
                                  .rows = (uint32_t)plan->settings->max_num_batched_tokens};
     memcpy(placement->percent, percent, sizeof placement->percent);
     TRY(plan_cost(&plan->shape, &plan->machine, &plan->work, placement, &plan->choice.cost));
-    if (plan->choice.cost.fits) return STATUS_OK;
-    plan->looked_for_nearest = true;
-    return plan_nearest(&plan->shape, &plan->machine, &plan->work, placement, &plan->nearest);
+    return plan->choice.cost.fits ? STATUS_OK : look_for_nearest(plan);
 }
 
 /* With the codec that was chosen. */
@@ -114,7 +118,7 @@ static Status search_all(Plan *plan) {
         if (plan->other_count == 1 || (own->cost.fits && !found) || better) plan->choice = *own;
         found |= own->cost.fits;
     }
-    return found ? look_for_gains(plan) : STATUS_OK;
+    return found ? look_for_gains(plan) : look_for_nearest(plan);
 }
 
 /* ---- telling ---- */

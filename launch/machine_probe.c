@@ -135,6 +135,7 @@ static Status set_sizes(const MachineProbeOptions *options, PlanMachine *machine
     if (limit > 0 && limit < machine->host_bytes) machine->host_bytes = limit;
     machine->host_bytes *= 1 - spare_share;
     machine->host_bytes -= program_bytes * ranks;
+    if (machine->host_bytes < 0) machine->host_bytes = 0;
     machine->disk_bytes = free_disk_bytes(options);
     machine->peer_rate = machine->copy_rate / 2; /* written by one, read by the other */
     machine->peer_seconds = collective_seconds;

@@ -164,19 +164,24 @@ static void print_speed(const PlanCost *cost, FILE *out) {
 
 static void print_tiers(const PlanReport *report, FILE *out) {
     const PlanCost *cost = &report->choice->cost;
-    fprintf(out, "\n%-8s %11s %9s %9s %9s %9s %9s %14s %12s %12s\n", "a rank", "GiB there",
-            "needed", "weights", "KV", "staging", "other", "weights MB", "KV read MB",
-            "KV write MB");
+    double all = 0;
+    for (int tier = 0; tier < TIER_COUNT; tier++)
+        all += cost->needs[tier].total;
+    double unit = all < gib ? gib / 1024 : gib;
+    fprintf(out, "\n%-8s %11s %9s %9s %9s %9s %9s %14s %12s %12s\n", "a rank",
+            all < gib ? "MiB there" : "GiB there", "needed", "weights", "KV", "staging", "other",
+            "weights MB", "KV read MB", "KV write MB");
     fprintf(out, "%-8s %11s %9s %9s %9s %9s %9s %14s %12s %12s\n", "", "", "", "", "", "", "",
             "a step", "a step", "a step");
     for (int tier = 0; tier < TIER_COUNT; tier++) {
         const PlanNeed *need = &cost->needs[tier];
-        if (need->capacity <= 0 && need->total <= 0) continue;
+        bool same = report->machine->unified && tier == TIER_HOST; /* memory as the device's */
+        if (need->total <= 0 && (same || need->capacity <= 0)) continue;
         fprintf(out, "%-8s %11.2f %9.2f %9.2f %9.2f %9.2f %9.2f %14.1f %12.1f %12.1f\n",
-                tier_name((Tier)tier), need->capacity / gib, need->total / gib, need->weights / gib,
-                need->cache / gib, need->staging / gib, (need->activations + need->other) / gib,
-                cost->decode.weights_read[tier] / 1e6, cost->decode.kv_read[tier] / 1e6,
-                cost->decode.kv_written[tier] / 1e6);
+                tier_name((Tier)tier), need->capacity / unit, need->total / unit,
+                need->weights / unit, need->cache / unit, need->staging / unit,
+                (need->activations + need->other) / unit, cost->decode.weights_read[tier] / 1e6,
+                cost->decode.kv_read[tier] / 1e6, cost->decode.kv_written[tier] / 1e6);
     }
     fprintf(out, "\n%.4g KB of keys and values a token, %.4g KB as f16\n",
             cost->kv_token_bytes / 1e3, plan_shape_kv_bytes(report->shape) / 1e3);

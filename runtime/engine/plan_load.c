@@ -174,12 +174,12 @@ void plan_add_needs(const PlanLoad *load, PlanCost *out) {
 
 static void refuse(PlanCost *out, Tier tier) {
     const PlanNeed *need = &out->needs[tier];
-    const double gib = 1 << 30;
+    const double mib = 1 << 20;
     snprintf(out->refusal, sizeof out->refusal,
-             "%s: %.2f GiB a rank are needed (weights %.2f, keys and values %.2f, staging %.2f, "
-             "activations %.2f, other %.2f), %.2f are there",
-             tier_name(tier), need->total / gib, need->weights / gib, need->cache / gib,
-             need->staging / gib, need->activations / gib, need->other / gib, need->capacity / gib);
+             "%s: %.1f MiB a rank are needed (weights %.1f, keys and values %.1f, staging %.1f, "
+             "activations %.1f, other %.1f), %.1f are there",
+             tier_name(tier), need->total / mib, need->weights / mib, need->cache / mib,
+             need->staging / mib, need->activations / mib, need->other / mib, need->capacity / mib);
 }
 
 bool plan_check_fit(const PlanLoad *load, PlanCost *out) {

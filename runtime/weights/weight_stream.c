@@ -42,7 +42,9 @@ static Status plan_slots(WeightStream *stream) {
         stream->first_slot[layer] = stream->slot_count;
         stream->slot_count += (uint32_t)divide_up(stream->layer_bytes[layer], stream->chunk_bytes);
     }
-    stream->depth = options->io_depth ? options->io_depth : ring_depth_auto(stream->chunk_bytes);
+    /* twice what keeps a disk busy: the kernels' threads have the cores, and this one comes late */
+    stream->depth =
+        options->io_depth ? options->io_depth : 2 * ring_depth_auto(stream->chunk_bytes);
     stream->in_flight_max = UINT64_MAX;
     return memory_take((void **)&stream->checksums, stream->slot_count, sizeof(uint64_t),
                        "weight stream");

@@ -24,7 +24,7 @@ SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct WeightStream WeightStream;
 
-enum { WEIGHT_FRAMES = 2, WEIGHT_CHUNK_BYTES_MAX = 1 << 20 };
+enum { WEIGHT_FRAMES = 3, WEIGHT_CHUNK_BYTES_MAX = 1 << 20 };
 
 typedef struct WeightStreamOptions {
     Device *device;

@@ -78,7 +78,12 @@ def test_what_does_not_fit(folder):
     path = folder / "small.json"
     path.write_text(json.dumps(small))
     done = run("plan", "opt-30b", "--machine", path, rc=65)
-    assert "does not fit: device" in done.stdout and "error[E-PLACEMENT]" in done.stderr, done
+    assert "does not fit: device" in done.stdout and "the nearest that fits: there is none" in done.stdout
+    small["device"]["bytes"], small["host"]["bytes"], small["disk"]["bytes"] = 4e9, 8e9, 40e9
+    path.write_text(json.dumps(small))
+    fewer = json.loads(run("plan", "opt-30b", "--machine", path, "--batch", "64", "--max-num-seqs", "64", "--json", rc=65).stdout)
+    assert fewer["nearest"]["sequences"] == 32 and fewer["refusal"].startswith("nvme: "), fewer
+    assert "error[E-PLACEMENT]" in done.stderr, done
 
 
 def test_refusals(folder):
@@ -135,14 +140,19 @@ def test_this_machine(folder):
     assert "measuring" not in run("plan", *asked, cache=cache).stderr
     kept = list((cache / "spillway").iterdir())
     assert len(kept) == 1 and json.loads(kept[0].read_text())["disk"]["read_bytes_per_second"] > 0
+    assert "error[E-PLACEMENT]: device" in run("plan", *asked, "--memory-limit", "129MiB", rc=65, cache=cache).stderr
+    limited = plan(*asked, "--memory-limit", "134MiB", cache=cache)
+    assert limited["placement"] != [100, 0, 100, 0, 100, 0] == plan(*asked, "--memory-limit", "1GiB", cache=cache)["placement"]
     for placement in ("100,0,40,0,100,0", "100,0,0,100,100,0", "100,0,20,30,100,0", "40,20,50,0,100,0"):
         planned = plan(*asked, "--placement", placement, cache=cache)
         done, measured, summary = bench(folder, placement, cache)
-        assert summary["plan"]["placement"] == planned["placement"] and "decode" in done.stderr
+        assert summary["plan"]["placement"] == planned["placement"] and "tok/s predicted" in done.stderr
+        predicted = summary["plan"]["decode_tokens_per_second"]
+        assert f"predicted                   {predicted:.2f} tok/s" in done.stdout, done.stdout
         assert summary["plan"]["decode_tokens_per_second"] > 0
         told = sum(planned["tiers"][tier]["kv_read_bytes_a_step"] for tier in ("host", "nvme"))
         moved = sum(measured["tiers"][tier]["read_bytes_a_step"] for tier in ("host", "nvme"))
-        assert told > 0 and abs(moved / told - 1) < 0.15, (placement, told, moved)
+        assert told > 0 and -0.05 < moved / told - 1 < 0.3, (placement, told, moved)  # staging takes up to a quarter of the device
         told = planned["tiers"]["nvme"]["weights_read_bytes_a_step"]
         moved = measured["weights"]["read_bytes_a_step"]
         assert abs(moved - told) <= 0.2 * told, (placement, told, moved)  # matrices stay whole
