@@ -5,7 +5,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$root/build
 
-packages=(gcc libc6-dev pkg-config meson ninja-build python3 python3-pip ca-certificates
+packages=(gcc g++ libc6-dev pkg-config meson ninja-build python3 python3-pip ca-certificates
   libopenmpi-dev openmpi-bin libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libhwloc-dev
   libxxhash-dev liburing-dev libssl-dev libcmocka-dev)
 

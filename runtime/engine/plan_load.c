@@ -79,6 +79,10 @@ static void divide_cache(PlanLoad *load, PlanCost *out) {
     memcpy(load->input.bytes, out->kv_bytes, sizeof out->kv_bytes);
 }
 
+double plan_layers_staged(const PlanLoad *load) {
+    return load->machine->unified ? WEIGHT_FRAMES : 2;
+}
+
 /* As kv_cache_open.c has it: what is attended and what is in the kernel, twice. */
 double plan_staging_least(const PlanLoad *load) {
     uint32_t depth = ring_depth_auto(load->layout.slot_bytes);
@@ -151,14 +155,14 @@ void plan_add_needs(const PlanLoad *load, PlanCost *out) {
              *disk = &out->needs[TIER_NVME];
     double from_host = machine->unified ? 0 : plan_streamed_bytes(load, PLAN_WEIGHTS_HOST);
     device->staging =
-        PLAN_LAYERS_STAGED * (from_host + plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE));
+        plan_layers_staged(load) * (from_host + plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE));
     device->activations = activation_bytes(load);
     device->other = load->share.vocab * load->shape->head.bytes;
     *(machine->unified ? &device->other : &host->other) += load->shape->other_bytes;
     if (!machine->unified && out->kv_bytes[TIER_HOST] == 0 && out->kv_bytes[TIER_NVME] > 0)
         host->staging = (double)load->budget.bounce_slots * (double)load->layout.slot_bytes;
     if (!machine->unified)
-        host->staging += PLAN_LAYERS_STAGED * plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE);
+        host->staging += plan_layers_staged(load) * plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE);
     device->capacity =
         machine->unified ? machine->host_bytes / load->node_ranks : machine->device_bytes;
     host->capacity = machine->host_bytes / load->node_ranks;

@@ -5,10 +5,9 @@
  * it takes (plan_step.c). Private to them. */
 
 #include "runtime/engine/plan_cost.h"
+#include "runtime/weights/weight_stream.h"
 
 SPILLWAY_EXTERN_C_BEGIN
-
-enum { PLAN_LAYERS_STAGED = 2 }; /* of streamed weights: one is used, one arrives */
 
 typedef struct PlanLoad {
     const PlanShape *shape;
@@ -59,6 +58,9 @@ void plan_decode_step(const PlanLoad *load, PlanStep *step);
 double plan_staging_of(const PlanLoad *load, const PlanStep *step);
 double plan_rows_of_pass(const PlanLoad *load); /* that one pass over the layers works on */
 void plan_prompt_pass(const PlanLoad *load, double rows, PlanStep *step);
+
+/* Streamed layers that memory holds at once: the frames of a WeightStream; beside a device of its own one is used and one arrives. */
+double plan_layers_staged(const PlanLoad *load);
 
 SPILLWAY_EXTERN_C_END
 

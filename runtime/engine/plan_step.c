@@ -131,10 +131,10 @@ static void add_decode_traffic(const PlanLoad *load, double context, PlanStep *s
     add_below(load, travelling + sealed, step->kv_written);
 }
 
-/* Two layers that stream find the frames of the last pass. */
+/* Layers that all find a frame are still there from the last pass. */
 static void add_weight_traffic(const PlanLoad *load, PlanStep *step) {
     double layers = load->shape->layer_count;
-    if (layers <= PLAN_LAYERS_STAGED) {
+    if (layers <= plan_layers_staged(load)) {
         step->weights_read[TIER_DEVICE] = layers * load->weight_bytes;
         return;
     }

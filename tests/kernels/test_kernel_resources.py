@@ -19,7 +19,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TABLE = HERE / "kernel_resources.txt"
 ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
-FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra", "-Xptxas", "-v"]
+FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xcompiler",
+         "-Wall,-Wextra,-fno-threadsafe-statics,-fno-exceptions", "-Xptxas", "-v"]
 REGISTER_ALLOWANCE = 8
 
 

@@ -13,6 +13,7 @@
 
 #include "runtime/base/random.h"
 #include "runtime/engine/planner.h"
+#include "runtime/weights/weight_stream.h"
 
 static const double gib = 1 << 30;
 
@@ -152,7 +153,7 @@ static void weights_stream(void **state) {
     machine.unified = true; /* then host memory is used where it lies */
     cost = cost_of(&shape, &machine, &work, &placement);
     near(cost.decode.activity[PLAN_TO_DEVICE], 0);
-    near(cost.needs[TIER_DEVICE].staging, 2 * 2e6);
+    near(cost.needs[TIER_DEVICE].staging, WEIGHT_FRAMES * 2e6);
 }
 
 static void ranks_share(void **state) {

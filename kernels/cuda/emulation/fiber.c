@@ -10,6 +10,7 @@
 #include "runtime/base/invariant.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
@@ -125,7 +126,19 @@ static void fiber_main(void) {
     }
 }
 
+/* A fiber that was forgotten, or that only waits for more work, never left its frames: what the address sanitizer marked in them
+ * would outlive the stack. */
+static void forget_frames(uint8_t *stack, size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(stack, bytes);
+#else
+    (void)stack;
+    (void)bytes;
+#endif
+}
+
 static void fiber_prepare(Fiber *fiber) {
+    forget_frames(fiber->stack, STACK_BYTES);
 #if defined(__SANITIZE_THREAD__)
     if (!fiber->thread_state) fiber->thread_state = __tsan_create_fiber(0); /* dear: as needed */
 #endif
@@ -201,6 +214,7 @@ void fiber_pool_destroy(FiberPool *pool) {
     for (uint32_t i = 0; i < pool->fiber_count; i++)
         if (pool->fibers[i].thread_state) __tsan_destroy_fiber(pool->fibers[i].thread_state);
 #endif
+    forget_frames(pool->stacks, pool->stacks_bytes);
     munmap(pool->stacks, pool->stacks_bytes);
     free(pool);
 }
