@@ -70,11 +70,27 @@ typedef struct SlotRow {
     { #name, offsetof(Kernels, name) }
 
 static const SlotRow slot_rows[] = {
-    SLOT(scratch_bytes), SLOT(context_open), SLOT(context_close), SLOT(kv_encode_blocks),
-    SLOT(matrix_bytes),  SLOT(matrix_pack),  SLOT(matmul),        SLOT(rms_norm),
-    SLOT(layer_norm),    SLOT(rope),         SLOT(embed),         SLOT(kv_store),
-    SLOT(attend_begin),  SLOT(attend),       SLOT(attend_end),    SLOT(kv_encode),
-    SLOT(kv_decode),     SLOT(add),          SLOT(silu_multiply), SLOT(relu),
+    SLOT(scratch_bytes),
+    SLOT(context_open),
+    SLOT(context_close),
+    SLOT(kv_encode_blocks),
+    SLOT(matrix_bytes),
+    SLOT(matrix_pack),
+    SLOT(matrix_describe),
+    SLOT(matmul),
+    SLOT(rms_norm),
+    SLOT(layer_norm),
+    SLOT(rope),
+    SLOT(embed),
+    SLOT(kv_store),
+    SLOT(attend_begin),
+    SLOT(attend),
+    SLOT(attend_end),
+    SLOT(kv_encode),
+    SLOT(kv_decode),
+    SLOT(add),
+    SLOT(silu_multiply),
+    SLOT(relu),
 };
 
 enum { SLOT_COUNT = sizeof slot_rows / sizeof slot_rows[0] };

@@ -218,6 +218,8 @@ typedef struct Kernels {
     uint64_t (*matrix_bytes)(const MatrixSource *source);
     void (*matrix_pack)(const KernelContext *context, const MatrixSource *source, void *memory,
                         Matrix *out);
+    /* The view that matrix_pack would make, without data: for bytes that this backend packed before. */
+    void (*matrix_describe)(const MatrixSource *source, Matrix *out);
     void (*matmul)(const KernelContext *context, const MatmulArgs *args);
 
     void (*rms_norm)(const KernelContext *context, const NormArgs *args);

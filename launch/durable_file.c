@@ -45,6 +45,22 @@ Status durable_folder_sync(const char *path_in_folder) {
     return status;
 }
 
+Status durable_write_at(int descriptor, const char *path, const void *bytes, size_t size,
+                        uint64_t offset) {
+    const char *from = bytes;
+    while (size > 0) {
+        ssize_t written = pwrite(descriptor, from, size, (off_t)offset);
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0)
+            FAIL(OUTPUT_WRITE, "\"%s\": %s at offset %" PRIu64, path,
+                 written < 0 ? strerror(errno) : "nothing written", offset);
+        from += written;
+        offset += (uint64_t)written;
+        size -= (size_t)written;
+    }
+    return STATUS_OK;
+}
+
 static int write_new(const char *path, const void *bytes, size_t size) {
     int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (descriptor < 0) return errno;

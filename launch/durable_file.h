@@ -15,6 +15,10 @@ SPILLWAY_EXTERN_C_BEGIN
 /* Writes path.new, syncs it, renames it to path and syncs the folder. */
 Status durable_file_replace(const char *path, const void *bytes, size_t size);
 
+/* All of it at an offset; path is for the error. */
+Status durable_write_at(int descriptor, const char *path, const void *bytes, size_t size,
+                        uint64_t offset);
+
 Status durable_folder_sync(const char *path_in_folder);
 
 typedef struct DurableLog {

@@ -42,14 +42,14 @@ static void processor_name(char *out, size_t out_bytes) {
     if (file) fclose(file);
 }
 
-static uint32_t core_count(void) {
+uint32_t machine_core_count(void) {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
     return (uint32_t)CPU_COUNT(&set);
 }
 
 static uint32_t thread_count(const MachineProbeOptions *options) {
-    uint32_t ranks = options->rank_count / options->node_count, cores = core_count();
+    uint32_t ranks = options->rank_count / options->node_count, cores = machine_core_count();
     if (options->thread_count > 0) return options->thread_count;
     return cores > ranks ? cores / ranks : 1;
 }
@@ -61,7 +61,7 @@ static void describe(const MachineProbeOptions *options, char out[KEY_BYTES]) {
     if (options->directory_count > 0) (void)stat(options->directories[0], &folder);
     snprintf(out, KEY_BYTES,
              "probe %d: %s, %u cores, kernels %s, %u threads, disk %" PRIx64 " by %s, depth %u",
-             PROBE_FORM, name, core_count(), options->cpu_isa, thread_count(options),
+             PROBE_FORM, name, machine_core_count(), options->cpu_isa, thread_count(options),
              (uint64_t)folder.st_dev, options->io_engine, options->io_depth);
 }
 
@@ -83,7 +83,7 @@ static Status measure(const MachineProbeOptions *options, PlanMachine *out) {
                            .node_count = 1,
                            .unified = true,
                            .thread_count = thread_count(options),
-                           .core_count = core_count(),
+                           .core_count = machine_core_count(),
                            .host_bytes = (double)machine_available_bytes()};
     log_note("measuring this machine for the planner: some seconds, once");
     describe(options, machine.note);

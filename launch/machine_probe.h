@@ -26,6 +26,9 @@ typedef struct MachineProbeOptions {
  * logged: only_kept, and nothing is. */
 Status machine_probe(const MachineProbeOptions *options, PlanMachine *out);
 
+/* That this process may use. */
+uint32_t machine_core_count(void);
+
 /* Where the speeds are kept. False: there is no such folder. */
 bool machine_probe_path(const MachineProbeOptions *options, char *out, size_t out_bytes);
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "launch/durable_file.h"
 #include "launch/whole_file.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
@@ -15,21 +16,6 @@
 enum { NPY_HEADER_BYTES = 128, NPY_MAGIC_BYTES = 6 };
 
 #define NPY_FILE_BYTES_MAX (8ull << 30)
-
-static Status write_at(const NpyFile *file, const void *bytes, size_t size, uint64_t offset) {
-    const char *from = bytes;
-    while (size > 0) {
-        ssize_t written = pwrite(file->descriptor, from, size, (off_t)offset);
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0)
-            FAIL(OUTPUT_WRITE, "\"%s\": %s at offset %" PRIu64, file->partial,
-                 written < 0 ? strerror(errno) : "nothing written", offset);
-        from += written;
-        offset += (uint64_t)written;
-        size -= (size_t)written;
-    }
-    return STATUS_OK;
-}
 
 /* Magic, version 1.0, length, and a Python literal padded with blanks up to a line end. */
 static Status write_header(const NpyFile *file, const NpyShape *shape) {
@@ -44,7 +30,7 @@ static Status write_header(const NpyFile *file, const NpyShape *shape) {
                      shape->dim_count == 1 ? "," : "");
     memset(header + used, ' ', NPY_HEADER_BYTES - (size_t)used);
     header[NPY_HEADER_BYTES - 1] = '\n';
-    return write_at(file, header, NPY_HEADER_BYTES, 0);
+    return durable_write_at(file->descriptor, file->partial, header, NPY_HEADER_BYTES, 0);
 }
 
 Status npy_create(NpyFile *out, const char *path, const NpyShape *shape) {
@@ -69,7 +55,8 @@ Status npy_create(NpyFile *out, const char *path, const NpyShape *shape) {
 
 Status npy_write_row(NpyFile *file, uint64_t row, const float *values) {
     uint64_t bytes = file->column_count * sizeof *values;
-    return write_at(file, values, bytes, NPY_HEADER_BYTES + row * bytes);
+    return durable_write_at(file->descriptor, file->partial, values, bytes,
+                            NPY_HEADER_BYTES + row * bytes);
 }
 
 Status npy_finish(NpyFile *file) {

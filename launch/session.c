@@ -154,6 +154,7 @@ static void add_weight_options(const Session *session, EngineOptions *options) {
     memcpy(options->weight_per_cent, sizes->per_cent, sizeof options->weight_per_cent);
     options->weight_nvme_dirs = sizes->nvme_dirs;
     options->weight_nvme_dir_count = sizes->nvme_dir_count;
+    options->packed_weights = session->settings->packed_weights;
     options->memory_limit_bytes = sizes->memory_limit_bytes;
 }
 

@@ -413,6 +413,14 @@ static const OptionRow rows[] = {
      .help = "folder on a disk for layers that stream; several are striped; without one those of "
              "--kv-nvme-dir",
      AT(weights_nvme_dir)},
+    {.name = "packed-weights",
+     .type = OPTION_STRING,
+     .value_name = "FILE",
+     .group = "model",
+     .help =
+         "layers that `convert` packed before, for the same model, ranks and kernels: nothing is "
+         "packed, and what streams is read from there",
+     AT(packed_weights)},
     {.name = "memory-limit",
      .type = OPTION_SIZE,
      .value_name = "SIZE",

@@ -43,6 +43,7 @@ typedef struct Settings {
     OptionList kv_nvme_dir;
     OptionSize weights_device_size, weights_host_size, memory_limit;
     OptionList weights_nvme_dir;
+    const char *packed_weights;
     const char *kv_codec, *kv_host_codec, *kv_nvme_codec;
     int64_t kv_residual;
     bool codec_during_prefill;

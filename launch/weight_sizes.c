@@ -1,6 +1,24 @@
 #include "launch/weight_sizes.h"
 
+#include <stdio.h>
+#include <string.h>
+
+/* What streams is read from the file itself; the folder says which disk that is. */
+static Status use_packed(const Settings *settings, WeightSizes *out) {
+    const char *path = settings->packed_weights, *slash = strrchr(path, '/');
+    int bytes = slash ? (int)(slash - path) + (slash == path) : 1;
+    if (settings->weights_nvme_dir.count > 0)
+        FAIL(USAGE, "--weights-nvme-dir is given, but layers are read from --packed-weights");
+    if (strlen(path) >= PATH_MAX) FAIL(USAGE, "--packed-weights: the name is too long");
+    snprintf(out->packed_folder, sizeof out->packed_folder, "%.*s", bytes, slash ? path : ".");
+    out->packed_dir = out->packed_folder;
+    out->nvme_dirs = &out->packed_dir;
+    out->nvme_dir_count = 1;
+    return STATUS_OK;
+}
+
 static void choose_dirs(const Settings *settings, const KvSizes *kv, WeightSizes *out) {
+    if (out->nvme_dir_count > 0) return;
     out->nvme_dirs = settings->weights_nvme_dir.items;
     out->nvme_dir_count = (uint32_t)settings->weights_nvme_dir.count;
     if (out->nvme_dir_count > 0) return;
@@ -17,6 +35,7 @@ Status weight_sizes_resolve(const Settings *settings, const KvSizes *kv, WeightS
                      *limit = &settings->memory_limit;
     *out = (WeightSizes){.memory_limit_bytes = limit->bytes};
     if (limit->per_cent > 0) FAIL(USAGE, "--memory-limit takes bytes, as in 20GiB");
+    if (settings->packed_weights) TRY(use_packed(settings, out));
     bool all = device->per_cent >= 100;
     if (settings->placement) { /* which makes the sizes */
         choose_dirs(settings, kv, out);

@@ -188,15 +188,13 @@ static uint32_t stated_alignment(int descriptor) {
     return SPILL_ALIGNMENT_MIN;
 }
 
-/* One unit is really written and read: some file systems accept the flag and refuse the transfer. 0 or errno. */
-static int try_direct(int descriptor, uint32_t alignment) {
+/* One unit is really written, where it may be, and read: some file systems accept the flag and refuse the transfer. 0 or errno. */
+static int try_direct(int descriptor, uint32_t alignment, bool read_only) {
     void *unit = aligned_alloc(alignment, alignment);
     if (!unit) return ENOMEM;
     memset(unit, 0, alignment);
-    int failed = pwrite(descriptor, unit, alignment, 0) == (ssize_t)alignment &&
-                         pread(descriptor, unit, alignment, 0) == (ssize_t)alignment
-                     ? 0
-                     : errno;
+    bool written = read_only || pwrite(descriptor, unit, alignment, 0) == (ssize_t)alignment;
+    int failed = written && pread(descriptor, unit, alignment, 0) == (ssize_t)alignment ? 0 : errno;
     free(unit);
     return failed;
 }
@@ -212,12 +210,12 @@ static int turn_direct_on(SpillFile *file, uint32_t alignment, IoFaultPlan *faul
     if (fault.kind == IO_FAULT_ERROR) return fault.os_error;
     int failed = set_direct(file->descriptor, true);
     if (failed) return failed;
-    failed = try_direct(file->descriptor, alignment);
+    failed = try_direct(file->descriptor, alignment, file->read_only);
     if (failed) set_direct(file->descriptor, false);
     return failed;
 }
 
-static void choose_direct(SpillFile *file, const SpillFileOptions *options) {
+static void choose_direct(SpillFile *file, IoFaultPlan *faults) {
     uint32_t alignment = stated_alignment(file->descriptor);
     file->alignment_bytes = 1;
     if (alignment == 0 || !is_power_of_two(alignment) || file->bytes % alignment != 0) {
@@ -225,7 +223,7 @@ static void choose_direct(SpillFile *file, const SpillFileOptions *options) {
                  "the file system offers no direct I/O in units that fit (%u bytes)", alignment);
         return;
     }
-    int failed = turn_direct_on(file, alignment, options->faults);
+    int failed = turn_direct_on(file, alignment, faults);
     if (failed) {
         snprintf(file->buffered_reason, sizeof file->buffered_reason, "direct I/O was refused: %s",
                  strerror(failed));
@@ -253,10 +251,32 @@ Status spill_file_open(SpillFile *out, const SpillFileOptions *options) {
         spill_file_close(&file);
         return status;
     }
-    choose_direct(&file, options);
+    choose_direct(&file, options->faults);
     if (found->warning && !options->silent)
         log_warning("E-SPILL-CREATE", "spill directory \"%s\" (%s) %s", options->directory,
                     found->name, found->warning);
+    *out = file;
+    return STATUS_OK;
+}
+
+/* Its places are in units of SPILL_ALIGNMENT_MIN: where direct I/O takes no such units, it is read through the page cache. */
+Status spill_file_open_named(SpillFile *out, const char *path, IoFaultPlan *faults) {
+    struct stat found;
+    SpillFile file = {.read_only = true, .alignment_bytes = 1};
+    file.descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (file.descriptor < 0) FAIL(FILE_MISSING, "\"%s\": %s", path, strerror(errno));
+    if (fstat(file.descriptor, &found) == 0) file.bytes = (uint64_t)found.st_size;
+    const FileSystemRow *row = find_file_system(file.descriptor);
+    file.file_system = row->name;
+    file.warning = row->warning;
+    choose_direct(&file, faults);
+    if (file.alignment_bytes > SPILL_ALIGNMENT_MIN) {
+        set_direct(file.descriptor, false);
+        file.direct = false;
+        file.alignment_bytes = 1;
+        snprintf(file.buffered_reason, sizeof file.buffered_reason,
+                 "direct I/O needs units of more than %d bytes", SPILL_ALIGNMENT_MIN);
+    }
     *out = file;
     return STATUS_OK;
 }
@@ -278,7 +298,9 @@ void spill_file_describe(const SpillFile *file, char *out_text, uint32_t text_by
         snprintf(access, sizeof access, "direct I/O in units of %u", file->alignment_bytes);
     else
         snprintf(access, sizeof access, "buffered (%s)", file->buffered_reason);
+    const char *name = file->nameless ? "no name" : file->read_only ? "kept" : "unlinked";
+    const char *place = file->allocated ? "allocated" : "not allocated ahead";
     snprintf(out_text, text_bytes, "%.1f MiB, %s, %s, %s, file system %s",
-             (double)file->bytes / (1 << 20), access, file->nameless ? "no name" : "unlinked",
-             file->allocated ? "allocated" : "not allocated ahead", file->file_system);
+             (double)file->bytes / (1 << 20), access, name, file->read_only ? "read only" : place,
+             file->file_system);
 }

@@ -30,7 +30,8 @@ typedef struct SpillFileOptions {
 typedef struct SpillFile {
     int descriptor;
     uint64_t bytes;
-    bool direct; /* O_DIRECT is on */
+    bool direct;    /* O_DIRECT is on */
+    bool read_only; /* of spill_file_open_named */
     uint32_t
         alignment_bytes; /* of offset, length and memory; a multiple of SPILL_ALIGNMENT_MIN, but 1 where buffered */
     bool nameless;            /* never had a name */
@@ -47,6 +48,8 @@ const char *spill_directory_objection(const char *path);
 /* E-SPILL-CREATE: no such directory, not ours to write, or open to everyone without a sticky bit. E-SPILL-SPACE: the disk, a
  * quota or a file size limit has no room for `bytes`. Warns once about network and memory file systems. */
 Status spill_file_open(SpillFile *out, const SpillFileOptions *options);
+/* A file that is there already and outlives its readers, to be read as spill files are. E-FILE-MISSING. */
+Status spill_file_open_named(SpillFile *out, const char *path, IoFaultPlan *faults);
 void spill_file_close(SpillFile *file); /* the space is free again; twice is allowed */
 
 /* Buffered files: starts to write back dirty pages of the range and drops the clean ones from the page cache, so that

@@ -345,6 +345,10 @@ static void tile_matrix_pack(const KernelContext *context, const MatrixSource *s
     tiles_matrix_pack(&tile_isa, context, source, memory, out);
 }
 
+static void tile_matrix_describe(const MatrixSource *source, Matrix *out) {
+    tiles_matrix_describe(&tile_isa, source, out);
+}
+
 static void tile_matmul(const KernelContext *context, const MatmulArgs *args) {
     tiles_matmul(&tile_isa, context, args);
 }
@@ -352,6 +356,7 @@ static void tile_matmul(const KernelContext *context, const MatmulArgs *args) {
 static inline void tile_slots_fill(Kernels *kernels) {
     kernels->matrix_bytes = tile_matrix_bytes;
     kernels->matrix_pack = tile_matrix_pack;
+    kernels->matrix_describe = tile_matrix_describe;
     kernels->matmul = tile_matmul;
 }
 

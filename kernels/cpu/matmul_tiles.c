@@ -206,6 +206,16 @@ static void pack_tile(void *user, uint32_t tile, uint32_t thread_index) {
                                                               row, column_tile);
 }
 
+void tiles_matrix_describe(const TileIsa *isa, const MatrixSource *source, Matrix *out) {
+    *out = (Matrix){
+        .row_count = (uint32_t)matrix_source_rows(source),
+        .column_count = (uint32_t)matrix_source_columns(source),
+        .layout = source_class(source),
+        .quant = source->tensor.quant,
+        .bytes = tiles_matrix_bytes(isa, source),
+    };
+}
+
 void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const MatrixSource *source,
                        void *memory, Matrix *out) {
     const Quant *quant = source->tensor.quant;
@@ -215,14 +225,8 @@ void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const M
     CHECK(quant->block_elements <= BLOCK_ELEMENTS_MAX);
     PackCall call = {.format = format, .columns = isa->columns, .source = source, .memory = memory};
     team_run(context->team, (uint32_t)tile_count(rows, isa->columns), pack_tile, &call);
-    *out = (Matrix){
-        .row_count = (uint32_t)rows,
-        .column_count = (uint32_t)matrix_source_columns(source),
-        .layout = format.tile_class,
-        .quant = quant,
-        .data = memory,
-        .bytes = tiles_matrix_bytes(isa, source),
-    };
+    tiles_matrix_describe(isa, source, out);
+    out->data = memory;
 }
 
 /* ---- activations ---- */

@@ -107,6 +107,7 @@ typedef struct TileIsa {
 
 /* The slots of Kernels, given the ISA. */
 uint64_t tiles_matrix_bytes(const TileIsa *isa, const MatrixSource *source);
+void tiles_matrix_describe(const TileIsa *isa, const MatrixSource *source, Matrix *out);
 void tiles_matrix_pack(const TileIsa *isa, const KernelContext *context, const MatrixSource *source,
                        void *memory, Matrix *out);
 void tiles_matmul(const TileIsa *isa, const KernelContext *context, const MatmulArgs *args);

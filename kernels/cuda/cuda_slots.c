@@ -194,6 +194,7 @@ void cuda_kernels_fill(Kernels *kernels) {
     kernels->context_close = cuda_context_close;
     kernels->matrix_bytes = matrix_bytes_cuda;
     kernels->matrix_pack = matrix_pack_cuda;
+    kernels->matrix_describe = matrix_describe_cuda;
     kernels->matmul = matmul_cuda;
     kernels->rms_norm = rms_norm_cuda;
     kernels->layer_norm = layer_norm_cuda;

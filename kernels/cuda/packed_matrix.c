@@ -70,6 +70,10 @@ uint64_t matrix_bytes_cuda(const MatrixSource *source) {
     return matrix_of(source).bytes;
 }
 
+void matrix_describe_cuda(const MatrixSource *source, Matrix *out) {
+    *out = matrix_of(source);
+}
+
 /* ---- packing */
 
 /* A piece of a matrix, made in pinned memory: records [record_first, …) of tiles [tile_first, …). */

@@ -13,6 +13,7 @@ PackedForm packed_form(const Matrix *matrix);
 
 /* The slots. */
 uint64_t matrix_bytes_cuda(const MatrixSource *source);
+void matrix_describe_cuda(const MatrixSource *source, Matrix *out);
 void matrix_pack_cuda(const KernelContext *context, const MatrixSource *source, void *memory,
                       Matrix *out);
 

@@ -8,6 +8,15 @@ static uint64_t matrix_bytes_reference(const MatrixSource *source) {
     return matrix_source_rows(source) * matrix_source_columns(source) * sizeof(float);
 }
 
+static void matrix_describe_reference(const MatrixSource *source, Matrix *out) {
+    *out = (Matrix){
+        .row_count = (uint32_t)matrix_source_rows(source),
+        .column_count = (uint32_t)matrix_source_columns(source),
+        .quant = source->tensor.quant,
+        .bytes = matrix_bytes_reference(source),
+    };
+}
+
 static void matrix_pack_reference(const KernelContext *context, const MatrixSource *source,
                                   void *memory, Matrix *out) {
     (void)context;
@@ -15,13 +24,8 @@ static void matrix_pack_reference(const KernelContext *context, const MatrixSour
     float *weights = memory; /* [rows][columns] */
     for (uint64_t row = 0; row < rows; row++)
         matrix_source_decode_row(source, row, weights + row * columns);
-    *out = (Matrix){
-        .row_count = (uint32_t)rows,
-        .column_count = (uint32_t)columns,
-        .quant = source->tensor.quant,
-        .data = memory,
-        .bytes = matrix_bytes_reference(source),
-    };
+    matrix_describe_reference(source, out);
+    out->data = memory;
 }
 
 static double dot_reference(const float *a, const float *b, uint32_t count) {
@@ -53,5 +57,6 @@ static void matmul_reference(const KernelContext *context, const MatmulArgs *arg
 void matmul_fill_reference(Kernels *kernels) {
     kernels->matrix_bytes = matrix_bytes_reference;
     kernels->matrix_pack = matrix_pack_reference;
+    kernels->matrix_describe = matrix_describe_reference;
     kernels->matmul = matmul_reference;
 }

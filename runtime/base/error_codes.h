@@ -36,6 +36,8 @@ ERROR_ROW(CHAT_TEMPLATE, "E-CHAT-TEMPLATE", STATUS_BAD_INPUT, 65,
 ERROR_ROW(TEXT, "E-TEXT", STATUS_BAD_INPUT, 65, "an input text or token file is malformed")
 ERROR_ROW(NPY, "E-NPY", STATUS_BAD_INPUT, 65,
           "a NumPy array file is malformed or of another type or shape")
+ERROR_ROW(PACKED_WEIGHTS, "E-PACKED-WEIGHTS", STATUS_BAD_INPUT, 65,
+          "a file of packed weights is malformed, or of another model, split or kernels")
 ERROR_ROW(WEIGHTS_IO, "E-WEIGHTS-IO", STATUS_DEVICE, 74, "weights became unreadable while running")
 
 /* batch files and requests */

@@ -55,6 +55,7 @@ typedef struct EngineOptions {
     double weight_per_cent[TIER_COUNT];  /* of them, in place of bytes; 0: bytes */
     const char *const *weight_nvme_dirs; /* [weight_nvme_dir_count]; none: kv_nvme_dirs */
     uint32_t weight_nvme_dir_count;
+    const char *packed_weights; /* a PackedFile, read in place of packing; NULL: none */
     uint64_t
         memory_limit_bytes; /* of this rank; 0: none. E-MEMORY before anything is packed when it is not enough */
     const char *kv_codec; /* name of a row of kernels/codec.h; NULL or "f16": none */

@@ -198,6 +198,14 @@ static Status vote(Engine *engine, Status mine) {
     return mine != STATUS_OK ? mine : status;
 }
 
+static Status open_packed(Engine *engine) {
+    const char *path = engine->options.packed_weights;
+    if (!path) return STATUS_OK;
+    TRY(packed_file_open(&engine->packed, path));
+    return packed_file_check(&engine->packed, engine->kernels.name, (uint32_t)engine->comm->size,
+                             weights_fingerprint(engine->weights));
+}
+
 static WeightTierOptions weight_tiers(const Engine *engine) {
     const EngineOptions *options = &engine->options;
     bool own = options->weight_nvme_dir_count > 0;
@@ -209,6 +217,8 @@ static WeightTierOptions weight_tiers(const Engine *engine) {
         .local_rings = ring_count(engine),
         .io_timeout_seconds = options->io_timeout_seconds,
         .silent = engine->comm->local_rank > 0,
+        .packed = options->packed_weights ? &engine->packed : NULL,
+        .packed_rank = (uint32_t)engine->comm->rank,
         .drop_sources = options->memory_limit_bytes > 0 || options->weight_bytes[TIER_NVME] > 0,
         .faults = options->weight_faults};
     memcpy(tiers.bytes, options->weight_bytes, sizeof tiers.bytes);
@@ -221,6 +231,7 @@ static Status measure_model(Engine *engine) {
     TRY(model_read_config(engine->weights, &engine->config));
     TRY(check_options(engine));
     TRY(open_backend(engine));
+    TRY(open_packed(engine));
     engine->load = (ModelLoadOptions){.device = engine->device,
                                       .kernels = &engine->kernels,
                                       .context = &engine->context,
@@ -495,6 +506,7 @@ Status engine_open(Engine **out, const EngineOptions *options, const Weights *we
     TRY(memory_take(&memory, 1, sizeof(Engine), "engine"));
     Engine *engine = memory;
     engine->options = *options;
+    engine->packed.descriptor = -1;
     engine->weights = weights;
     engine->tokenizer = tokenizer;
     engine->comm = comm;
@@ -534,6 +546,7 @@ void engine_close(Engine *engine) {
     free(engine->spill_files);
     free(engine->ring_files);
     model_unload(&engine->model);
+    packed_file_close(&engine->packed);
     comm_device_destroy(&engine->reduce);
     give_arena(engine, MEMORY_DEVICE, &engine->activations);
     give_arena(engine, MEMORY_HOST, &engine->host_logits);

@@ -54,6 +54,7 @@ struct Engine {
     ModelConfig config;
     ModelLoadOptions load;
     ModelSizes sizes;
+    PackedFile packed; /* where options.packed_weights names one */
     Model model;
     uint32_t *layers_expected;       /* [3 * layers] scratch of a step */
     uint64_t weights_read, kv_moved; /* as of the step before: bytes of files */

@@ -15,6 +15,7 @@ struct LayerTiers {
     uint64_t bytes[TIER_COUNT];
     ModelMemory *host;
     WeightStream *stream;
+    const PackedPiece *packed; /* [piece_count]; NULL: matrices are packed here */
 
     uint32_t next; /* piece that is loaded next */
     bool storing;  /* a layer is being packed into a frame */
@@ -106,12 +107,32 @@ void layer_tiers_sizes(const LayerTiers *tiers, ModelSizes *out) {
 
 /* ---- loading ---- */
 
+/* The pieces of this rank, each the one that is expected here. */
+static Status find_packed(LayerTiers *tiers, const WeightTierOptions *options) {
+    uint32_t count;
+    if (!options->packed) return STATUS_OK;
+    tiers->packed = packed_file_rank(options->packed, options->packed_rank, &count);
+    bool same = count == tiers->piece_count;
+    for (uint32_t i = 0; same && i < count; i++) {
+        const WeightPiece *piece = &tiers->pieces[i];
+        const PackedEntry *entry = &tiers->packed[i].entry;
+        same = entry->layer == piece->layer && entry->bytes == piece->bytes &&
+               entry->name_hash == packed_name_hash(piece->name);
+    }
+    if (!same)
+        FAIL(PACKED_WEIGHTS,
+             "\"%s\" holds other matrices than rank %u has here: convert the model again",
+             options->packed->path, options->packed_rank);
+    return STATUS_OK;
+}
+
 Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptions *options) {
     if (!device->host_addressable && tiers->bytes[TIER_HOST] + tiers->bytes[TIER_NVME] > 0)
         FAIL(UNAVAILABLE,
              "device %s is out of the host's reach, and layers outside its memory are used where "
              "the host has them: leave out --weights-device-size and --weights-host-size",
              device->name);
+    TRY(find_packed(tiers, options));
     TRY(model_memory_create(&tiers->host, device, NULL));
     if (tiers->bytes[TIER_NVME] == 0) return STATUS_OK;
     const WeightStreamOptions stream = {.device = device,
@@ -120,6 +141,8 @@ Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptio
                                         .layer_count = tiers->layer_count,
                                         .directories = options->directories,
                                         .directory_count = options->directory_count,
+                                        .packed = options->packed,
+                                        .packed_pieces = tiers->packed,
                                         .io_engine = options->io_engine,
                                         .io_depth = options->io_depth,
                                         .local_rings = options->local_rings,
@@ -140,15 +163,17 @@ static Status open_frame(LayerTiers *tiers, uint32_t layer) {
     return STATUS_OK;
 }
 
-Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, void **out) {
-    const WeightPiece *piece = &tiers->pieces[tiers->next++];
+Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, LayerPlace *out) {
+    uint32_t index = tiers->next++;
+    const WeightPiece *piece = &tiers->pieces[index];
     CHECK(tiers->next <= tiers->piece_count && piece->bytes == bytes);
-    *out = NULL;
+    *out =
+        (LayerPlace){.tier = piece->tier, .packed = tiers->packed ? tiers->packed + index : NULL};
     if (piece->tier == TIER_HOST)
-        return model_memory_take(tiers->host, MEMORY_HOST, bytes, piece->name, out);
-    if (piece->tier != TIER_NVME) return STATUS_OK;
+        return model_memory_take(tiers->host, MEMORY_HOST, bytes, piece->name, &out->memory);
+    if (piece->tier != TIER_NVME || tiers->packed) return STATUS_OK;
     TRY(open_frame(tiers, piece->layer));
-    *out = tiers->frame + piece->offset;
+    out->memory = tiers->frame + piece->offset;
     return STATUS_OK;
 }
 

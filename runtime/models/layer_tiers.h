@@ -26,10 +26,16 @@ void layer_tiers_try(LayerTiers *tiers, double device_per_cent);
 /* Fills what `out` says of layers and frames. */
 void layer_tiers_sizes(const LayerTiers *tiers, ModelSizes *out);
 
-/* Loading: files and frames, then memory for each matrix in the order of layer_tiers_add. */
+/* Loading: files and frames (E-PACKED-WEIGHTS: the file holds other matrices), then memory for each matrix in the order of layer_tiers_add. */
 Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptions *options);
-/* *out NULL: the matrix is the device's, whose memory the caller takes. */
-Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, void **out);
+typedef struct LayerPlace {
+    Tier tier;
+    void *
+        memory; /* NULL: TIER_DEVICE's, which the caller takes, or TIER_NVME's that are packed already */
+    const PackedPiece *packed; /* what the matrix is read from; NULL: to be packed */
+} LayerPlace;
+
+Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, LayerPlace *out);
 Status layer_tiers_finish(LayerTiers *tiers);
 
 /* Makes the layer's streamed matrices point to its bytes, until the next acquire or release. E-WEIGHTS-IO. */

@@ -230,19 +230,22 @@ static Status measure(ModelLoader *loader) {
     return STATUS_OK;
 }
 
-Status model_measure(Model *out, const Weights *weights, const ModelConfig *config,
-                     const ModelLoadOptions *options, ModelSizes *out_sizes) {
+/* sink NULL: nothing is packed. */
+static Status look_over(Model *out, const Weights *weights, const ModelConfig *config,
+                        const ModelLoadOptions *options, const PackedSink *sink,
+                        ModelSizes *out_sizes) {
     void *taken;
     TRY(memory_take(&taken, weights_tensor_count(weights), sizeof(bool), "tensor marks"));
     ModelSizes sizes = {0};
     *out = (Model){.config = *config, .device = options->device};
-    ModelLoader loader = {.phase = LOADER_MEASURE,
+    ModelLoader loader = {.phase = sink ? LOADER_CONVERT : LOADER_MEASURE,
                           .weights = weights,
                           .config = &out->config,
                           .options = options,
                           .model = out,
                           .taken = taken,
-                          .sizes = &sizes};
+                          .sizes = &sizes,
+                          .sink = sink};
     Status status = measure(&loader);
     free(taken);
     if (status == STATUS_OK)
@@ -250,6 +253,20 @@ Status model_measure(Model *out, const Weights *weights, const ModelConfig *conf
     else
         model_unload(out);
     return status;
+}
+
+Status model_measure(Model *out, const Weights *weights, const ModelConfig *config,
+                     const ModelLoadOptions *options, ModelSizes *out_sizes) {
+    return look_over(out, weights, config, options, NULL, out_sizes);
+}
+
+Status model_pack_layers(const Weights *weights, const ModelConfig *config,
+                         const ModelLoadOptions *options, const PackedSink *sink) {
+    Model model;
+    ModelSizes sizes;
+    TRY(look_over(&model, weights, config, options, sink, &sizes));
+    model_unload(&model);
+    return STATUS_OK;
 }
 
 void model_try_share(Model *model, double per_cent, ModelSizes *sizes) {

@@ -103,7 +103,9 @@ typedef struct WeightTierOptions {
     uint32_t local_rings;
     double io_timeout_seconds;
     bool silent;
-    bool drop_sources; /* what was packed leaves memory and page cache at once */
+    const PackedFile *packed; /* the matrices, packed before; NULL: none */
+    uint32_t packed_rank;     /* whose they are in it */
+    bool drop_sources;        /* what was packed leaves memory and page cache at once */
     IoFaultPlan *faults;
 } WeightTierOptions;
 
@@ -134,6 +136,16 @@ void model_try_share(Model *model, double per_cent, ModelSizes *sizes);
 /* Then the packing, with the same weights and options. */
 Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *options);
 void model_unload(Model *model); /* takes a zeroed Model */
+
+/* Takes the next packed matrix of a layer; the bytes are gone after the call. */
+typedef struct PackedSink {
+    Status (*add)(void *user, const PackedEntry *entry, const void *bytes);
+    void *user;
+} PackedSink;
+
+/* Packs every matrix of the layers of options->rank, one by one, for a PackedFile. */
+Status model_pack_layers(const Weights *weights, const ModelConfig *config,
+                         const ModelLoadOptions *options, const PackedSink *sink);
 
 /* model->layers[layer] is whole from here until another layer is acquired, or released. E-WEIGHTS-IO ends the job. */
 Status model_layer_acquire(const Model *model, uint32_t layer);

@@ -79,7 +79,7 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     table.shape[0] = share_count(rows);
     table.bytes = share_count(rows) * row_bytes;
     loader->model->token_embedding = table;
-    if (loader->phase == LOADER_MEASURE) loader->sizes->mapped_bytes += table.bytes;
+    if (loader->sizes) loader->sizes->mapped_bytes += table.bytes;
     if (loader->phase != LOADER_LOAD || loader->options->device->host_addressable)
         return STATUS_OK; /* read from the file */
     void *host, *place;
@@ -117,7 +117,7 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
     if (loader->phase == LOADER_LIST) return STATUS_OK;
     MatrixSource source = source_of(&tensor, slice);
     uint64_t bytes = loader->options->kernels->matrix_bytes(&source);
-    if (loader->phase == LOADER_MEASURE) {
+    if (loader->phase != LOADER_LOAD) {
         note_source(loader, &tensor);
         loader->sizes->fixed_bytes += bytes;
         return STATUS_OK;
@@ -128,32 +128,74 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
     return STATUS_OK;
 }
 
-/* The same for one of a layer's matrices, which may lie in any tier. */
+/* Packed into memory of its own, for the sink. */
+static Status convert(ModelLoader *loader, const char *full_name, uint32_t layer_index,
+                      const MatrixSource *source, uint64_t bytes) {
+    const PackedEntry entry = {.rank = (uint32_t)loader->options->rank,
+                               .layer = layer_index,
+                               .bytes = bytes,
+                               .name_hash = packed_name_hash(full_name),
+                               .sample = packed_sample(&source->tensor)};
+    void *memory;
+    Matrix matrix;
+    TRY(memory_take(&memory, 1, bytes, full_name));
+    pack(loader, source, memory, &matrix);
+    Status status = loader->sink->add(loader->sink->user, &entry, memory);
+    free(memory);
+    return status;
+}
+
+static Status measure_layer_matrix(ModelLoader *loader, const char *name, uint32_t layer_index,
+                                   const MatrixSource *source, Matrix *out) {
+    const NamedTensor *found = loader_find(loader, name);
+    uint64_t bytes = loader->options->kernels->matrix_bytes(source);
+    CHECK(found);
+    note_source(loader, &source->tensor);
+    if (loader->phase == LOADER_CONVERT)
+        TRY(convert(loader, found->name, layer_index, source, bytes));
+    return layer_tiers_add(loader->model->tiers, found->name, layer_index, bytes, out);
+}
+
+/* Nothing is packed: the bytes are those of the file, now or, where the matrix streams, later. */
+static Status unpack(ModelLoader *loader, const char *name, const MatrixSource *source,
+                     const LayerPlace *place, Matrix *out) {
+    const PackedFile *file = loader->options->tiers.packed;
+    if (packed_sample(&source->tensor) != place->packed->entry.sample)
+        FAIL(PACKED_WEIGHTS,
+             "\"%s\" was made of another model: its tensor %s has other numbers than \"%s\"; "
+             "convert "
+             "this one",
+             file->path, name, weights_path(loader->weights));
+    if (place->memory) TRY(packed_file_read(file, place->packed, name, place->memory));
+    loader->options->kernels->matrix_describe(source, out);
+    out->data = place->memory;
+    loader->model->weight_bytes += out->bytes;
+    return STATUS_OK;
+}
+
+/* One of a layer's matrices, which may lie in any tier. */
 static Status layer_matrix(ModelLoader *loader, const char *name, uint32_t layer_index,
                            const LoaderSlice *slice, Matrix *out) {
     Tensor tensor;
-    LayerTiers *tiers = loader->model->tiers;
+    LayerPlace place;
     TRY(loader_tensor(loader, name, slice->rows, slice->columns, &tensor));
     if (loader->phase == LOADER_LIST) return STATUS_OK;
     MatrixSource source = source_of(&tensor, slice);
     uint64_t bytes = loader->options->kernels->matrix_bytes(&source);
-    if (loader->phase == LOADER_MEASURE) {
-        const NamedTensor *found = loader_find(loader, name);
-        CHECK(found);
-        note_source(loader, &tensor);
-        return layer_tiers_add(tiers, found->name, layer_index, bytes, out);
-    }
-    void *memory;
-    TRY(layer_tiers_next(tiers, bytes, &memory));
-    if (!memory) TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
-    pack(loader, &source, memory, out);
+    if (loader->phase != LOADER_LOAD)
+        return measure_layer_matrix(loader, name, layer_index, &source, out);
+    TRY(layer_tiers_next(loader->model->tiers, bytes, &place));
+    if (place.tier == TIER_DEVICE)
+        TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &place.memory));
+    if (place.packed) return unpack(loader, name, &source, &place, out);
+    pack(loader, &source, place.memory, out);
     return STATUS_OK;
 }
 
 static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor, uint64_t count,
                      const float **out) {
     void *host, *place;
-    if (loader->phase == LOADER_MEASURE) {
+    if (loader->phase != LOADER_LOAD) {
         loader->sizes->fixed_bytes += count * sizeof(float);
         return STATUS_OK;
     }

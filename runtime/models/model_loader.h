@@ -13,6 +13,7 @@ SPILLWAY_EXTERN_C_BEGIN
 typedef enum LoaderPhase {
     LOADER_LOAD,    /* tensors are taken and packed */
     LOADER_MEASURE, /* they are looked for and checked, and sizes added up */
+    LOADER_CONVERT, /* the same, and matrices of layers are packed one by one and handed to the sink */
     LOADER_LIST, /* nothing is there yet: names and shapes are added to the weights (model_list_tensors) */
 } LoaderPhase;
 
@@ -25,7 +26,8 @@ typedef struct ModelLoader {
     Model *model;
     const char *const *prefixes; /* tried in order before every name; ended by NULL; NULL: none */
     bool *taken;                 /* [tensor count] */
-    ModelSizes *sizes;           /* LOADER_MEASURE */
+    ModelSizes *sizes;           /* LOADER_MEASURE, LOADER_CONVERT */
+    const PackedSink *sink;      /* LOADER_CONVERT */
 } ModelLoader;
 
 enum { TENSOR_NAME_BYTES_MAX = 256 };

@@ -11,7 +11,8 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
-enum { LAYER_PIECES_MAX = 16, PIECE_ALIGNMENT_BYTES = 64 };
+/* Pieces begin in units of direct I/O, so that each can be read by itself from a file that holds them all. */
+enum { LAYER_PIECES_MAX = 16, PIECE_ALIGNMENT_BYTES = 4096 };
 
 /* A packed matrix, as far as placement and streams know it. */
 typedef struct WeightPiece {

@@ -13,41 +13,22 @@
 
 /* ---- sizes ---- */
 
-static uint32_t chunk_bytes_of(uint64_t longest) {
-    return longest < WEIGHT_CHUNK_BYTES_MAX ? (uint32_t)longest : WEIGHT_CHUNK_BYTES_MAX;
-}
-
 uint64_t weight_stream_frame_bytes(const WeightPiece *pieces, uint32_t piece_count) {
     return WEIGHT_FRAMES * weight_layer_bytes_max(pieces, piece_count);
 }
 
-uint64_t weight_stream_slot_offset(const WeightStream *stream, uint32_t slot) {
-    return (uint64_t)(slot / stream->file_count) * stream->chunk_bytes;
-}
-
 /* ---- opening ---- */
 
-static Status plan_slots(WeightStream *stream) {
+/* Not the descriptor that it was checked through: direct I/O is a matter of the descriptor. */
+static Status open_packed(WeightStream *stream) {
     const WeightStreamOptions *options = &stream->options;
-    uint32_t layers = options->layer_count;
-    TRY(memory_take((void **)&stream->layer_bytes, layers, sizeof(uint64_t), "weight stream"));
-    TRY(memory_take((void **)&stream->first_slot, layers, sizeof(uint32_t), "weight stream"));
-    TRY(memory_take((void **)&stream->plan, 3ull * layers, sizeof(uint32_t), "weight stream"));
-    stream->frame_bytes = weight_layer_bytes_max(options->pieces, options->piece_count);
-    stream->chunk_bytes = chunk_bytes_of(stream->frame_bytes);
-    CHECK(stream->chunk_bytes > 0);
-    for (uint32_t layer = 0; layer < layers; layer++) {
-        stream->layer_bytes[layer] =
-            weight_layer_bytes(options->pieces, options->piece_count, layer);
-        stream->first_slot[layer] = stream->slot_count;
-        stream->slot_count += (uint32_t)divide_up(stream->layer_bytes[layer], stream->chunk_bytes);
-    }
-    /* twice what keeps a disk busy: the kernels' threads have the cores, and this one comes late */
-    stream->depth =
-        options->io_depth ? options->io_depth : 2 * ring_depth_auto(stream->chunk_bytes);
-    stream->in_flight_max = UINT64_MAX;
-    return memory_take((void **)&stream->checksums, stream->slot_count, sizeof(uint64_t),
-                       "weight stream");
+    TRY(memory_take((void **)&stream->files, 1, sizeof(SpillFile), "weight stream"));
+    TRY(memory_take((void **)&stream->ring_files, 1, sizeof(RingFile), "weight stream"));
+    TRY(spill_file_open_named(&stream->files[0], options->packed->path, options->faults));
+    stream->ring_files[0] =
+        (RingFile){stream->files[0].descriptor, stream->files[0].alignment_bytes};
+    stream->file_count = 1;
+    return STATUS_OK;
 }
 
 static Status open_files(WeightStream *stream) {
@@ -115,8 +96,9 @@ Status weight_stream_create(WeightStream **out, const WeightStreamOptions *optio
     pthread_cond_init(&stream->work, &attributes);
     pthread_cond_init(&stream->done, &attributes);
     pthread_condattr_destroy(&attributes);
-    Status status = plan_slots(stream);
-    if (status == STATUS_OK) status = open_files(stream);
+    Status status = weight_stream_cut(stream);
+    if (status == STATUS_OK)
+        status = stream->options.packed ? open_packed(stream) : open_files(stream);
     if (status == STATUS_OK) status = take_frames(stream);
     if (status == STATUS_OK) status = start(stream);
     if (status != STATUS_OK) {
@@ -155,7 +137,7 @@ void weight_stream_destroy(WeightStream *stream) {
     free(stream->layer_bytes);
     free(stream->first_slot);
     free(stream->plan);
-    free(stream->checksums);
+    free(stream->slots);
     free(stream->files);
     free(stream->ring_files);
     free(stream->flights);
@@ -186,8 +168,8 @@ static Status wait_for_thread(WeightStream *stream) {
     if (waited != ETIMEDOUT || stream->progress != before) return STATUS_OK;
     FAIL(WEIGHTS_IO,
          "weights: a read or write of a spill file has not ended after %.1f s (see "
-         "--io-timeout, --weights-nvme-dir)",
-         timeout);
+         "--io-timeout, %s)",
+         timeout, stream->options.packed ? "--packed-weights" : "--weights-nvme-dir");
 }
 
 /* ---- loading ---- */

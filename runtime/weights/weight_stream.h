@@ -16,6 +16,7 @@
  * One thread calls; the stream's own thread owns the ring. Frames and all bookkeeping are taken in create. */
 
 #include "kernels/device.h"
+#include "runtime/weights/packed_file.h"
 #include "runtime/weights/weight_placement.h"
 #include "tiers/ring.h"
 #include "tiers/spill_file.h"
@@ -32,9 +33,12 @@ typedef struct WeightStreamOptions {
     uint32_t piece_count, layer_count;
     const char *const *directories; /* [directory_count], striped chunk by chunk */
     uint32_t directory_count;
-    const char *io_engine; /* as RingOptions.engine */
-    uint32_t io_depth;     /* 0: auto */
-    uint32_t local_rings;  /* of this user here, this one included: they share one memlock limit */
+    /* Not NULL: the layers lie in this file, packed_pieces[i] is pieces[i]; nothing is stored, and directories are not looked at. */
+    const PackedFile *packed;
+    const PackedPiece *packed_pieces; /* [piece_count] */
+    const char *io_engine;            /* as RingOptions.engine */
+    uint32_t io_depth;                /* 0: auto */
+    uint32_t local_rings; /* of this user here, this one included: they share one memlock limit */
     double io_timeout_seconds; /* without any progress; 0: for ever */
     bool silent;               /* as SpillFileOptions.silent */
     IoFaultPlan *faults;       /* NULL: none */
@@ -49,11 +53,11 @@ typedef struct WeightStreamStats {
 /* Bytes of the frames for this placement; 0 when nothing streams. */
 uint64_t weight_stream_frame_bytes(const WeightPiece *pieces, uint32_t piece_count);
 
-/* At least one piece is TIER_NVME's. E-SPILL-CREATE, E-SPILL-SPACE, E-IO-ENGINE, E-MEMORY. */
+/* At least one piece is TIER_NVME's. E-FILE-MISSING, E-SPILL-CREATE, E-SPILL-SPACE, E-IO-ENGINE, E-MEMORY. */
 Status weight_stream_create(WeightStream **out, const WeightStreamOptions *options);
 void weight_stream_destroy(WeightStream *stream); /* takes NULL */
 
-/* ---- loading: each layer with streamed bytes once, in any order ---- */
+/* ---- loading: each layer with streamed bytes once, in any order; of a packed file, finish_store alone ---- */
 
 Status weight_stream_begin_store(WeightStream *stream, uint32_t layer, uint8_t **out_memory);
 void weight_stream_end_store(WeightStream *stream);

@@ -1,7 +1,8 @@
 #ifndef RUNTIME_WEIGHTS_WEIGHT_STREAM_PARTS_H
 #define RUNTIME_WEIGHTS_WEIGHT_STREAM_PARTS_H
 
-/* What a WeightStream is made of, for its two files: weight_stream.c (the caller's side) and weight_stream_thread.c (the ring). */
+/* What a WeightStream is made of, for its files: weight_stream.c (the caller's side), weight_stream_slots.c (where chunks
+ * lie) and weight_stream_thread.c (the ring). */
 
 #include <pthread.h>
 
@@ -28,6 +29,15 @@ typedef struct Frame {
     uint32_t chunk_next, chunks_left;
 } Frame;
 
+/* A chunk: where it lies in its layer's frame and in which file. */
+typedef struct WeightSlot {
+    uint64_t frame_offset, offset;
+    uint64_t checksum;
+    uint32_t file;
+    uint32_t bytes;         /* that move: whole units of direct I/O */
+    uint32_t checked_bytes; /* of them; what follows in the unit is used by nobody */
+} WeightSlot;
+
 /* What the ring has: RingOperation.user is its index. */
 typedef struct Flight {
     uint32_t frame, chunk;
@@ -36,9 +46,9 @@ typedef struct Flight {
 struct WeightStream {
     WeightStreamOptions options;
     uint64_t *layer_bytes; /* [layer_count] streamed, whole units */
-    uint32_t *first_slot;  /* [layer_count] chunks lie in slots of the files, one each */
+    uint32_t *first_slot;  /* [layer_count + 1] the chunks of a layer begin here */
+    WeightSlot *slots;     /* [slot_count] */
     uint32_t chunk_bytes, slot_count, depth;
-    uint64_t *checksums; /* [slot_count] */
     uint64_t frame_bytes;
     Frame frames[WEIGHT_FRAMES];
     SpillFile *files;     /* [directory_count] */
@@ -74,7 +84,7 @@ struct WeightStream {
     RingFacts facts;
 };
 
-uint64_t weight_stream_slot_offset(const WeightStream *stream, uint32_t slot);
+Status weight_stream_cut(WeightStream *stream); /* layers, slots and depth, from the options */
 
 void *weight_stream_run(void *stream); /* the thread */
 

@@ -16,21 +16,15 @@ static const uint64_t reap_wait_ns =
 /* ---- places ---- */
 
 static uint32_t chunk_count(const WeightStream *stream, uint32_t layer) {
-    return (uint32_t)((stream->layer_bytes[layer] + stream->chunk_bytes - 1) / stream->chunk_bytes);
+    return stream->first_slot[layer + 1] - stream->first_slot[layer];
 }
 
-static uint32_t chunk_size(const WeightStream *stream, const Frame *frame, uint32_t chunk) {
-    uint64_t left = stream->layer_bytes[frame->layer] - (uint64_t)chunk * stream->chunk_bytes;
-    return left < stream->chunk_bytes ? (uint32_t)left : stream->chunk_bytes;
-}
-
-static uint8_t *chunk_memory(const WeightStream *stream, const Frame *frame, uint32_t chunk) {
-    return frame->memory + (uint64_t)chunk * stream->chunk_bytes;
+static WeightSlot *slot_of(const WeightStream *stream, const Frame *frame, uint32_t chunk) {
+    return &stream->slots[stream->first_slot[frame->layer] + chunk];
 }
 
 /* The tensor that a chunk begins in, or the first in it. */
-static const char *piece_name(const WeightStream *stream, uint32_t layer, uint32_t chunk) {
-    uint64_t at = (uint64_t)chunk * stream->chunk_bytes;
+static const char *piece_name(const WeightStream *stream, uint32_t layer, uint64_t at) {
     const char *name = "unknown";
     for (uint32_t i = 0; i < stream->options.piece_count; i++) {
         const WeightPiece *piece = &stream->options.pieces[i];
@@ -44,17 +38,17 @@ static const char *piece_name(const WeightStream *stream, uint32_t layer, uint32
 /* ---- what goes wrong; under the lock ---- */
 
 static void fail(WeightStream *stream, const Frame *frame, uint32_t chunk, const char *why) {
-    uint32_t slot = stream->first_slot[frame->layer] + chunk;
+    const WeightSlot *slot = slot_of(stream, frame, chunk);
+    const PackedFile *packed = stream->options.packed;
     if (stream->failed) return;
     stream->failed = true;
     stream->error = ERROR_WEIGHTS_IO;
     snprintf(stream->error_text, sizeof stream->error_text,
-             "weights of tensor %s, %u bytes at offset %" PRIu64
-             " of the spill file in \"%.200s\": %s "
-             "(see --weights-nvme-dir)",
-             piece_name(stream, frame->layer, chunk), chunk_size(stream, frame, chunk),
-             weight_stream_slot_offset(stream, slot),
-             stream->options.directories[slot % stream->file_count], why);
+             "weights of tensor %s, %u bytes at offset %" PRIu64 " of %s \"%.200s\": %s (see %s)",
+             piece_name(stream, frame->layer, slot->frame_offset), slot->bytes, slot->offset,
+             packed ? "packed weights" : "the spill file in",
+             packed ? packed->path : stream->options.directories[slot->file], why,
+             packed ? "--packed-weights" : "--weights-nvme-dir");
 }
 
 /* ---- the ring ---- */
@@ -86,19 +80,27 @@ static void open_ring(WeightStream *stream) {
     pthread_mutex_unlock(&stream->lock);
 }
 
+/* A packed file's are by content; those of a spill file by place too, so that misdirected transfers of equal chunks show. */
+static uint64_t chunk_checksum(const WeightStream *stream, const Frame *frame, uint32_t chunk) {
+    const WeightSlot *slot = slot_of(stream, frame, chunk);
+    const uint8_t *bytes = frame->memory + slot->frame_offset;
+    return stream->options.packed
+               ? packed_chunk_checksum(bytes, slot->checked_bytes)
+               : hash_xxh3(bytes, slot->checked_bytes, (uint64_t)(slot - stream->slots));
+}
+
 static void submit_chunk(WeightStream *stream, uint32_t index, uint32_t chunk) {
     const Frame *frame = &stream->frames[index];
-    uint32_t slot = stream->first_slot[frame->layer] + chunk;
+    WeightSlot *slot = slot_of(stream, frame, chunk);
     uint32_t flight = stream->free_flights[--stream->free_flight_count];
     stream->flights[flight] = (Flight){index, chunk};
     RingOperation operation = {.kind = frame->kind,
-                               .file = slot % stream->file_count,
-                               .memory = chunk_memory(stream, frame, chunk),
-                               .offset = weight_stream_slot_offset(stream, slot),
-                               .bytes = chunk_size(stream, frame, chunk),
+                               .file = slot->file,
+                               .memory = frame->memory + slot->frame_offset,
+                               .offset = slot->offset,
+                               .bytes = slot->bytes,
                                .user = flight};
-    if (frame->kind == RING_WRITE)
-        stream->checksums[slot] = hash_xxh3(operation.memory, operation.bytes, slot);
+    if (frame->kind == RING_WRITE) slot->checksum = chunk_checksum(stream, frame, chunk);
     stream->in_flight_bytes += operation.bytes;
     CHECK(ring_submit(stream->ring, &operation, 1) == 1);
 }
@@ -130,12 +132,10 @@ static void feed(WeightStream *stream) {
 
 static const char *problem_of(const WeightStream *stream, const Frame *frame, uint32_t chunk,
                               const RingResult *result) {
-    uint32_t slot = stream->first_slot[frame->layer] + chunk,
-             bytes = chunk_size(stream, frame, chunk);
     if (result->error != RING_ERROR_NONE)
         return result->os_error ? strerror(result->os_error) : ring_error_name(result->error);
     if (frame->kind == RING_READ &&
-        hash_xxh3(chunk_memory(stream, frame, chunk), bytes, slot) != stream->checksums[slot])
+        chunk_checksum(stream, frame, chunk) != slot_of(stream, frame, chunk)->checksum)
         return "not the bytes that were written there";
     return NULL;
 }
@@ -144,7 +144,7 @@ static void take_result(WeightStream *stream, const RingResult *result) {
     Flight flight = stream->flights[result->user];
     Frame *frame = &stream->frames[flight.frame];
     const char *problem = problem_of(stream, frame, flight.chunk, result);
-    uint32_t bytes = chunk_size(stream, frame, flight.chunk);
+    uint32_t bytes = slot_of(stream, frame, flight.chunk)->bytes;
     stream->free_flights[stream->free_flight_count++] = (uint32_t)result->user;
     stream->in_flight_bytes -= bytes;
     frame->chunks_left--;

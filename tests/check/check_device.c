@@ -272,6 +272,10 @@ static uint64_t matrix_bytes_mirrored(const MatrixSource *source) {
     return used->kernels->matrix_bytes(source);
 }
 
+static void matrix_describe_mirrored(const MatrixSource *source, Matrix *out) {
+    used->kernels->matrix_describe(source, out);
+}
+
 static void matmul_mirrored(const KernelContext *context, const MatmulArgs *args) {
     MatmulArgs copy = *args;
     Matrix matrices[MATMUL_OUTPUTS_MAX];
@@ -343,6 +347,7 @@ void check_device_keep(CheckDevice *device, bool keep) {
 void check_device_fill(Kernels *kernels) {
     kernels->matrix_bytes = matrix_bytes_mirrored;
     kernels->matrix_pack = matrix_pack_mirrored;
+    kernels->matrix_describe = matrix_describe_mirrored;
     kernels->matmul = matmul_mirrored;
     kernels->rms_norm = rms_norm_mirrored;
     kernels->layer_norm = layer_norm_mirrored;

@@ -113,6 +113,12 @@ static Matrix *pack(Check *check, const Kernels *kernels, const MatrixSource *so
                                  check_team(check, 1 + check_below(check, check->thread_count))};
     kernels->matrix_pack(&context, source, check_memory_aligned(check, bytes), matrix);
     if (matrix->bytes != bytes) check_fail(check, "%s: packed size", source->tensor.quant->name);
+    Matrix described;
+    kernels->matrix_describe(source, &described);
+    if (described.data || described.bytes != bytes || described.layout != matrix->layout ||
+        described.row_count != matrix->row_count || described.quant != matrix->quant ||
+        described.column_count != matrix->column_count)
+        check_fail(check, "%s: not described as it was packed", source->tensor.quant->name);
     return matrix;
 }
 

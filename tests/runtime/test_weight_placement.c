@@ -93,9 +93,9 @@ static void test_edges(void **state) {
  * is used to within the smallest. */
 static void test_even(void **state) {
     (void)state;
-    enum { LAYERS = 12, UNIT = 1000, LAYER = 12 * UNIT };
+    enum { LAYERS = 12, UNIT = PIECE_ALIGNMENT_BYTES, LAYER = 12 * UNIT };
     static const uint64_t sizes[] = {UNIT, UNIT, UNIT, UNIT, 4 * UNIT, 4 * UNIT};
-    for (uint64_t budget = 0; budget <= LAYERS * LAYER; budget += 700) {
+    for (uint64_t budget = 0; budget <= LAYERS * LAYER; budget += 2900) {
         uint32_t count = 0;
         uint64_t bytes[TIER_COUNT], layers[LAYERS] = {0}, least = UINT64_MAX, most = 0;
         for (uint32_t layer = 0; layer < LAYERS; layer++)

@@ -167,7 +167,7 @@ static void test_expected(void **state) {
         assert_int_equal(use(fixture, layers[i]), STATUS_OK);
     WeightStreamStats stats = weight_stream_stats(fixture->stream);
     assert_int_equal(stats.layers_acquired, sizeof used / sizeof *used);
-    assert_in_range(stats.layers_read, sizeof used / sizeof *used - 1,
+    assert_in_range(stats.layers_read, LAYERS - 1, /* frames may have kept the repeated ones */
                     sizeof used / sizeof *used + WEIGHT_FRAMES);
     weight_stream_destroy(fixture->stream);
 }

@@ -188,11 +188,41 @@ static void a_killed_run_leaves_nothing(void **state) {
     }
 }
 
+/* A file that is there already: read as it lies, and there when it is closed. */
+static void a_named_file_is_read_only(void **state) {
+    (void)state;
+    static const char *const faults[] = {NULL, "spill.direct:einval"};
+    char path[96], text[256];
+    SpillFile file;
+    snprintf(path, sizeof path, "%s/kept", directory);
+    int made = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(ftruncate(made, FILE_BYTES), 0);
+    close(made);
+    for (int i = 0; i < 2; i++) {
+        IoFaultPlan plan = {0};
+        if (faults[i]) assert_int_equal(io_fault_add(&plan, faults[i]), STATUS_OK);
+        assert_int_equal(spill_file_open_named(&file, path, &plan), STATUS_OK);
+        assert_int_equal(file.bytes, FILE_BYTES);
+        assert_true(file.direct ? i == 0 && file.alignment_bytes == SPILL_ALIGNMENT_MIN
+                                : file.alignment_bytes == 1 && file.buffered_reason[0]);
+        assert_int_equal(write(file.descriptor, "x", 1), -1);
+        spill_file_describe(&file, text, sizeof text);
+        assert_non_null(strstr(text, "kept, read only"));
+        spill_file_close(&file);
+        assert_int_equal(count_entries(), 1);
+    }
+    assert_int_equal(unlink(path), 0);
+    error_capture_begin();
+    assert_int_equal(spill_file_open_named(&file, path, NULL), STATUS_NOT_FOUND);
+    error_capture_end();
+}
+
 int main(void) {
 #define IN_DIRECTORY(test) cmocka_unit_test_setup_teardown(test, make_directory, remove_directory)
     const struct CMUnitTest tests[] = {
         IN_DIRECTORY(has_no_name_and_its_full_size),
         IN_DIRECTORY(without_nameless_files_it_unlinks),
+        IN_DIRECTORY(a_named_file_is_read_only),
         IN_DIRECTORY(without_direct_it_is_buffered_and_forgets),
         IN_DIRECTORY(without_allocation_it_has_its_size),
         IN_DIRECTORY(describes_itself),
