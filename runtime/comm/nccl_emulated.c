@@ -37,14 +37,10 @@ struct NcclComm {
     atomic_bool aborted;
 };
 
-/* What the bytes of a unique id are here. */
-typedef struct Invitation {
-    SharedMemoryTicket ticket;
-    SharedMemory
-        *memory; /* of the process that made it, which is rank 0: its communicator takes it over */
-} Invitation;
+_Static_assert(sizeof(SharedMemoryTicket) <= sizeof(NcclUniqueId), "it travels in a unique id");
 
-_Static_assert(sizeof(Invitation) <= sizeof(NcclUniqueId), "it travels in a unique id");
+/* Behind the last unique id that this thread made, until its communicator, of rank 0, takes it over. */
+static _Thread_local SharedMemory invited;
 
 typedef struct Transfer {
     bool sends;
@@ -97,20 +93,18 @@ static const char *twin_last_error(NcclComm *comm) {
 }
 
 static int twin_get_unique_id(NcclUniqueId *out) {
-    Invitation invitation = {.memory = malloc(sizeof(SharedMemory))};
-    if (!invitation.memory) return NCCL_SYSTEM_ERROR;
-    if (shared_memory_create(invitation.memory, sizeof(Meeting), &invitation.ticket) != STATUS_OK) {
-        free(invitation.memory);
+    SharedMemoryTicket ticket;
+    shared_memory_destroy(&invited);
+    if (shared_memory_create(&invited, sizeof(Meeting), &ticket) != STATUS_OK)
         return NCCL_SYSTEM_ERROR;
-    }
     memset(out, 0, sizeof *out);
-    memcpy(out->bytes, &invitation, sizeof invitation);
+    memcpy(out->bytes, &ticket, sizeof ticket);
     return NCCL_SUCCESS;
 }
 
 static int twin_comm_init(NcclComm **out, int size, NcclUniqueId id, int rank, NcclConfig *config) {
-    Invitation invitation;
-    memcpy(&invitation, id.bytes, sizeof invitation);
+    SharedMemoryTicket ticket;
+    memcpy(&ticket, id.bytes, sizeof ticket);
     bool good = size > 0 && size <= SIZE_MAX_RANKS && rank >= 0 && rank < size;
     if (!good || config->magic != nccl_config_magic || config->blocking)
         return NCCL_INVALID_ARGUMENT;
@@ -119,9 +113,10 @@ static int twin_comm_init(NcclComm **out, int size, NcclUniqueId id, int rank, N
     *comm = (NcclComm){.rank = rank, .size = size};
     atomic_init(&comm->users, 1);
     if (rank == 0) {
-        comm->memory = *invitation.memory;
-        free(invitation.memory);
-    } else if (shared_memory_open(&comm->memory, &invitation.ticket) != STATUS_OK) {
+        CHECK(invited.base);
+        comm->memory = invited;
+        invited = (SharedMemory){.descriptor = -1};
+    } else if (shared_memory_open(&comm->memory, &ticket) != STATUS_OK) {
         free(comm);
         return NCCL_SYSTEM_ERROR;
     }
