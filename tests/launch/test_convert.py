@@ -101,6 +101,8 @@ def test_mismatch():
     assert "2 ranks" in one_error("E-PACKED-WEIGHTS", 65, *words_of(SHAPE, "--packed-weights", two))
     line = one_error("E-USAGE", 64, *words_of(SHAPE, "--packed-weights", packed, "--weights-nvme-dir", folder))
     assert "--packed-weights" in line, line
+    line = one_error("E-UNAVAILABLE", 69, *words_of(SHAPE, "--packed-weights", packed, "--backend", "emulated"))
+    assert "--backend cpu" in line, line
     line = one_error("E-FILE-MISSING", 66, *words_of(SHAPE, "--packed-weights", folder / "none"))
     assert "none" in line, line
 
