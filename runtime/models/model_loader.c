@@ -74,6 +74,7 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     Share rows = loader->model->share.vocab_rows;
     Tensor table;
     TRY(loader_tensor(loader, name, config->vocab_count, config->embedding_size, &table));
+    if (loader->phase == LOADER_LIST) return STATUS_OK;
     uint64_t row_bytes = table.bytes / config->vocab_count;
     table.data = (const uint8_t *)table.data + rows.begin * row_bytes;
     table.shape[0] = share_count(rows);
