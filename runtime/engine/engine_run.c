@@ -34,7 +34,8 @@ static void build_batch(Engine *engine, const StepPlan *plan, Batch *out) {
 
 static Status open_slot(Engine *engine, const PlanOpen *open) {
     const KvSequence sequence = {.id = open->sequence_id,
-                                 .prompt_count = open->synthetic_count > 0 ? 0 : open->prompt_count,
+                                 .prompt_count = open->synthetic_count > 0 ? open->synthetic_count
+                                                                           : open->prompt_count,
                                  .token_capacity = open->token_capacity};
     engine_unit_begin(engine, "context"); /* a synthetic one is written, and may spill */
     TRY(kv_cache_open(engine->cache, open->slot, &sequence));

@@ -484,24 +484,24 @@ static Status fill_block(const KvCache *cache, const KvSlot *slot, uint32_t laye
     return device->stream_wait(device, cache->options.context->stream);
 }
 
+/* A layer at a time, as a prompt that is new: its packs are made in a row, and lie so. */
 Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     uint32_t block_tokens = cache->options.layout.shape.block_tokens;
     CHECK(slot->token_count == 0);
-    for (uint32_t first = 0; first < token_count; first += block_tokens) {
-        uint32_t left = token_count - first;
-        const BatchSequence sequence = {.slot = slot_index,
-                                        .row_count = left < block_tokens ? left : block_tokens,
-                                        .position_first = first};
-        const Batch batch = {.sequences = &sequence, .sequence_count = 1};
-        kv_cache_extend(cache, slot_index, sequence.row_count);
-        for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
+    kv_cache_extend(cache, slot_index, token_count);
+    for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
+        for (uint32_t first = 0; first < token_count; first += block_tokens) {
+            uint32_t left = token_count - first;
+            const BatchSequence sequence = {.slot = slot_index,
+                                            .row_count = left < block_tokens ? left : block_tokens,
+                                            .position_first = first};
+            const Batch batch = {.sequences = &sequence, .sequence_count = 1};
             kv_finish_encoding(cache, layer);
             TRY(grow(cache, &sequence, layer));
             if (!slot->lost) TRY(fill_block(cache, slot, layer, first / block_tokens));
             TRY(kv_cache_seal(cache, &batch, layer));
         }
-    }
     return STATUS_OK;
 }
 
