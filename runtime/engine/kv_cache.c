@@ -47,9 +47,14 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
     return STATUS_OK;
 }
 
+/* A pack is pinned once for all its blocks of a group. */
+static void unpin(KvCache *cache, BlockId id) {
+    if (id != BLOCK_NONE) tier_manager_unpin(cache->manager, id);
+}
+
 static void let_go(KvCache *cache) {
     for (uint32_t i = 0; i < cache->pinned_count; i++)
-        tier_manager_unpin(cache->manager, cache->pinned[i]);
+        unpin(cache, cache->pinned[i]);
     for (uint32_t i = 0; i < cache->partial_count; i++)
         cache->pinned[i] = cache->pinned[cache->pinned_count + i];
     cache->pinned_count = 0;
@@ -154,6 +159,10 @@ static bool fills_on(const KvCache *cache, const BatchSequence *sequence) {
     return sequence->position_first % cache->options.layout.shape.block_tokens > 0;
 }
 
+static bool is_away(const KvCache *cache, BlockId id) {
+    return tier_manager_device_slot(cache->manager, id) == SLOT_NONE;
+}
+
 /* Blocks a layer, on average, that the batch goes on with and that have to come home first. */
 static uint32_t away_count(const KvCache *cache, const Batch *batch) {
     uint32_t layer_count = cache->options.layer_count, count = 0;
@@ -163,8 +172,7 @@ static uint32_t away_count(const KvCache *cache, const Batch *batch) {
         uint32_t ordinal = sequence->position_first / cache->options.layout.shape.block_tokens;
         for (uint32_t layer = 0; layer < layer_count && fills_on(cache, sequence); layer++)
             count += ordinal < slot->block_counts[layer] &&
-                     tier_manager_device_slot(cache->manager, kv_layer_ids(slot, layer)[ordinal]) ==
-                         SLOT_NONE;
+                     is_away(cache, kv_layer_ids(slot, layer)[ordinal]);
     }
     return (uint32_t)divide_up(count, layer_count);
 }
@@ -182,10 +190,22 @@ void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count
     tier_manager_set_free_target(cache->manager, free_target < home / 4 ? free_target : home / 4);
 }
 
-/* How many blocks it asked for. Those that fill come first; a pack that will grow is read for attention, and once more to be held. */
+/* Blocks [first, end) as attention will pin them: of a pack, one a group. Returns how many are away. */
+static uint32_t want_blocks(KvCache *cache, const BlockId *ids, uint32_t first, uint32_t end) {
+    uint32_t away = 0, taken;
+    for (uint32_t i = first; i < end; i++) {
+        if (i > first && ids[i] == ids[i - 1] && i % ATTEND_GROUP_BLOCKS > 0) continue;
+        tier_manager_want(cache->manager, &ids[i], 1, &taken);
+        away += is_away(cache, ids[i]);
+    }
+    return away;
+}
+
+/* How many blocks have to be read for it. Those that fill come first; a pack that will grow is read for attention, and once more to be
+ * held. */
 static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     const Batch *batch = want->batch;
-    uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, count = 0;
+    uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, away = 0;
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
         const KvSlot *slot = kv_slot_at(cache, sequence->slot);
@@ -196,10 +216,8 @@ static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const KvSlot *slot = kv_slot_at(cache, batch->sequences[s].slot);
         uint32_t first = first_block(cache, &batch->sequences[s], want->window);
-        if (!slot->lost && first < slot->block_counts[layer])
-            tier_manager_want(cache->manager, kv_layer_ids(slot, layer) + first,
-                              slot->block_counts[layer] - first, &taken);
-        count += slot->block_counts[layer];
+        if (!slot->lost)
+            away += want_blocks(cache, kv_layer_ids(slot, layer), first, slot->block_counts[layer]);
     }
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
@@ -208,7 +226,7 @@ static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
             kv_pack_growing(cache, slot, layer, sequence->position_first + sequence->row_count);
         if (!slot->lost && pack != BLOCK_NONE) tier_manager_want(cache->manager, &pack, 1, &taken);
     }
-    return count;
+    return away;
 }
 
 void kv_cache_want(KvCache *cache, const KvWant *want) {
@@ -218,14 +236,12 @@ void kv_cache_want(KvCache *cache, const KvWant *want) {
     pump(cache, 0);
 }
 
-/* Twice what staging holds: a part of it is resident. */
 void kv_cache_want_ahead(KvCache *cache, const KvWant *want) {
     if (!cache->mover) return;
-    uint64_t count = 0;
-    for (uint32_t layer = want->layer_first; layer < want->layer_end; layer++) {
-        if (count >= 2 * cache->options.staging_slots) break;
-        count += want_layer(cache, want, layer);
-    }
+    uint32_t away = 0;
+    for (uint32_t layer = want->layer_first;
+         layer < want->layer_end && away < cache->options.staging_slots; layer++)
+        away += want_layer(cache, want, layer);
     pump(cache, 0);
 }
 
@@ -338,11 +354,13 @@ static Status pin_group(KvCursor *cursor, const KvSlot *slot, uint32_t end) {
         uint32_t place = cache->pinned_count + cache->partial_count, device_slot;
         uint32_t ordinal = cursor->ordinal + cache->partial_count;
         bool packed = ordinal < packed_count;
-        TRY(tier_manager_pin(cache->manager, ids[ordinal], &device_slot));
-        cache->pinned[place] = ids[ordinal];
+        bool pinned = cache->partial_count > 0 && ids[ordinal] == ids[ordinal - 1];
+        if (!pinned) TRY(tier_manager_pin(cache->manager, ids[ordinal], &device_slot));
+        cache->pinned[place] = pinned ? BLOCK_NONE : ids[ordinal];
         cache->pointers[place] =
-            kv_payload(cache, device_slot) +
-            (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
+            pinned ? (const uint8_t *)cache->pointers[place - 1] + layout->encoded_bytes
+                   : kv_payload(cache, device_slot) +
+                         (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
         cache->codecs[place] =
             packed ? layout->codec
                    : layout->tier_codecs[tier_manager_block(cache->manager, ids[ordinal])->form];
@@ -380,7 +398,7 @@ static void next_sequence(KvCursor *cursor) {
 static void lose_sequence(KvCursor *cursor, KvSlot *slot) {
     KvCache *cache = cursor->cache;
     for (uint32_t i = 0; i < cache->partial_count; i++)
-        tier_manager_unpin(cache->manager, cache->pinned[cache->pinned_count + i]);
+        unpin(cache, cache->pinned[cache->pinned_count + i]);
     cache->partial_count = 0;
     slot->lost = true;
     next_sequence(cursor);

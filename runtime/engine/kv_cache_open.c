@@ -24,10 +24,13 @@ static bool has_lower_tiers(const KvCacheOptions *options) {
     return options->slots[TIER_HOST] > 0 || options->slots[TIER_NVME] > 0;
 }
 
-/* Every block once a step, those that fill a second time, and what the next step will read first. */
+/* Every block in this step and in the next: a pack once in each group that it reaches into, what fills or grows once more. A queue
+ * that is too short leaves the last layers to be read on demand. */
 static uint32_t want_count_max(const KvCacheOptions *options) {
-    uint64_t fillings = (uint64_t)options->layer_count * options->slot_count;
-    uint64_t count = record_count(options) + fillings + 2 * (uint64_t)options->staging_slots;
+    uint64_t streams = (uint64_t)options->layer_count * options->slot_count, groups = 1;
+    if (options->layout.codec)
+        groups += divide_up(options->layout.pack_blocks - 1, ATTEND_GROUP_BLOCKS);
+    uint64_t count = 2 * (groups * record_count(options) + 2 * streams);
     CHECK(count < BLOCK_NONE);
     return (uint32_t)count;
 }
