@@ -6,12 +6,12 @@
 enum {
     SEQUENCES_LEAST = 8,
     STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS,
-    STAGING_SHARE = 4,
+    STAGING_SHARE = 4, /* of the device's slots at most */
     BOUNCE_SLOTS_MIN = 8,
     BOUNCE_SLOTS_MAX = 64,
     BOUNCE_SHARE = 4, /* of the host's slots at most */
 };
-static const uint64_t staging_bytes_max = 128ull << 20;
+static const uint64_t staging_bytes_max = 1ull << 30;
 
 static bool spills(const KvBudgetInput *input) {
     return input->bytes[TIER_HOST] > 0 || input->bytes[TIER_NVME] > 0;
@@ -43,6 +43,10 @@ static uint32_t sequences_wanted(const KvBudgetInput *input, uint64_t room) {
     if (!input->sequence_auto) return input->sequence_max;
     uint64_t resident = room / input->layer_count;
     return smaller(input->sequence_max, resident > SEQUENCES_LEAST ? resident : SEQUENCES_LEAST);
+}
+
+uint64_t kv_budget_staging_most(uint64_t device_slots, uint64_t slot_bytes) {
+    return smaller(device_slots / STAGING_SHARE, staging_bytes_max / slot_bytes);
 }
 
 uint64_t kv_budget_device_min(const KvBudgetInput *input) {
@@ -97,7 +101,7 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
         uint64_t room = kept - step_blocks(input) - STAGING_SLOTS_MIN;
         budget.sequence_max = smaller(sequences_wanted(input, room), room);
         room -= budget.sequence_max;
-        uint64_t staging = smaller(kept / STAGING_SHARE, staging_bytes_max / slot_bytes);
+        uint64_t staging = kv_budget_staging_most(kept, slot_bytes);
         if (staging < STAGING_SLOTS_MIN) staging = STAGING_SLOTS_MIN;
         budget.staging_slots = smaller(staging, STAGING_SLOTS_MIN + room);
         kept -= budget.staging_slots + 1; /* the place that tier_manager_has_room keeps free */

@@ -36,6 +36,9 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out);
 /* The least device budget for sequence_max sequences at once. kv_budget_plan takes less, for fewer. */
 uint64_t kv_budget_device_min(const KvBudgetInput *input);
 
+/* Slots of a device of so many that staging may take: what a disk gives while one layer of a large model runs its matrix products. */
+uint64_t kv_budget_staging_most(uint64_t device_slots, uint64_t slot_bytes);
+
 /* Tokens a block for `auto`: a power of two from 32 to 256 such that a block holds at least 64 KiB where it can, 32 KiB with a
  * codec, whose packs begin only when several blocks are cold. A function of
  * the model and the number of ranks alone: partials fold block by block, so a size that followed the budget would change bits

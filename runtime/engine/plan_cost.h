@@ -7,6 +7,7 @@
  *
  *     layer = max(compute, disk, to the device, from the device, memory copies, cores)      step = layers + head + sampling
  *
+ * Where staging is too small for what could be read while a layer computes, the rest of that time is added to what is read.
  * Decode is reckoned for the middle of the answer. Sizes are those of the engine itself (kv_layout, kv_budget), so bytes a step are what
  * it moves. FlexGen's cost model (arXiv 2303.06865, and its code) is the pattern; it lets weights wait for the rest, and attends on the
  * host. Pure functions; figures are those of the busiest rank. */

@@ -64,7 +64,7 @@ static void divide_cache(PlanLoad *load, PlanCost *out) {
     double least = (double)kv_budget_device_min(&load->input) / slot_bytes;
     double device = ceil(slots * placement->percent[PLAN_CACHE_DEVICE] / 100) + least;
     double host = ceil(slots * placement->percent[PLAN_CACHE_HOST] / 100);
-    double staging = plan_smaller(device / 4, (double)(128ull << 20) / slot_bytes) + 1;
+    double staging = (double)kv_budget_staging_most((uint64_t)device, load->layout.slot_bytes) + 1;
     bool on_disk = plan_disk_percent(placement, PLAN_CACHE_DEVICE) > 0;
     if (on_disk && host > 0 && load->input.bounces) host += BOUNCE_SLOTS;
     if (on_disk)

@@ -174,9 +174,30 @@ static void add_activities(const PlanLoad *load, PlanStep *step) {
     step->activity[PLAN_CORES] = busy / machine->core_count;
 }
 
-/* Layers are alike, so the longest activity of one is the longest of all. */
-static void finish_step(PlanStep *step) {
+static double stream_seconds(const PlanStep *step) {
     double longest = 0;
+    for (int i = 0; i < PLAN_ACTIVITY_COUNT; i++)
+        if (i != PLAN_COMPUTE && i != PLAN_CORES) longest = plan_larger(longest, step->activity[i]);
+    return longest;
+}
+
+/* Reads ahead go on while a layer computes until staging is full; what of its slots is being attended, half at most, takes none. Seconds
+ * of compute during which nothing is read any more. */
+static double uncovered_seconds(const PlanLoad *load, const PlanStep *step) {
+    double compute = step->activity[PLAN_COMPUTE], stream = stream_seconds(step);
+    double slots =
+        (step->kv_read[TIER_HOST] + step->kv_read[TIER_NVME]) / (double)load->layout.slot_bytes;
+    double meanwhile =
+        stream > 0 ? slots / load->shape->layer_count * plan_smaller(1, compute / stream) : 0;
+    if (meanwhile == 0) return 0;
+    double staging = load->budget.staging_slots;
+    double ahead = staging - plan_smaller(plan_staging_least(load), staging / 2);
+    return compute * (1 - plan_smaller(1, ahead / meanwhile));
+}
+
+/* Layers are alike, so the longest activity of one is the longest of all. */
+static void finish_step(const PlanLoad *load, PlanStep *step) {
+    double longest = stream_seconds(step) + uncovered_seconds(load, step);
     for (int i = 0; i < PLAN_ACTIVITY_COUNT; i++)
         longest = plan_larger(longest, step->activity[i]);
     step->seconds = longest + step->head + step->sampling;
@@ -200,7 +221,7 @@ void plan_decode_step(const PlanLoad *load, PlanStep *step) {
     add_weight_traffic(load, step);
     add_activities(load, step);
     add_head(load, rows, step);
-    finish_step(step);
+    finish_step(load, step);
 }
 
 /* Staging takes what is read while a layer computes, and half as much again (kv_staging.c), from what could stay. */
@@ -239,5 +260,5 @@ void plan_prompt_pass(const PlanLoad *load, double rows, PlanStep *step) {
     add_weight_traffic(load, step);
     add_activities(load, step);
     add_head(load, load->placement->sequences * rows / all, step);
-    finish_step(step);
+    finish_step(load, step);
 }
