@@ -21,7 +21,10 @@ void tier_manager_want(TierManager *manager, const BlockId *ids, uint32_t count,
     uint32_t room = manager->want_count < manager->options.want_count_max
                         ? manager->options.want_count_max - manager->want_count
                         : 0;
-    if (count > room) count = room;
+    if (count > room) {
+        manager->stats.wants_left_out += count - room;
+        count = room;
+    }
     for (uint32_t i = 0; i < count; i++) {
         CHECK(ids[i] < manager->options.record_count);
         Record *record = &manager->records[ids[i]];

@@ -119,6 +119,7 @@ typedef struct EngineStats {
         tiers[TIER_COUNT]; /* this rank; summed over ranks once engine_stop is through */
     uint64_t corrupt_blocks, io_errors, late_transfers;
     uint64_t prefetch_useful, prefetch_late, prefetch_wasted;
+    uint64_t wants_left_out; /* blocks that no queue had room to read ahead */
     uint64_t blocks_filling, blocks_sealed, blocks_lost; /* now */
     double seconds_tier_thread;                          /* CPU time of it, up to its last rest */
     double seconds_stalled[TIER_COUNT]; /* as in tiers, of this rank alone: a part of its steps */

@@ -70,6 +70,7 @@ void engine_note_kv(Engine *engine) {
     stats->prefetch_useful = cache.manager.prefetch_useful;
     stats->prefetch_late = cache.manager.prefetch_late;
     stats->prefetch_wasted = cache.manager.prefetch_wasted;
+    stats->wants_left_out = cache.manager.wants_left_out;
 }
 
 static void add_tier(EngineTierStats *sum, const EngineTierStats *tier) {
@@ -108,6 +109,7 @@ static void add_stats(EngineStats *sum, const EngineStats *stats) {
     sum->prefetch_useful += stats->prefetch_useful;
     sum->prefetch_late += stats->prefetch_late;
     sum->prefetch_wasted += stats->prefetch_wasted;
+    sum->wants_left_out += stats->wants_left_out;
     sum->seconds_tier_thread += stats->seconds_tier_thread;
     sum->memory_peak_bytes += stats->memory_peak_bytes;
 }
