@@ -319,7 +319,9 @@ static Status wait_for_layer(WeightStream *stream, uint32_t layer) {
     Status status = STATUS_OK;
     Frame *frame;
     while (!(frame = find_layer(stream, layer)) || frame->state != FRAME_READY) {
+        stream->waited_for = true;
         status = wait_for_thread(stream);
+        stream->waited_for = false;
         if (status != STATUS_OK) return status;
         refill(stream);
     }

@@ -74,7 +74,8 @@ void weight_stream_expect(WeightStream *stream, const uint32_t *layers, uint32_t
 Status weight_stream_acquire(WeightStream *stream, uint32_t layer, const uint8_t **out_bytes);
 void weight_stream_release(WeightStream *stream);
 
-/* How much may be in flight at once, so that others on the same disks have their part; at least a chunk. */
+/* How much may be in flight at once, so that others on the same disks have their part; at least a chunk, and no bound while a layer is
+ * waited for: then the others are ahead. */
 void weight_stream_limit(WeightStream *stream, uint64_t in_flight_bytes);
 
 WeightStreamStats weight_stream_stats(WeightStream *stream);

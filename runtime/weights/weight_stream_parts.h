@@ -73,8 +73,9 @@ struct WeightStream {
     pthread_mutex_t lock;
     pthread_cond_t work, done;
     bool stop, opened, failed;
-    uint64_t in_flight_max; /* bytes */
-    uint64_t progress;      /* results so far */
+    uint64_t in_flight_max; /* bytes; not while a layer is waited for */
+    bool waited_for;
+    uint64_t progress; /* results so far */
     ErrorCode error;
     char error_text[512];
     WeightStreamStats stats;

@@ -180,7 +180,7 @@ static void move_frames(WeightStream *stream) {
 
 /* Under the lock: what is due begins to move. */
 static void take_orders(WeightStream *stream) {
-    stream->in_flight_now_max = stream->in_flight_max;
+    stream->in_flight_now_max = stream->waited_for ? UINT64_MAX : stream->in_flight_max;
     for (uint32_t i = 0; i < WEIGHT_FRAMES; i++) {
         Frame *frame = &stream->frames[i];
         if (frame->state != FRAME_DUE) continue;

@@ -3,9 +3,9 @@
 
     bench_planner.py --spillway build/launch/spillway --dir DIR MODEL... [--results FILE] [--batches 32] [--context 512] [--rounds 3] …
 
-The machine is measured anew first, by the planner itself. Then each round runs every placement of every model in turn (contexts are
+Each round begins with a measurement of the machine by the planner itself, and then runs every placement of every model in turn (contexts are
 synthetic keys and values; a model that is a shape runs with random weights), so that a machine whose speed wanders does so for all.
-A figure is the median of the rounds. The first table has the given placements; the second, for each model and a memory limit that
+Figures are medians of the rounds, an error the median of theirs. The first table has the given placements; the second, for each model and a memory limit that
 is a share of what all would need, the placements of a grid in steps of --grid per cent that fit, fastest first, and where the
 planner's own choice stands among them.
 
@@ -122,7 +122,7 @@ def medians(rows):
 
 def cells(rows):
     figures = medians(rows)
-    off = figures["predicted"] / figures["measured"] - 1
+    off = statistics.median(row["predicted"] / row["measured"] for row in rows) - 1
     return (f"{figures['predicted']:.1f} | {figures['measured']:.1f} | {100 * off:+.0f} % | {figures['told'] / 1e6:.1f} | "
             f"{figures['moved'] / 1e6:.1f} | {rows[0]['bottleneck']} | {len(rows)} |"), abs(off)
 
@@ -179,9 +179,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = args.results or os.path.join(folder, "results.jsonl")
         with open(path, "a", encoding="utf-8") as file:
-            if args.rounds > 0:
-                plan(args, args.models[0], args.batches[0], "--probe")
             for _ in range(args.rounds):
+                plan(args, args.models[0], args.batches[0], "--probe")
                 for model in args.models:
                     for batch in args.batches:
                         run_placements(args, file, model, batch)
