@@ -85,6 +85,7 @@ static const SlotRow slot_rows[] = {
     SLOT(kv_store),
     SLOT(attend_begin),
     SLOT(attend),
+    SLOT(attend_merge),
     SLOT(attend_end),
     SLOT(kv_encode),
     SLOT(kv_decode),

@@ -131,13 +131,18 @@ typedef struct AttendRun {
     uint32_t row_first; /* rows [row_first, row_first + row_count) of q */
     uint32_t row_count;
     uint32_t position_first;
-    uint32_t
-        block_ordinal_first; /* a multiple of ATTEND_GROUP_BLOCKS; block b holds positions from b * block_tokens */
+    /* A multiple of ATTEND_GROUP_BLOCKS, or the whole run lies in one group. Block b holds positions from b * block_tokens. */
+    uint32_t block_ordinal_first;
     uint32_t block_count;
     const void *const *blocks; /* [block_count] */
     const Codec *const
         *codecs; /* [block_count] how each is stored, NULL: as it is; NULL: all of them */
 } AttendRun;
+
+static inline bool attend_run_in_groups(const AttendRun *run) {
+    uint32_t place = run->block_ordinal_first % ATTEND_GROUP_BLOCKS;
+    return place == 0 || run->block_count <= ATTEND_GROUP_BLOCKS - place;
+}
 
 static inline const Codec *attend_codec(const AttendRun *run, uint32_t block) {
     const Codec *codec = run->codecs ? run->codecs[block] : NULL;
@@ -151,6 +156,7 @@ static inline const Codec *attend_codec(const AttendRun *run, uint32_t block) {
  * seen in it, nothing else. Partials fold in block order inside groups of ATTEND_GROUP_BLOCKS ordinals
  * (starting at the empty partial), and group results fold in order into the running state: the caller hands
  * the runs of a sequence in rising order, over any number of calls cut at group boundaries, and gets the same bits.
+ * A run that is a part of one group folds as a group of its own: the same sum, in other bits.
  * Blocks that a row does not see leave its state untouched. Empty partial: (-inf, 0, 0), never NaN. */
 typedef struct AttendArgs {
     KvShape shape;
@@ -171,6 +177,12 @@ typedef struct AttendEdgeArgs {
     uint32_t row_count, head_count, head_dim;
     float *maxima, *sums, *out; /* as in AttendArgs */
 } AttendEdgeArgs;
+
+/* Partials of the same rows and heads over other blocks, in the layout of the state that they fold into. */
+typedef struct AttendMergeArgs {
+    AttendEdgeArgs state;
+    const float *maxima, *sums, *out;
+} AttendMergeArgs;
 
 /* Elementwise over rows: out[r][i] = f(a[r][i], b[r][i]). out may be a or b. */
 typedef struct ElementwiseArgs {
@@ -231,6 +243,9 @@ typedef struct Kernels {
     void (*attend_begin)(const KernelContext *context,
                          const AttendEdgeArgs *args); /* every state to (-inf, 0, 0) */
     void (*attend)(const KernelContext *context, const AttendArgs *args);
+    void (*attend_merge)(
+        const KernelContext *context,
+        const AttendMergeArgs *args); /* as a group folds; an empty partial changes no bit */
     void (*attend_end)(const KernelContext *context,
                        const AttendEdgeArgs *args); /* out /= sum; 0 where sum is 0 */
 

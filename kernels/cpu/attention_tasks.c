@@ -345,7 +345,7 @@ void attend_with(const AttendIsa *isa, const KernelContext *context, const Atten
                           args->shape.block_tokens, &driver);
     CHECK(used <= context->scratch_bytes);
     for (uint32_t i = 0; i < args->run_count; i++)
-        CHECK(args->runs[i].block_ordinal_first % ATTEND_GROUP_BLOCKS == 0);
+        CHECK(attend_run_in_groups(&args->runs[i]));
     group_heads(args, &driver.heads);
     if (work_of(args) < SERIAL_WORK) driver.team = NULL;
     uint32_t task_count = count_tasks(&driver);

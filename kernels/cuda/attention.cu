@@ -88,11 +88,6 @@ DEVICE SeenTokens seen_in_chunk(SeenTokens seen, uint32_t chunk_first) {
     return SeenTokens{begin, end < CHUNK_TOKENS ? end : (uint32_t)CHUNK_TOKENS};
 }
 
-/* exp(x - max), where a maximum of -inf stands for "nothing yet" */
-DEVICE float weight_of(float x, float max) {
-    return exponential(x - (max == -INFINITY ? 0.0f : max));
-}
-
 /* scale * (q . k) of the lane's token for every item of the warp: four chains over the channels, one a place in a quad. */
 template <uint32_t ITEMS>
 DEVICE void chunk_scores(const AttendShared &shared, float scale, float *out_scores) {

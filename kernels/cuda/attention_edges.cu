@@ -1,7 +1,9 @@
-/* What stands around attention: new keys and values into their blocks, and the first and last touch of the running state. */
+/* What stands around attention: new keys and values into their blocks, the first and last touch of the running state, and what
+ * others have attended into it. */
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/port.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 enum { EDGE_THREADS = 256 };
 
@@ -40,6 +42,25 @@ KERNEL(EDGE_THREADS) void states_clear(AttendEdgeArgs args) {
         args.out[state * args.head_dim + d] = 0.0f;
 }
 
+KERNEL(EDGE_THREADS) void states_merge(AttendMergeArgs args) {
+    AttendEdgeArgs into = args.state;
+    uint64_t state = block_index().x;
+    float from_max = args.maxima[state], from_sum = args.sums[state];
+    float old_max = into.maxima[state], old_sum = into.sums[state];
+    float max = fmaxf(old_max, from_max);
+    float kept = weight_of(old_max, max), added = weight_of(from_max, max);
+    if (from_max == -INFINITY && from_sum == 0.0f) return; /* the same in all threads */
+    block_sync(); /* every thread has read before one writes */
+    if (thread_index().x == 0) {
+        into.maxima[state] = max;
+        into.sums[state] = fused_multiply_add(old_sum, kept, from_sum * added);
+    }
+    for (uint32_t d = thread_index().x; d < into.head_dim; d += block_extent().x) {
+        uint64_t at = state * into.head_dim + d;
+        into.out[at] = fused_multiply_add(into.out[at], kept, args.out[at] * added);
+    }
+}
+
 KERNEL(EDGE_THREADS) void states_finish(AttendEdgeArgs args) {
     uint64_t state = block_index().x;
     float sum = args.sums[state];
@@ -66,6 +87,11 @@ static void attend_begin_launch(DeviceStream *stream, const AttendEdgeArgs *args
            extent(edge_threads(args->head_dim)), 0, stream, *args);
 }
 
+static void attend_merge_launch(DeviceStream *stream, const AttendMergeArgs *args) {
+    LAUNCH(states_merge, extent(args->state.row_count * args->state.head_count),
+           extent(edge_threads(args->state.head_dim)), 0, stream, *args);
+}
+
 static void attend_end_launch(DeviceStream *stream, const AttendEdgeArgs *args) {
     LAUNCH(states_finish, extent(args->row_count * args->head_count),
            extent(edge_threads(args->head_dim)), 0, stream, *args);
@@ -74,5 +100,6 @@ static void attend_end_launch(DeviceStream *stream, const AttendEdgeArgs *args) 
 extern "C" void PORT_NAME(attention_edges_fill)(CudaLaunchers *launchers) {
     launchers->kv_store = kv_store_launch;
     launchers->attend_begin = attend_begin_launch;
+    launchers->attend_merge = attend_merge_launch;
     launchers->attend_end = attend_end_launch;
 }

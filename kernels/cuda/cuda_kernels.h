@@ -185,6 +185,7 @@ typedef struct CudaLaunchers {
     void (*attend)(DeviceStream *stream, const AttendLaunch *launch);
     uint32_t
         attend_blocks_enough; /* of threads, to keep a device busy: with fewer, groups are attended side by side */
+    void (*attend_merge)(DeviceStream *stream, const AttendMergeArgs *args);
     void (*attend_end)(DeviceStream *stream, const AttendEdgeArgs *args);
     void (*codec_encode)(DeviceStream *stream, const EncodeLaunch *launch);
     void (*activations)(DeviceStream *stream, const ActivationLaunch *launch);

@@ -55,6 +55,11 @@ static void attend_begin_cuda(const KernelContext *context, const AttendEdgeArgs
     if (args->row_count) cuda_context(context)->launchers->attend_begin(context->stream, args);
 }
 
+static void attend_merge_cuda(const KernelContext *context, const AttendMergeArgs *args) {
+    if (args->state.row_count)
+        cuda_context(context)->launchers->attend_merge(context->stream, args);
+}
+
 static void attend_end_cuda(const KernelContext *context, const AttendEdgeArgs *args) {
     if (args->row_count) cuda_context(context)->launchers->attend_end(context->stream, args);
 }
@@ -203,6 +208,7 @@ void cuda_kernels_fill(Kernels *kernels) {
     kernels->kv_store = kv_store_cuda;
     kernels->attend_begin = attend_begin_cuda;
     kernels->attend = attend_cuda;
+    kernels->attend_merge = attend_merge_cuda;
     kernels->attend_end = attend_end_cuda;
     kernels->kv_encode = codec_encode_block;
     kernels->kv_decode = codec_decode_block;

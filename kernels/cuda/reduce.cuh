@@ -35,6 +35,11 @@ DEVICE uint32_t warp_or(uint32_t value) {
     return value;
 }
 
+/* Of a softmax: exp(x - max), where a maximum of -inf stands for "nothing yet". */
+DEVICE float weight_of(float x, float max) {
+    return exponential(x - (max == -INFINITY ? 0.0f : max));
+}
+
 /* warp_sums[warps of the block]: free for the next use after the next barrier of the block. */
 DEVICE float block_sum(float value, SharedArray<float> warp_sums) {
     value = warp_sum(value);

@@ -142,7 +142,7 @@ static void attend_reference(const KernelContext *context, const AttendArgs *arg
     CHECK(context->scratch_bytes >= scratch_need(args->shape.head_dim));
     for (uint32_t i = 0; i < args->run_count; i++) {
         const AttendRun *run = &args->runs[i];
-        CHECK(run->block_ordinal_first % ATTEND_GROUP_BLOCKS == 0);
+        CHECK(attend_run_in_groups(run));
         for (uint32_t row = 0; row < run->row_count; row++)
             for (uint32_t head = 0; head < args->head_count; head++)
                 for (uint32_t first = 0; first < run->block_count; first += ATTEND_GROUP_BLOCKS) {
@@ -164,6 +164,23 @@ static void attend_begin_reference(const KernelContext *context, const AttendEdg
         args->out[i] = 0.0f;
 }
 
+static void attend_merge_reference(const KernelContext *context, const AttendMergeArgs *args) {
+    (void)context;
+    const AttendEdgeArgs *into = &args->state;
+    uint64_t state_count = (uint64_t)into->row_count * into->head_count;
+    for (uint64_t state = 0; state < state_count; state++) {
+        if (args->maxima[state] == -INFINITY && args->sums[state] == 0.0f) continue;
+        double old_max = (double)into->maxima[state], from_max = (double)args->maxima[state];
+        double max = fmax(old_max, from_max);
+        double kept = weight_of(old_max, max), added = weight_of(from_max, max);
+        into->maxima[state] = (float)max;
+        into->sums[state] =
+            (float)((double)into->sums[state] * kept + (double)args->sums[state] * added);
+        for (uint64_t i = state * into->head_dim; i < (state + 1) * into->head_dim; i++)
+            into->out[i] = (float)((double)into->out[i] * kept + (double)args->out[i] * added);
+    }
+}
+
 static void attend_end_reference(const KernelContext *context, const AttendEdgeArgs *args) {
     (void)context;
     uint64_t state_count = (uint64_t)args->row_count * args->head_count;
@@ -180,5 +197,6 @@ void attention_fill_reference(Kernels *kernels) {
     kernels->kv_store = kv_store_reference;
     kernels->attend_begin = attend_begin_reference;
     kernels->attend = attend_reference;
+    kernels->attend_merge = attend_merge_reference;
     kernels->attend_end = attend_end_reference;
 }

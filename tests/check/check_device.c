@@ -217,6 +217,20 @@ static void attend_end_mirrored(const KernelContext *context, const AttendEdgeAr
     edge_run(context, *args, used->kernels->attend_end);
 }
 
+static void attend_merge_mirrored(const KernelContext *context, const AttendMergeArgs *args) {
+    AttendMergeArgs copy = *args;
+    uint64_t states = (uint64_t)args->state.row_count * args->state.head_count;
+    uint64_t out_bytes = states * args->state.head_dim * sizeof(float);
+    copy.state.maxima = mirror(args->state.maxima, states * sizeof(float), true);
+    copy.state.sums = mirror(args->state.sums, states * sizeof(float), true);
+    copy.state.out = mirror(args->state.out, out_bytes, true);
+    copy.maxima = mirror(args->maxima, states * sizeof(float), false);
+    copy.sums = mirror(args->sums, states * sizeof(float), false);
+    copy.out = mirror(args->out, out_bytes, false);
+    used->kernels->attend_merge(context_of(context), &copy);
+    finish();
+}
+
 /* The run with blocks on the device: blocks[block_count] is the caller's. */
 static AttendRun run_mirror(const AttendArgs *args, const AttendRun *run, const void **blocks) {
     AttendRun copy = *run;
@@ -356,6 +370,7 @@ void check_device_fill(Kernels *kernels) {
     kernels->kv_store = kv_store_mirrored;
     kernels->attend_begin = attend_begin_mirrored;
     kernels->attend = attend_mirrored;
+    kernels->attend_merge = attend_merge_mirrored;
     kernels->attend_end = attend_end_mirrored;
     kernels->kv_encode_blocks = kv_encode_blocks_mirrored;
     kernels->add = add_mirrored;

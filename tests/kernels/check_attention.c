@@ -185,6 +185,16 @@ static KernelContext context_for(Check *check, const Kernels *kernels, const Att
     return check_context(check, kernels, &limits, thread_count);
 }
 
+static AttendRun run_of(const Sequence *sequence, uint32_t first, uint32_t end) {
+    return (AttendRun){.row_first = sequence->row_first,
+                       .row_count = sequence->row_count,
+                       .position_first = sequence->position_first,
+                       .block_ordinal_first = first,
+                       .block_count = end - first,
+                       .blocks = (const void *const *)sequence->blocks + first,
+                       .codecs = sequence->codecs + first};
+}
+
 /* The blocks of `sequence` from *io_block to a group boundary; all of them when nothing is cut. */
 static AttendRun next_run(Check *check, const Sequence *sequence, Cut cut, uint32_t *io_block) {
     uint32_t first = *io_block, end = sequence->block_count;
@@ -193,13 +203,7 @@ static AttendRun next_run(Check *check, const Sequence *sequence, Cut cut, uint3
         if (first + groups * ATTEND_GROUP_BLOCKS < end) end = first + groups * ATTEND_GROUP_BLOCKS;
     }
     *io_block = end;
-    return (AttendRun){.row_first = sequence->row_first,
-                       .row_count = sequence->row_count,
-                       .position_first = sequence->position_first,
-                       .block_ordinal_first = first,
-                       .block_count = end - first,
-                       .blocks = (const void *const *)sequence->blocks + first,
-                       .codecs = sequence->codecs + first};
+    return run_of(sequence, first, end);
 }
 
 static void attend_runs(const Kernels *kernels, const KernelContext *context,
@@ -495,6 +499,59 @@ static void run_attend_coded(Check *check) {
     attend_round(check, true);
 }
 
+/* ---- merging */
+
+/* From *io_block on: whole groups, or a part of one. */
+static AttendRun next_piece(Check *check, const Sequence *sequence, uint32_t *io_block) {
+    uint32_t first = *io_block, place = first % ATTEND_GROUP_BLOCKS;
+    uint32_t most = place > 0 ? ATTEND_GROUP_BLOCKS - place : 2u * ATTEND_GROUP_BLOCKS;
+    uint32_t left = sequence->block_count - first, count = 1 + check_below(check, most);
+    *io_block = first + (count < left ? count : left);
+    return run_of(sequence, first, *io_block);
+}
+
+static State state_begin(Check *check, const KernelContext *context, const AttendCase *drawn) {
+    State state = state_new(check, drawn);
+    AttendEdgeArgs edge = edge_args(drawn, &state);
+    check->kernels->attend_begin(context, &edge);
+    return state;
+}
+
+static void merge(const Check *check, const KernelContext *context, const AttendCase *drawn,
+                  const State *into, const State *from) {
+    AttendMergeArgs args = {.state = edge_args(drawn, into),
+                            .maxima = from->maxima,
+                            .sums = from->sums,
+                            .out = from->out};
+    check->kernels->attend_merge(context, &args);
+}
+
+/* Each piece of a sequence is attended into one of two states, as by a device and its host, and these are merged. */
+static void run_attend_merge(Check *check) {
+    AttendCase drawn = draw_case(check, check_chance(check, 0.5));
+    KernelContext context = context_for(check, check->kernels, &drawn, check->thread_count);
+    State empty = state_begin(check, &context, &drawn);
+    State parts[2] = {state_begin(check, &context, &drawn), state_begin(check, &context, &drawn)};
+    for (uint32_t i = 0; i < drawn.sequence_count; i++)
+        for (uint32_t block = 0; block < drawn.sequences[i].block_count;) {
+            AttendRun run = next_piece(check, &drawn.sequences[i], &block);
+            attend_runs(check->kernels, &context, &drawn, &parts[check_below(check, 2)], &run, 1);
+        }
+    size_t states = (size_t)drawn.row_count * drawn.args.head_count;
+    const State before = {
+        check_copy(check, parts[0].maxima, states * sizeof(float)),
+        check_copy(check, parts[0].sums, states * sizeof(float)),
+        check_copy(check, parts[0].out, states * drawn.args.shape.head_dim * sizeof(float))};
+    merge(check, &context, &drawn, &parts[0], &empty);
+    expect_same_rows(check, "merged with nothing", &drawn, &before, &parts[0], 0, drawn.row_count);
+    merge(check, &context, &drawn, &empty, &parts[0]);
+    expect_same_rows(check, "merged into nothing", &drawn, &before, &empty, 0, drawn.row_count);
+    merge(check, &context, &drawn, &parts[0], &parts[1]);
+    float *log_sums = log_sums_of(check, &drawn, &parts[0]);
+    attend_finish(check, check->kernels, &drawn, &parts[0]);
+    expect_oracle(check, &drawn, &parts[0], log_sums);
+}
+
 /* More blocks or rows than a backend that works from tables of bounded size takes at a time. */
 typedef struct LargeCase {
     uint32_t row_count, block_count;
@@ -760,6 +817,8 @@ const CheckGroup check_attention = {{
     {"attend_end", CHECK_SLOT(attend_end), run_attend_edges, NULL},
     {"attend", CHECK_SLOT(attend), run_attend, bench_attend},
     {"attend_coded", CHECK_SLOT(attend), run_attend_coded, bench_attend_coded},
+    {"attend_merge", CHECK_SLOT(attend_merge), run_attend_merge, NULL},
+    {"attend_pieces", CHECK_SLOT(attend), run_attend_merge, NULL},
     {"attend_large", CHECK_SLOT(attend), run_attend_large, NULL},
     {0},
 }};
