@@ -3,6 +3,13 @@
 #include "runtime/base/invariant.h"
 #include "tiers/tier_records.h"
 
+/* Rule 11. */
+static bool pinned_in_host(const Record *record) {
+    return record->replicas[TIER_DEVICE].state == REPLICA_NONE &&
+           record->replicas[TIER_HOST].state == REPLICA_VALID &&
+           record->transfer == TRANSFER_NONE && !record->demanded;
+}
+
 static void check_block(const TierManager *manager, const Record *record) {
     const Replica *device = &record->replicas[TIER_DEVICE];
     Tier lower = record_lower_tier(record);
@@ -18,7 +25,7 @@ static void check_block(const TierManager *manager, const Record *record) {
     case BLOCK_SEALED:
         CHECK(on_device || lower < TIER_COUNT);       /* rule 1 */
         CHECK(!record->staged || lower < TIER_COUNT); /* a staged copy is never the only one */
-        CHECK(record->pins == 0 || on_device);
+        CHECK(record->pins == 0 || on_device || pinned_in_host(record));
         break;
     }
     CHECK(!record->held || (record->block.state == BLOCK_FILLING && !moving && !record->staged &&

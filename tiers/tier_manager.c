@@ -346,6 +346,7 @@ Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
     if (record->block.state == BLOCK_LOST) return STATUS_IO;
     if (lose_if_silent(manager, record)) return STATUS_IO;
     if (!record_on_device(record)) {
+        CHECK(record->pins == 0); /* rule 11 */
         demand(manager, record);
         return STATUS_AGAIN;
     }
@@ -363,16 +364,45 @@ Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot) {
     return STATUS_OK;
 }
 
+Status tier_manager_pin_host(TierManager *manager, BlockId id, uint32_t *out_slot) {
+    Record *record = record_at(manager, id);
+    if (record->replicas[TIER_DEVICE].state != REPLICA_NONE ||
+        record->replicas[TIER_HOST].state != REPLICA_VALID)
+        return STATUS_NOT_FOUND;
+    want_pinned(manager, record);
+    block_lists_remove(&manager->lists, id); /* demanded no more */
+    manager->stats.tiers[TIER_HOST].hits++;
+    record->demanded = false;
+    record->pins++;
+    if (record->block.state == BLOCK_SEALED) note_use(manager, id, &record->block);
+    *out_slot = record->replicas[TIER_HOST].slot;
+    return STATUS_OK;
+}
+
+/* Beside the places that are kept free. */
+static bool home_is_free(const TierManager *manager, uint32_t others) {
+    return (uint64_t)manager->home_used + manager->free_target + others < manager->home_count;
+}
+
+static bool wants_free_place(const TierManager *manager, const Record *record) {
+    const Placement *placement = manager->options.placement;
+    return !placement->wants_free_place ||
+           placement->wants_free_place(manager->policy, &record->block);
+}
+
+bool tier_manager_has_home(const TierManager *manager, BlockId id, uint32_t others) {
+    return !manager->take_waits && home_is_free(manager, others) &&
+           wants_free_place(manager, record_at(manager, id));
+}
+
 /* A staged copy that has just been attended moves in, if the policy wants it and a place is there or can be made without a
  * write. Takes that wait go first. */
 static bool promote(TierManager *manager, Record *record) {
     const Placement *placement = manager->options.placement;
     BlockId id = record_id(manager, record);
     if (manager->take_waits) return false;
-    bool free = manager->home_used + manager->free_target < manager->home_count;
-    if (free && placement->wants_free_place &&
-        !placement->wants_free_place(manager->policy, &record->block))
-        return false;
+    bool free = home_is_free(manager, 0);
+    if (free && !wants_free_place(manager, record)) return false;
     if (!free) {
         if (!placement->wants_promotion || !placement->wants_promotion(manager->policy, id))
             return false;

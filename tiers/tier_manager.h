@@ -27,7 +27,9 @@
  *  10. A transfer that is late is given up: the block of a read is lost, that of a write stays where it was. The slots that the transfer
  *      writes to stay taken until it has really ended, those of a read both. A tier that is off and has such transfers
  *      is not asked again until they have ended: what is only there is lost when a pin needs it. When they hold so much
- *      of staging that no attention group gets through, that holds for every lower tier. */
+ *      of staging that no attention group gets through, that holds for every lower tier.
+ *  11. A block that is pinned in the host's tier has no copy on the device and gets none: no transfer touches it, and nobody holds it,
+ *      pins it on the device or releases it, until it is unpinned. Wants of it are passed over. */
 
 #include "tiers/placement.h"
 #include "tiers/tier_slots.h"
@@ -147,6 +149,11 @@ void tier_manager_forget_wants(
 /* Pins a block for reading: *out_slot is the device slot, resident or staged. STATUS_AGAIN: on its way (asked for if it was
  * not wanted); STATUS_IO: lost. */
 Status tier_manager_pin(TierManager *manager, BlockId id, uint32_t *out_slot);
+/* Pins a block where it lies in the host's tier, for a reader that is there: *out_slot is its slot there. STATUS_NOT_FOUND: it does
+ * not lie there, or also on the device or on its way to it: to be pinned as any other. Nothing verifies its bytes. */
+Status tier_manager_pin_host(TierManager *manager, BlockId id, uint32_t *out_slot);
+/* Whether a block below would stay on the device if it were read now and used: in a place that is free even when `others` have taken one. */
+bool tier_manager_has_home(const TierManager *manager, BlockId id, uint32_t others);
 /* Where the block's bytes are now: what a pin that answers STATUS_AGAIN waits for. TIER_COUNT: lost. */
 Tier tier_manager_tier(const TierManager *manager, BlockId id);
 void tier_manager_unpin(TierManager *manager,

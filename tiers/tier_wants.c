@@ -3,7 +3,7 @@
 #include "runtime/base/invariant.h"
 #include "tiers/tier_records.h"
 
-/* An entry stands in the queue until staging serves it; what is resident is served by just passing it. A pin uses up one served
+/* An entry stands in the queue until staging serves it; what is resident, or pinned in the host's tier, is served by just passing it. A pin uses up one served
  * entry of its block, or marks one ahead as taken, so that the queue never reads for pins that have been. */
 
 WantCounts *record_wants(const TierManager *manager, Record *record) {
@@ -109,7 +109,7 @@ Record *want_next(TierManager *manager) {
             wants->taken--;
             wants->ahead--;
             pop(manager);
-        } else if (record->block.state == BLOCK_LOST ||
+        } else if (record->block.state == BLOCK_LOST || record->pins > 0 ||
                    record->replicas[TIER_DEVICE].state != REPLICA_NONE) {
             want_serve_first(manager);
             if (block_lists_of(&manager->lists, want.block) == LIST_STALE)

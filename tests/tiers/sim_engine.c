@@ -28,7 +28,9 @@ typedef struct Sequence {
 
 typedef struct Pin {
     Sequence *sequence;
-    uint32_t ordinal, device_slot;
+    uint32_t ordinal;
+    Tier tier; /* where it is attended */
+    uint32_t slot;
 } Pin;
 
 /* What ranks tell each other after a step. */
@@ -232,7 +234,7 @@ static bool take_block(Simulation *sim, Sequence *sequence, uint32_t layer) {
         if (!find_room(sim, sequence)) return false;
     }
     uint32_t slot = tier_manager_device_slot(sim->manager, stream->ids[ordinal]);
-    sim_store_device(&sim->store, slot)->cell = (SimCell){0};
+    sim_store_slot(&sim->store, TIER_DEVICE, slot)->cell = (SimCell){0};
     stream->block_count++;
     return true;
 }
@@ -269,7 +271,7 @@ static void append(Simulation *sim, Sequence *sequence, uint32_t layer, uint32_t
     uint32_t ordinal = position / sim->options.block_tokens;
     uint64_t token = sim_mix(sequence->uid * LAYERS_MAX + layer, position);
     uint32_t slot = tier_manager_device_slot(sim->manager, stream->ids[ordinal]);
-    SimSlot *device = sim_store_device(&sim->store, slot);
+    SimSlot *device = sim_store_slot(&sim->store, TIER_DEVICE, slot);
     CHECK(device->readers == 0); /* a filling block does not move */
     if (position % sim->options.block_tokens == 0) {
         stream->truth[ordinal] = true_hash(stream, ordinal);
@@ -331,19 +333,32 @@ static void seal_layer(Simulation *sim, uint32_t layer) {
 /* ---- attending ---- */
 
 static void unpin(Simulation *sim, uint32_t layer, const Pin *pin) {
-    sim->store.slots[TIER_DEVICE][pin->device_slot].pins--;
+    sim_store_slot(&sim->store, pin->tier, pin->slot)->pins--;
     tier_manager_unpin(sim->manager, pin->sequence->streams[layer].ids[pin->ordinal]);
     check(sim);
+}
+
+/* What is pinned in the host's tier is wanted for later, and stays where it is. */
+static void want_ahead(Simulation *sim, uint32_t layer) {
+    uint32_t taken;
+    for (uint32_t i = 0; i < sim->whole_count; i++) {
+        const Pin *pin = &sim->pins[i];
+        if (pin->tier == TIER_HOST)
+            tier_manager_want(sim->manager, &pin->sequence->streams[layer].ids[pin->ordinal], 1,
+                              &taken);
+    }
+    start_transfers(sim);
 }
 
 /* Reads what is pinned as late as it may: just before the pins end. */
 static void attend_pinned(Simulation *sim, uint32_t layer) {
     if (sim->whole_count == 0) return;
+    if (sim->options.host_odds > 0 && chance(sim, 0.3)) want_ahead(sim, layer);
     if (chance(sim, 0.3)) compute(sim, 30);
     for (uint32_t i = 0; i < sim->whole_count; i++) {
         const Pin *pin = &sim->pins[i];
         const Stream *stream = &pin->sequence->streams[layer];
-        const SimCell *cell = &sim_store_device(&sim->store, pin->device_slot)->cell;
+        const SimCell *cell = &sim_store_slot(&sim->store, pin->tier, pin->slot)->cell;
         CHECK(cell->form == tier_manager_block(sim->manager, stream->ids[pin->ordinal])->form);
         sim->report.coded += cell->form != 0;
         CHECK(cell->halves[0] == stream->truth[pin->ordinal]);
@@ -351,6 +366,7 @@ static void attend_pinned(Simulation *sim, uint32_t layer) {
         uint64_t *fold = &sim->folds[pin->sequence - sim->sequences];
         *fold = sim_mix(*fold, cell->halves[0]);
         sim->report.attended++;
+        sim->report.in_host += pin->tier == TIER_HOST;
     }
     for (uint32_t i = 0; i < sim->whole_count; i++)
         unpin(sim, layer, &sim->pins[i]);
@@ -366,16 +382,34 @@ static void let_partial_go(Simulation *sim, uint32_t layer) {
         unpin(sim, layer, &sim->pins[--sim->pin_count]);
 }
 
+/* As it is attended there: bytes that are wrong are left to a read, which finds the block lost. */
+static Status pin_in_host(Simulation *sim, BlockId id, uint32_t *out_slot) {
+    TRY(tier_manager_pin_host(sim->manager, id, out_slot));
+    check(sim);
+    if (sim_store_is_right(&sim->store, TIER_HOST, *out_slot, tier_manager_block(sim->manager, id)))
+        return STATUS_OK;
+    tier_manager_unpin(sim->manager, id);
+    return STATUS_NOT_FOUND;
+}
+
+static Status pin_somewhere(Simulation *sim, BlockId id, Pin *io_pin) {
+    bool tries = sim->options.host_odds > 0 && chance(sim, sim->options.host_odds);
+    io_pin->tier = TIER_HOST;
+    if (tries && pin_in_host(sim, id, &io_pin->slot) == STATUS_OK) return STATUS_OK;
+    io_pin->tier = TIER_DEVICE;
+    return tier_manager_pin(sim->manager, id, &io_pin->slot);
+}
+
 /* STATUS_IO: the block is lost, and the sequence with it. */
 static Status pin_block(Simulation *sim, Sequence *sequence, uint32_t layer, uint32_t ordinal) {
     BlockId id = sequence->streams[layer].ids[ordinal];
     for (;;) {
-        uint32_t slot;
-        Status status = tier_manager_pin(sim->manager, id, &slot);
+        Pin pin = {.sequence = sequence, .ordinal = ordinal};
+        Status status = pin_somewhere(sim, id, &pin);
         check(sim);
         if (status == STATUS_OK) {
-            sim->pins[sim->pin_count++] = (Pin){sequence, ordinal, slot};
-            sim_store_device(&sim->store, slot)->pins++;
+            sim->pins[sim->pin_count++] = pin;
+            sim_store_slot(&sim->store, pin.tier, pin.slot)->pins++;
             tier_manager_score(sim->manager, id, random_unit(&sim->random));
         }
         if (status != STATUS_AGAIN) return status;

@@ -35,11 +35,12 @@ typedef struct SimOptions {
     double death_odds; /* a step: a lower tier dies until faults stop */
     double full_odds;  /* a step: a lower tier has no room to grow for some time */
     double hang_odds;  /* a step: what a lower tier is asked gets stuck for some time */
+    double host_odds;  /* a pin: the block is attended in the host's tier, if it lies there alone */
 } SimOptions;
 
 typedef struct SimReport {
     uint64_t steps, checks, attended, preempted, cancelled, lost, refused, finished, moves, late,
-        coded;
+        coded, in_host;
     uint64_t injected[SIM_FAULT_COUNT];
 } SimReport;
 

@@ -81,6 +81,7 @@ SimOptions sim_options_draw(uint64_t seed, const char *placement) {
         options.encodes[tier] = between(random, 0, 3) == 0;
     draw_tiers(&options, random);
     draw_faults(&options, random);
+    options.host_odds = between(random, 0, 2) == 0 ? random_unit(random) : 0;
     return options;
 }
 
@@ -91,7 +92,7 @@ void sim_options_print(const SimOptions *options) {
            "transfers_max %u writes_max %u free_target %u want_count_max %u failures_to_off %u "
            "in %" PRIu64 " corrupt_to_off %u grow_pause %" PRIu64 " io_timeout %" PRIu64
            " reserve %d plan %u staging_varies %d cancel_odds %g park_odds %g "
-           "encodes %d/%d fault_steps %u death_odds %g full_odds %g hang_odds %g",
+           "encodes %d/%d fault_steps %u death_odds %g full_odds %g hang_odds %g host_odds %g",
            options->seed, options->ranks, options->placement->name, options->layers,
            options->block_tokens, options->chunk_tokens, options->batch, options->sequence_count,
            options->prompt_max, options->answer_max, options->group_blocks, options->staging_slots,
@@ -102,7 +103,7 @@ void sim_options_print(const SimOptions *options) {
            options->io_timeout, options->reserve, options->plan, options->staging_varies,
            options->cancel_odds, options->park_odds, options->encodes[TIER_HOST],
            options->encodes[TIER_NVME], options->fault_steps, options->death_odds,
-           options->full_odds, options->hang_odds);
+           options->full_odds, options->hang_odds, options->host_odds);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
         if (options->odds[fault] > 0)
             printf(" %s %.4f", sim_fault_names[fault], options->odds[fault]);

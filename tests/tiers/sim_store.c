@@ -47,10 +47,10 @@ static SimSlot *slot_at(SimStore *store, Tier tier, uint32_t slot) {
     return &store->slots[tier][slot];
 }
 
-SimSlot *sim_store_device(SimStore *store, uint32_t slot) {
-    SimSlot *device = slot_at(store, TIER_DEVICE, slot);
-    CHECK(device->writers == 0); /* nobody touches what a transfer fills */
-    return device;
+SimSlot *sim_store_slot(SimStore *store, Tier tier, uint32_t slot) {
+    SimSlot *found = slot_at(store, tier, slot);
+    CHECK(found->writers == 0); /* nobody touches what a transfer fills */
+    return found;
 }
 
 static uint64_t checksum(const SimCell *cell) {
@@ -108,6 +108,7 @@ void sim_store_start(SimStore *store, const Transfer *transfer, const Block *blo
     SimSlot *from = slot_at(store, transfer->from, transfer->from_slot);
     SimSlot *to = slot_at(store, transfer->to, transfer->to_slot);
     CHECK(from->writers == 0 && from->readers == 0); /* a block has one transfer at most */
+    CHECK(from->pins == 0);                          /* and none while it is pinned */
     CHECK(to->writers == 0 && to->readers == 0 && to->pins == 0);
     CHECK(store->operation_count < store->operation_max);
     CHECK(block->state != BLOCK_FREE && block->state != BLOCK_LOST &&
@@ -135,9 +136,31 @@ void sim_store_start(SimStore *store, const Transfer *transfer, const Block *blo
 
 /* ---- ending ---- */
 
-static SimCell *another_cell(SimStore *store, Tier tier) {
-    uint32_t slot = (uint32_t)random_below(store->random, store->slot_count[tier]);
-    return &store->slots[tier][slot].cell;
+static SimSlot *another_slot(SimStore *store, Tier tier) {
+    return slot_at(store, tier, (uint32_t)random_below(store->random, store->slot_count[tier]));
+}
+
+static bool is_right(const SimCell *cell, const BlockIdentity *identity, const SimCell *expected) {
+    return memcmp(&cell->identity, identity, sizeof cell->identity) == 0 &&
+           cell->ordinal == expected->ordinal && cell->generation == expected->generation &&
+           cell->slot == expected->slot && cell->form == expected->form &&
+           cell->checksum == checksum(cell);
+}
+
+bool sim_store_is_right(const SimStore *store, Tier tier, uint32_t slot, const Block *block) {
+    const SimCell expected = {.ordinal = block->ordinal,
+                              .generation = block->generation,
+                              .slot = slot,
+                              .form = block->form};
+    return is_right(&store->slots[tier][slot].cell, &block->identity, &expected);
+}
+
+/* What is being attended in place is spared: nobody could know. */
+static SimCell *astray(SimStore *store, Tier tier) {
+    SimSlot *slot = another_slot(store, tier);
+    while (slot->pins > 0)
+        slot = another_slot(store, tier);
+    return &slot->cell;
 }
 
 static TransferResult end_write(SimStore *store, const SimOperation *operation, SimCell cell) {
@@ -156,7 +179,7 @@ static TransferResult end_write(SimStore *store, const SimOperation *operation, 
     case SIM_FAULT_FULL: return TRANSFER_NO_SPACE;
     case SIM_FAULT_FAILED: return TRANSFER_FAILED;
     case SIM_FAULT_LOST_WRITE: return TRANSFER_OK;
-    case SIM_FAULT_MISDIRECTED_WRITE: target = another_cell(store, transfer->to); break;
+    case SIM_FAULT_MISDIRECTED_WRITE: target = astray(store, transfer->to); break;
     case SIM_FAULT_CORRUPT: cell.halves[random_below(store->random, 2)] ^= 1u << 7; break;
     case SIM_FAULT_TORN:
     case SIM_FAULT_SHORT: cell.halves[1] = target->halves[1]; break;
@@ -170,14 +193,15 @@ static TransferResult end_write(SimStore *store, const SimOperation *operation, 
 static TransferResult end_read(SimStore *store, const SimOperation *operation, SimCell cell) {
     const Transfer *transfer = &operation->transfer;
     if (operation->fault == SIM_FAULT_FAILED) return TRANSFER_FAILED;
-    if (operation->fault == SIM_FAULT_MISDIRECTED_READ) cell = *another_cell(store, transfer->from);
+    if (operation->fault == SIM_FAULT_MISDIRECTED_READ)
+        cell = another_slot(store, transfer->from)->cell;
     if (operation->fault == SIM_FAULT_CORRUPT) cell.halves[random_below(store->random, 2)] ^= 1;
     slot_at(store, TIER_DEVICE, transfer->to_slot)->cell = cell;
-    bool right = memcmp(&cell.identity, &operation->identity, sizeof cell.identity) == 0 &&
-                 cell.ordinal == operation->ordinal && cell.generation == transfer->generation &&
-                 cell.slot == transfer->from_slot && cell.form == transfer->from_form &&
-                 cell.checksum == checksum(&cell);
-    return right ? TRANSFER_OK : TRANSFER_CORRUPT;
+    const SimCell expected = {.ordinal = operation->ordinal,
+                              .generation = transfer->generation,
+                              .slot = transfer->from_slot,
+                              .form = transfer->from_form};
+    return is_right(&cell, &operation->identity, &expected) ? TRANSFER_OK : TRANSFER_CORRUPT;
 }
 
 static TransferResult end(SimStore *store, const SimOperation *operation) {

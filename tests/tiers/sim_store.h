@@ -74,8 +74,10 @@ void sim_store_destroy(SimStore *store);
 
 uint64_t sim_mix(uint64_t hash, uint64_t value);
 
-/* The engine's hand on a device slot: it may touch it unless a transfer does. */
-SimSlot *sim_store_device(SimStore *store, uint32_t slot);
+/* The engine's hand on a slot: it may touch it unless a transfer writes to it. */
+SimSlot *sim_store_slot(SimStore *store, Tier tier, uint32_t slot);
+/* Whether what lies there is the block's, judged as a read is. */
+bool sim_store_is_right(const SimStore *store, Tier tier, uint32_t slot, const Block *block);
 
 void sim_store_start(SimStore *store, const Transfer *transfer, const Block *block);
 /* Ends the operation that is next, or gives it up for now (TRANSFER_LATE), if it is due by `until`; moves the clock there. */

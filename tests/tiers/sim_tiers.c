@@ -89,11 +89,11 @@ static uint64_t simulate_all(const Run *run, Job *jobs) {
 }
 
 static void print_sum(const SimReport *sum, double seconds) {
-    printf("steps %" PRIu64 " checks %" PRIu64 " attended %" PRIu64 " moves %" PRIu64
-           " finished %" PRIu64 " preempted %" PRIu64 " lost %" PRIu64 " cancelled %" PRIu64
-           " refused %" PRIu64 " late %" PRIu64 "\nfaults:",
-           sum->steps, sum->checks, sum->attended, sum->moves, sum->finished, sum->preempted,
-           sum->lost, sum->cancelled, sum->refused, sum->late);
+    printf("steps %" PRIu64 " checks %" PRIu64 " attended %" PRIu64 " in host %" PRIu64
+           " moves %" PRIu64 " finished %" PRIu64 " preempted %" PRIu64 " lost %" PRIu64
+           " cancelled %" PRIu64 " refused %" PRIu64 " late %" PRIu64 "\nfaults:",
+           sum->steps, sum->checks, sum->attended, sum->in_host, sum->moves, sum->finished,
+           sum->preempted, sum->lost, sum->cancelled, sum->refused, sum->late);
     for (int fault = 0; fault < SIM_FAULT_COUNT; fault++)
         printf(" %s %" PRIu64, sim_fault_names[fault], sum->injected[fault]);
     printf("\n%.1f s\n", seconds);

@@ -521,6 +521,56 @@ static void late_reads_that_hold_staging_end_spilling(void **state) {
     close_fixture(&fixture);
 }
 
+static void a_block_stays_in_the_host_while_it_is_pinned_there(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("lru", 4, 2, 1, 4);
+    uint32_t slot = SLOT_NONE;
+    fill(&fixture, 4); /* 0 is in the host's tier, 1 on disk */
+    assert_int_equal(tier_manager_tier(fixture.manager, fixture.ids[0]), TIER_HOST);
+    for (uint32_t i = 1; i < 4; i++)
+        assert_int_equal(tier_manager_pin_host(fixture.manager, fixture.ids[i], &slot),
+                         STATUS_NOT_FOUND);
+    assert_int_equal(slot, SLOT_NONE);
+    want(&fixture, 0, 2);
+    for (int i = 0; i < 2; i++) { /* pins add up */
+        assert_int_equal(tier_manager_pin_host(fixture.manager, fixture.ids[0], &slot), STATUS_OK);
+        tier_manager_check(fixture.manager);
+    }
+    assert_int_equal(slot, 0);
+    assert_int_equal(next(&fixture).block, fixture.ids[1]); /* and a pin takes the want with it */
+    unpin(&fixture, 0);
+    tier_manager_forget_wants(fixture.manager);
+    want(&fixture, 0, 1);
+    no_next(&fixture); /* still pinned: passed over */
+    unpin(&fixture, 0);
+    assert_int_equal(tier_manager_stats(fixture.manager).tiers[TIER_HOST].hits, 2);
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN); /* as any other again */
+    close_fixture(&fixture);
+}
+
+static void a_block_on_its_way_up_is_not_pinned_in_the_host(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 4, 0);
+    uint32_t slot;
+    fill(&fixture, 3); /* 0 is below */
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    assert_int_equal(tier_manager_pin_host(fixture.manager, fixture.ids[0], &slot), STATUS_OK);
+    tier_manager_check(fixture.manager);
+    no_next(&fixture); /* what was demanded is not any more */
+    unpin(&fixture, 0);
+    assert_int_equal(pin(&fixture, 0), STATUS_AGAIN);
+    Transfer up = next(&fixture);
+    assert_int_equal(up.block, fixture.ids[0]);
+    assert_int_equal(tier_manager_pin_host(fixture.manager, fixture.ids[0], &slot),
+                     STATUS_NOT_FOUND);
+    complete(&fixture, up, TRANSFER_OK);
+    assert_int_equal(tier_manager_pin_host(fixture.manager, fixture.ids[0], &slot),
+                     STATUS_NOT_FOUND); /* staged */
+    assert_int_equal(pin(&fixture, 0), STATUS_OK);
+    unpin(&fixture, 0);
+    close_fixture(&fixture);
+}
+
 static void blocks_move_down_ahead_of_need(void **state) {
     (void)state;
     Fixture fixture = open_fixture("scan", 5, 1, 4, 0);
@@ -549,6 +599,11 @@ static void lru_promotes_and_drops_clean_copies_without_a_write(void **state) {
     unpin(&fixture, 0); /* takes the free place, and keeps its copy below */
     assert_int_not_equal(tier_manager_device_slot(fixture.manager, fixture.ids[0]), SLOT_NONE);
     complete(&fixture, next(&fixture), TRANSFER_OK); /* 2, the least recently used */
+    assert_false(tier_manager_has_home(fixture.manager, fixture.ids[1], 0)); /* one is kept free */
+    tier_manager_set_free_target(fixture.manager, 0);
+    assert_true(tier_manager_has_home(fixture.manager, fixture.ids[1], 0));
+    assert_false(tier_manager_has_home(fixture.manager, fixture.ids[1], 1));
+    tier_manager_set_free_target(fixture.manager, 1);
     take_sealed(&fixture, 3, 0);
     assert_int_equal(pin(&fixture, 3), STATUS_OK);
     unpin(&fixture, 3);
@@ -579,6 +634,8 @@ int main(void) {
         cmocka_unit_test(a_late_write_leaves_the_block_where_it_was),
         cmocka_unit_test(a_silent_tier_is_not_waited_for),
         cmocka_unit_test(late_reads_that_hold_staging_end_spilling),
+        cmocka_unit_test(a_block_stays_in_the_host_while_it_is_pinned_there),
+        cmocka_unit_test(a_block_on_its_way_up_is_not_pinned_in_the_host),
         cmocka_unit_test(blocks_move_down_ahead_of_need),
         cmocka_unit_test(lru_promotes_and_drops_clean_copies_without_a_write),
     };
