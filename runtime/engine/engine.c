@@ -38,6 +38,10 @@ const char *engine_sums_text(const Engine *engine) {
     return engine->reduce.text;
 }
 
+const char *engine_host_kernels_name(const Engine *engine) {
+    return engine->host_attend ? host_attend_kernels_name(engine->host_attend) : NULL;
+}
+
 const char *engine_kernels_name(const Engine *engine) {
     return engine->kernels.name;
 }

@@ -60,6 +60,9 @@ typedef struct EngineOptions {
         memory_limit_bytes; /* of this rank; 0: none. E-MEMORY before anything is packed when it is not enough */
     const char *kv_codec; /* name of a row of kernels/codec.h; NULL or "f16": none */
     const char *kv_tier_codecs[TIER_COUNT]; /* the same, of blocks that go down to host or nvme */
+    /* Decodes attend blocks in host memory where they lie, on the CPU: for a device out of the host's reach, with a host tier. Which bits
+     * come out then depends on budgets and timing. */
+    bool attend_host;
     int64_t kv_residual; /* newest tokens that stay f16; negative: the codec's own */
     bool
         codec_during_prefill; /* also of a prompt that is on its way: lossy prefill, for comparisons */
@@ -131,6 +134,9 @@ typedef struct EngineStats {
         seconds_encode_waited; /* behind steps; of it, while a step waited for it */
     uint64_t kv_raw_bytes,
         kv_stored_bytes; /* of the cached tokens as f16, and as they lay, when they were most */
+    /* With attend_host: blocks attended in host memory, a layer and step each; what they would have moved, and what moved in their place */
+    uint64_t host_attended_blocks, host_attended_bytes, host_partial_bytes;
+    double seconds_host_attention;
     uint32_t kv_block_tokens;
     uint64_t weight_bytes; /* packed, this rank */
     bool random_weights;   /* the model is a shape: no answer means anything */
@@ -157,6 +163,8 @@ WeightStream *engine_weight_stream(const Engine *engine);
 /* A spill file of this rank, in the order of kv_nvme_dirs; NULL behind the last. */
 const SpillFile *engine_spill_file(const Engine *engine, uint32_t index);
 const char *engine_kernels_name(const Engine *engine); /* "avx512" */
+/* Of attention on the host; NULL without attend_host. */
+const char *engine_host_kernels_name(const Engine *engine);
 /* How devices sum over ranks, and why not otherwise; "" where there is nothing to tell. */
 const char *engine_sums_text(const Engine *engine);
 

@@ -49,6 +49,7 @@ static MemoryPlan plan_memory(const Engine *engine, const ModelSizes *sizes) {
     add(&plan, "KV in host memory", engine->budget.slots[TIER_HOST] * slot_bytes);
     add(&plan, "activations", engine_activation_bytes(engine));
     add(&plan, "residual stream of a prompt", engine_prefill_bytes(engine));
+    add(&plan, "attention on the host", engine_host_attend_bytes(engine));
     add(&plan, "kernel scratch", engine->context.scratch_bytes);
     add(&plan, "program and margin", small_bytes(engine));
     return plan;

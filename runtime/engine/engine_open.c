@@ -298,6 +298,7 @@ static Status open_cache(Engine *engine) {
         .io_timeout_ns = (uint64_t)(options->io_timeout_seconds * 1e9),
         .corrupt_max = options->corrupt_max,
         .corrupt_is_fatal = options->corrupt_is_fatal,
+        .attends_host = options->attend_host,
         .model_fingerprint = weights_fingerprint(engine->weights)};
     memcpy(cache.slots, engine->budget.slots, sizeof cache.slots);
     if (!cache.placement) FAIL(USAGE, "--kv-placement %s: no such policy", options->kv_placement);
@@ -399,6 +400,7 @@ static Status open_pass(Engine *engine) {
                           .comm = engine->comm,
                           .reduce = &engine->reduce,
                           .cache = engine->cache,
+                          .host_attend = engine->host_attend,
                           .batch = &engine->batch,
                           .times = &engine->times,
                           .progress = note_layer,
@@ -455,6 +457,19 @@ static Status open_reports(Engine *engine) {
                        "rank reports");
 }
 
+static Status check_attend_host(const Engine *engine) {
+    if (!engine->options.attend_host) return STATUS_OK;
+    if (engine->device->host_addressable)
+        FAIL(UNAVAILABLE,
+             "--attend host: device %s computes in host memory, so that blocks are attended where "
+             "they lie as it is; leave it out",
+             engine->device->name);
+    if (engine->budget.slots[TIER_HOST] == 0)
+        FAIL(USAGE, "--attend host: there is no room for blocks in host memory; see "
+                    "--kv-host-size");
+    return STATUS_OK;
+}
+
 /* What can fail on one rank alone; the ranks vote on it. */
 static Status open_own(Engine *engine) {
     TRY(measure_model(engine));
@@ -465,13 +480,37 @@ static Status open_own(Engine *engine) {
         engine->options.kv_bytes[TIER_DEVICE] = input.bytes[TIER_DEVICE] =
             kv_budget_device_min(&input);
     TRY(kv_budget_plan(&input, &engine->budget));
+    TRY(check_attend_host(engine));
     TRY(memory_plan_check(engine));
     TRY(model_load(&engine->model, engine->weights, &engine->load));
     return open_spill_files(engine);
 }
 
+static HostAttendOptions host_attend_options(const Engine *engine) {
+    return (HostAttendOptions){.device = engine->device,
+                               .kernels = &engine->kernels,
+                               .context = &engine->context,
+                               .cpu_isa = engine->options.cpu_isa,
+                               .row_count = engine->options.max_num_seqs,
+                               .head_count = share_count(engine->model.share.heads),
+                               .head_dim = engine->config.head_dim,
+                               .block_tokens = engine->options.block_tokens};
+}
+
+uint64_t engine_host_attend_bytes(const Engine *engine) {
+    HostAttendOptions options = host_attend_options(engine);
+    return engine->options.attend_host ? host_attend_bytes(&options) : 0;
+}
+
+static Status open_host_attend(Engine *engine) {
+    HostAttendOptions options = host_attend_options(engine);
+    return engine->options.attend_host ? host_attend_create(&engine->host_attend, &options)
+                                       : STATUS_OK;
+}
+
 static Status open_parts(Engine *engine) {
     TRY(open_cache(engine));
+    TRY(open_host_attend(engine));
     TRY(open_pass(engine));
     TRY(open_reports(engine));
     return engine->comm->rank == 0 ? open_rank0(engine) : STATUS_OK;
@@ -546,6 +585,7 @@ void engine_close(Engine *engine) {
     close_rank0(engine);
     plan_channel_destroy(&engine->channel);
     kv_cache_destroy(engine->cache);
+    host_attend_destroy(engine->host_attend);
     for (uint32_t i = 0; i < engine->spill_file_count; i++)
         spill_file_close(&engine->spill_files[i]);
     free(engine->spill_files);

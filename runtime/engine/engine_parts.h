@@ -65,9 +65,10 @@ struct Engine {
     TierBlocks blocks[TIER_COUNT]; /* as last counted */
     double blocks_due_seconds;     /* when to count again */
     uint32_t spill_file_count;
-    SpillFile *spill_files; /* [options.kv_nvme_dir_count] */
-    double forget_due;      /* seconds; when buffered spill files leave the page cache again */
-    RingFile *ring_files;   /* the same, for the ring */
+    SpillFile *spill_files;  /* [options.kv_nvme_dir_count] */
+    double forget_due;       /* seconds; when buffered spill files leave the page cache again */
+    RingFile *ring_files;    /* the same, for the ring */
+    HostAttend *host_attend; /* NULL without attend_host */
     Pass pass;
     PassTimes times;
     LogitsGather gather;
@@ -127,6 +128,7 @@ void engine_note_weights(Engine *engine);
 Status memory_plan_check(Engine *engine);
 uint64_t engine_activation_bytes(const Engine *engine);
 uint64_t engine_prefill_bytes(const Engine *engine);
+uint64_t engine_host_attend_bytes(const Engine *engine);
 
 /* The units of a layer-major prefill, on every rank: layers, then the logits that the plan wants, as owners from `owner_first`. */
 Status prefill_run_units(Engine *engine, const StepPlan *plan);

@@ -63,6 +63,13 @@ void engine_note_kv(Engine *engine) {
     stats->seconds_encode_waited = cache.seconds_encode_waited;
     stats->kv_raw_bytes = cache.raw_bytes;
     stats->kv_stored_bytes = cache.stored_bytes;
+    stats->host_attended_blocks = cache.host_blocks;
+    stats->host_attended_bytes = cache.host_bytes;
+    if (engine->host_attend) {
+        HostAttendStats host = host_attend_stats(engine->host_attend);
+        stats->host_partial_bytes = host.moved_bytes;
+        stats->seconds_host_attention = host.seconds;
+    }
     engine_note_weights(engine);
     stats->corrupt_blocks = cache.manager.corrupt_blocks;
     stats->io_errors = cache.mover.io_errors;
@@ -110,6 +117,10 @@ static void add_stats(EngineStats *sum, const EngineStats *stats) {
     sum->prefetch_late += stats->prefetch_late;
     sum->prefetch_wasted += stats->prefetch_wasted;
     sum->wants_left_out += stats->wants_left_out;
+    sum->host_attended_blocks += stats->host_attended_blocks;
+    sum->host_attended_bytes += stats->host_attended_bytes;
+    sum->host_partial_bytes += stats->host_partial_bytes;
+    sum->seconds_host_attention += stats->seconds_host_attention;
     sum->seconds_tier_thread += stats->seconds_tier_thread;
     sum->memory_peak_bytes += stats->memory_peak_bytes;
 }

@@ -179,6 +179,7 @@ static uint32_t away_count(const KvCache *cache, const Batch *batch) {
 
 void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count) {
     note_ratio(cache);
+    cache->homeward_count = 0;
     if (!cache->mover) return;
     uint32_t home = cache->options.slots[TIER_DEVICE] - cache->options.staging_slots;
     MoverStats moved = mover_stats(cache->mover);
@@ -190,11 +191,30 @@ void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count
     tier_manager_set_free_target(cache->manager, free_target < home / 4 ? free_target : home / 4);
 }
 
-/* Blocks [first, end) as attention will pin them: of a pack, one a group. Returns how many are away. */
-static uint32_t want_blocks(KvCache *cache, const BlockId *ids, uint32_t first, uint32_t end) {
+/* The sequences of one row that the batch begins with: with attends_host, the rows whose blocks may stay in host memory. */
+static uint32_t host_rows(const KvCache *cache, const Batch *batch) {
+    uint32_t rows = 0;
+    while (cache->options.attends_host && rows < batch->sequence_count &&
+           batch->sequences[rows].row_count == 1)
+        rows++;
+    return rows;
+}
+
+/* In host memory, to be attended there: unless there is a place on the device where it would stay. */
+static bool stays_in_host(KvCache *cache, BlockId id) {
+    if (tier_manager_tier(cache->manager, id) != TIER_HOST) return false;
+    bool comes_home = tier_manager_has_home(cache->manager, id, cache->homeward_count);
+    cache->homeward_count += comes_home;
+    return !comes_home;
+}
+
+/* Blocks [first, end) as attention will pin them: of a pack, one a group. Returns how many are away and come. */
+static uint32_t want_blocks(KvCache *cache, const BlockId *ids, uint32_t first, uint32_t end,
+                            bool may_stay) {
     uint32_t away = 0, taken;
     for (uint32_t i = first; i < end; i++) {
         if (i > first && ids[i] == ids[i - 1] && i % ATTEND_GROUP_BLOCKS > 0) continue;
+        if (may_stay && stays_in_host(cache, ids[i])) continue;
         tier_manager_want(cache->manager, &ids[i], 1, &taken);
         away += is_away(cache, ids[i]);
     }
@@ -206,6 +226,7 @@ static uint32_t want_blocks(KvCache *cache, const BlockId *ids, uint32_t first, 
 static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     const Batch *batch = want->batch;
     uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, away = 0;
+    uint32_t stay = host_rows(cache, batch);
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
         const KvSlot *slot = kv_slot_at(cache, sequence->slot);
@@ -217,7 +238,8 @@ static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
         const KvSlot *slot = kv_slot_at(cache, batch->sequences[s].slot);
         uint32_t first = first_block(cache, &batch->sequences[s], want->window);
         if (!slot->lost)
-            away += want_blocks(cache, kv_layer_ids(slot, layer), first, slot->block_counts[layer]);
+            away += want_blocks(cache, kv_layer_ids(slot, layer), first, slot->block_counts[layer],
+                                s < stay);
     }
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
@@ -333,7 +355,11 @@ Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContex
 }
 
 KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index, uint32_t window) {
-    return (KvCursor){.cache = cache, .batch = batch, .layer_index = layer_index, .window = window};
+    return (KvCursor){.cache = cache,
+                      .batch = batch,
+                      .layer_index = layer_index,
+                      .window = window,
+                      .host_rows = host_rows(cache, batch)};
 }
 
 /* The tier that the block comes from which pin_group waits for. */
@@ -341,6 +367,51 @@ static Tier waited_tier(const KvCursor *cursor, const KvSlot *slot) {
     const BlockId *ids = slot->ids + (uint64_t)cursor->layer_index * slot->block_capacity;
     return tier_manager_tier(cursor->cache->manager,
                              ids[cursor->ordinal + cursor->cache->partial_count]);
+}
+
+/* Bytes that nobody has read since they were written; the generation names them. */
+static bool is_right_in_host(KvCache *cache, BlockId id, uint32_t host_slot) {
+    const Block *block = tier_manager_block(cache->manager, id);
+    if (cache->verified[host_slot] == block->generation) return true;
+    SpillExpectation expected = {.identity = &block->identity,
+                                 .payload_bytes = (uint32_t)cache->options.layout.payload_bytes,
+                                 .slot = host_slot,
+                                 .generation = block->generation,
+                                 .ordinal = block->ordinal};
+    if (!spill_header_matches(kv_slot_memory(cache, TIER_HOST, host_slot), &expected)) return false;
+    cache->verified[host_slot] = block->generation;
+    return true;
+}
+
+/* STATUS_NOT_FOUND: to be pinned on the device. */
+static Status pin_in_host(KvCache *cache, BlockId id, const uint8_t **out_payload) {
+    uint32_t host_slot;
+    TRY(tier_manager_pin_host(cache->manager, id, &host_slot));
+    if (!is_right_in_host(cache, id, host_slot)) {
+        tier_manager_unpin(cache->manager, id);
+        return STATUS_NOT_FOUND;
+    }
+    *out_payload = kv_slot_memory(cache, TIER_HOST, host_slot) + sizeof(SpillHeader);
+    return STATUS_OK;
+}
+
+/* The block's payload, pinned for attention: in host memory, where it may stay there and does, else on the device. */
+static Status pin_block(KvCache *cache, BlockId id, bool stay_in_host, const uint8_t **out_payload,
+                        bool *out_in_host) {
+    uint32_t device_slot;
+    *out_in_host = stay_in_host && pin_in_host(cache, id, out_payload) == STATUS_OK;
+    if (*out_in_host) return STATUS_OK;
+    TRY(tier_manager_pin(cache->manager, id, &device_slot));
+    *out_payload = kv_payload(cache, device_slot);
+    return STATUS_OK;
+}
+
+/* What is attended in host memory: a block a time, but bytes once where those of a pack follow each other. */
+static void note_in_host(KvCache *cache, const BlockId *ids, uint32_t ordinal) {
+    uint32_t form = tier_manager_block(cache->manager, ids[ordinal])->form;
+    cache->host_blocks++;
+    if (ordinal == 0 || ids[ordinal] != ids[ordinal - 1])
+        cache->host_bytes += mover_moved_bytes(cache->mover, form);
 }
 
 /* Pins the next group of the cursor's sequence as far as it is at hand; a group that is not whole stays pinned as the
@@ -351,41 +422,72 @@ static Status pin_group(KvCursor *cursor, const KvSlot *slot, uint32_t end) {
     const BlockId *ids = kv_layer_ids(slot, cursor->layer_index);
     uint32_t packed_count = slot->packed_counts[cursor->layer_index];
     while (cursor->ordinal + cache->partial_count < end) {
-        uint32_t place = cache->pinned_count + cache->partial_count, device_slot;
+        uint32_t place = cache->pinned_count + cache->partial_count;
         uint32_t ordinal = cursor->ordinal + cache->partial_count;
         bool packed = ordinal < packed_count;
         bool pinned = cache->partial_count > 0 && ids[ordinal] == ids[ordinal - 1];
-        if (!pinned) TRY(tier_manager_pin(cache->manager, ids[ordinal], &device_slot));
+        if (pinned) {
+            cache->pointers[place] =
+                (const uint8_t *)cache->pointers[place - 1] + layout->encoded_bytes;
+            cache->in_host[place] = cache->in_host[place - 1];
+        } else {
+            const uint8_t *payload;
+            TRY(pin_block(cache, ids[ordinal], cursor->sequence < cursor->host_rows, &payload,
+                          &cache->in_host[place]));
+            cache->pointers[place] =
+                payload + (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
+        }
         cache->pinned[place] = pinned ? BLOCK_NONE : ids[ordinal];
-        cache->pointers[place] =
-            pinned ? (const uint8_t *)cache->pointers[place - 1] + layout->encoded_bytes
-                   : kv_payload(cache, device_slot) +
-                         (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
         cache->codecs[place] =
             packed ? layout->codec
                    : layout->tier_codecs[tier_manager_block(cache->manager, ids[ordinal])->form];
+        if (cache->in_host[place]) note_in_host(cache, ids, ordinal);
         cache->partial_count++;
     }
     return STATUS_OK;
 }
 
-static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t *run_count) {
+/* Whether blocks from `ordinal` on, whose pointers are `blocks`, go on with the run. One that is a part of a group takes no more, so
+ * that which blocks fold together does not depend on what was at hand when. */
+static bool run_goes_on(const AttendRun *run, const BatchSequence *sequence, uint32_t ordinal,
+                        const void *const *blocks) {
+    return run->row_first == sequence->row_first && run->blocks + run->block_count == blocks &&
+           run->block_ordinal_first % ATTEND_GROUP_BLOCKS == 0 &&
+           ordinal % ATTEND_GROUP_BLOCKS == 0;
+}
+
+/* `count` pinned blocks from `place` on, all in one memory. */
+static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t place, uint32_t count,
+                    KvRuns *io_runs) {
     KvCache *cache = cursor->cache;
-    uint32_t count = cache->partial_count;
-    AttendRun *last = *run_count > 0 ? &cache->runs[*run_count - 1] : NULL;
-    bool continues = last && last->row_first == sequence->row_first;
-    if (!continues) {
-        last = &cache->runs[(*run_count)++];
+    bool host = cache->in_host[place];
+    AttendRun *runs = host ? cache->host_runs : cache->runs;
+    uint32_t *run_count = host ? &io_runs->host_count : &io_runs->device_count;
+    const void *const *blocks = cache->pointers + place;
+    AttendRun *last = *run_count > 0 ? &runs[*run_count - 1] : NULL;
+    if (!last || !run_goes_on(last, sequence, cursor->ordinal, blocks)) {
+        last = &runs[(*run_count)++];
         *last = (AttendRun){.row_first = sequence->row_first,
                             .row_count = sequence->row_count,
                             .position_first = sequence->position_first,
                             .block_ordinal_first = cursor->ordinal,
-                            .blocks = cache->pointers + cache->pinned_count,
-                            .codecs = cache->codecs + cache->pinned_count};
+                            .blocks = blocks,
+                            .codecs = cache->codecs + place};
     }
     last->block_count += count;
     cursor->ordinal += count;
-    cache->pinned_count += count;
+}
+
+/* The group that is pinned, cut where it changes from one memory to the other. */
+static void add_group(KvCursor *cursor, const BatchSequence *sequence, KvRuns *io_runs) {
+    KvCache *cache = cursor->cache;
+    uint32_t end = cache->pinned_count + cache->partial_count;
+    for (uint32_t first = cache->pinned_count, next; first < end; first = next) {
+        for (next = first + 1; next < end && cache->in_host[next] == cache->in_host[first];)
+            next++;
+        add_run(cursor, sequence, first, next - first, io_runs);
+    }
+    cache->pinned_count = end;
     cache->partial_count = 0;
 }
 
@@ -410,13 +512,14 @@ static Status wait_for_kernels(const KvCache *cache) {
     return cache->mover ? device->stream_wait(device, cache->options.context->stream) : STATUS_OK;
 }
 
-Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count) {
+Status kv_cache_next(KvCursor *cursor, KvRuns *out) {
     KvCache *cache = cursor->cache;
-    uint32_t run_count = 0;
+    KvRuns runs = {.device = cache->runs, .host = cache->host_runs};
     TRY(wait_for_kernels(cache));
     for (uint32_t i = 0; i < cache->partial_count; i++) { /* with their pins, see let_go */
         cache->pointers[i] = cache->pointers[cache->pinned_count + i];
         cache->codecs[i] = cache->codecs[cache->pinned_count + i];
+        cache->in_host[i] = cache->in_host[cache->pinned_count + i];
     }
     let_go(cache);
     kv_staging_let_go(&cache->staging, monotonic_seconds());
@@ -437,17 +540,16 @@ Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out
                            : block_count;
         Status status = pin_group(cursor, slot, end);
         if (status == STATUS_OK)
-            add_run(cursor, sequence, &run_count);
+            add_group(cursor, sequence, &runs);
         else if (status == STATUS_IO)
             lose_sequence(cursor, slot);
-        else if (run_count > 0)
+        else if (cache->pinned_count > 0)
             break;
         else
             kv_stall(cache, waited_tier(cursor, slot));
     }
     kv_staging_work(&cache->staging, monotonic_seconds());
-    *out_runs = cache->runs;
-    *out_count = run_count;
+    *out = runs;
     return cache->corrupt_seen && cache->options.corrupt_is_fatal ? STATUS_DEVICE : STATUS_OK;
 }
 
@@ -545,6 +647,8 @@ KvCacheStats kv_cache_stats(const KvCache *cache) {
                           .raw_bytes = cache->raw_bytes,
                           .stored_bytes = cache->stored_bytes,
                           .packs = cache->packs,
+                          .host_blocks = cache->host_blocks,
+                          .host_bytes = cache->host_bytes,
                           .seconds_encode = cache->encoder ? kv_encoder_seconds(cache->encoder) : 0,
                           .seconds_encode_waited =
                               cache->encoder ? kv_encoder_seconds_waited(cache->encoder) : 0,

@@ -43,10 +43,11 @@ typedef struct KvCacheOptions {
     void *record_user;
     RingOptions ring; /* the spill files of the nvme tier; file_count 0 without */
     const char *const
-        *directories;           /* [ring.file_count] where they are, for messages; NULL: not said */
-    uint64_t io_timeout_ns;     /* I/O that takes longer is given up; 0: never */
-    uint32_t corrupt_max;       /* wrong blocks in all that turn a tier off; 0: 16 */
-    bool corrupt_is_fatal;      /* a wrong block ends the step with STATUS_DEVICE */
+        *directories;       /* [ring.file_count] where they are, for messages; NULL: not said */
+    uint64_t io_timeout_ns; /* I/O that takes longer is given up; 0: never */
+    uint32_t corrupt_max;   /* wrong blocks in all that turn a tier off; 0: 16 */
+    bool corrupt_is_fatal;  /* a wrong block ends the step with STATUS_DEVICE */
+    bool attends_host; /* rows of decodes attend blocks in host memory where they lie (KvRuns) */
     uint64_t model_fingerprint; /* part of every identity */
 } KvCacheOptions;
 
@@ -104,15 +105,27 @@ typedef struct KvCursor {
     KvCache *cache;
     const Batch *batch;
     uint32_t layer_index;
-    uint32_t window;   /* tokens farther back than this are not asked for; 0: all */
-    uint32_t sequence; /* of the batch, where the walk is */
-    uint32_t ordinal;  /* next block to pin */
-    bool entered;      /* the sequence's first ordinal is set */
+    uint32_t window;    /* tokens farther back than this are not asked for; 0: all */
+    uint32_t host_rows; /* the batch's first rows, whose blocks may be attended in host memory */
+    uint32_t sequence;  /* of the batch, where the walk is */
+    uint32_t ordinal;   /* next block to pin */
+    bool entered;       /* the sequence's first ordinal is set */
 } KvCursor;
 
+/* With attends_host, of the sequences of one row that a batch begins with (decodes), blocks that are in the host's tier and not on the
+ * device are neither wanted nor moved: they stay pinned where they lie, for the host's own kernels. A group that lies in both places is
+ * cut into runs, each in one of them. Which bits come out then depends on where blocks lie when they are attended.
+ *
+ * Such blocks were never read, so nothing but this has compared them with what was written: each is verified once after it came down.
+ * One that is wrong is read as any other, which finds it lost. */
+typedef struct KvRuns {
+    const AttendRun *device, *host; /* blocks in device memory; in host memory */
+    uint32_t device_count, host_count;
+} KvRuns;
+
 KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index, uint32_t window);
-/* Waits until the next block groups are at hand; *out_count 0 when the layer is done. What it gave before is let go. */
-Status kv_cache_next(KvCursor *cursor, const AttendRun **out_runs, uint32_t *out_count);
+/* Waits until the next block groups are at hand; no runs when the layer is done. What it gave before is let go. */
+Status kv_cache_next(KvCursor *cursor, KvRuns *out);
 
 /* The layer's exact attention has run: blocks that are full now are sealed, the others may move until they are held again, and
  * what has become cold goes to be encoded: by the time the layer runs again it is. */
@@ -134,6 +147,8 @@ typedef struct KvCacheStats {
     uint64_t raw_bytes,
         stored_bytes; /* of the cached tokens as f16, and in slots, when they were most */
     uint64_t packs;   /* made */
+    uint64_t host_blocks,
+        host_bytes; /* attended in host memory, and what reading them would have moved */
     double seconds_encode,
         seconds_encode_waited; /* that took, on any thread; of it, with the step waiting */
     uint64_t places;           /* blocks that can exist at once now */

@@ -122,6 +122,17 @@ static Status create_mover(KvCache *cache) {
     return mover_create(&cache->mover, &mover);
 }
 
+/* One a sequence, unless groups are cut where they change from one memory to the other. */
+static Status take_runs(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    uint32_t count = options->attends_host ? KV_PINNED_MAX : options->slot_count;
+    TRY(memory_take((void **)&cache->runs, count, sizeof(AttendRun), "attention runs"));
+    if (!options->attends_host) return STATUS_OK;
+    TRY(memory_take((void **)&cache->host_runs, count, sizeof(AttendRun), "attention runs"));
+    return memory_take((void **)&cache->verified, options->slots[TIER_HOST], sizeof(uint32_t),
+                       "host blocks");
+}
+
 static Status take_memory(KvCache *cache) {
     const KvCacheOptions *options = &cache->options;
     static const MemoryPlace places[] = {[TIER_DEVICE] = MEMORY_DEVICE, [TIER_HOST] = MEMORY_HOST};
@@ -136,10 +147,10 @@ static Status take_memory(KvCache *cache) {
                                          KV_CODE_BUFFERS * options->layout.slot_bytes,
                                          "blocks on their way", (void **)&cache->code_buffers));
     TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(KvSlot), "KV slots"));
-    TRY(memory_take((void **)&cache->runs, options->slot_count, sizeof(AttendRun),
-                    "attention runs"));
+    TRY(take_runs(cache));
     TRY(memory_take((void **)&cache->pointers, KV_PINNED_MAX, sizeof(void *), "pinned blocks"));
     TRY(memory_take((void **)&cache->codecs, KV_PINNED_MAX, sizeof(Codec *), "pinned blocks"));
+    TRY(memory_take((void **)&cache->in_host, KV_PINNED_MAX, sizeof(bool), "pinned blocks"));
     TRY(memory_take((void **)&cache->pinned, KV_PINNED_MAX, sizeof(BlockId), "pinned blocks"));
     Device *device = options->device;
     uint64_t slot_bytes = options->layout.slot_bytes;
@@ -163,6 +174,8 @@ static uint32_t staging_least(const KvCacheOptions *options) {
 Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
     CHECK(is_power_of_two(options->layout.shape.block_tokens) &&
           options->layout.pack_blocks <= KV_PACK_BLOCKS_MAX);
+    CHECK(!options->attends_host ||
+          (options->slots[TIER_HOST] > 0 && !kv_layout_encodes_on_spill(&options->layout)));
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(KvCache), "KV cache"));
     KvCache *cache = memory;
@@ -208,8 +221,11 @@ void kv_cache_destroy(KvCache *cache) {
                                            KV_CODE_BUFFERS * cache->options.layout.slot_bytes);
     free(cache->slots);
     free(cache->runs);
+    free(cache->host_runs);
+    free(cache->verified);
     free(cache->pointers);
     free(cache->codecs);
+    free(cache->in_host);
     free(cache->pinned);
     Device *device = cache->options.device;
     device->memory_give(device, MEMORY_DEVICE, cache->void_block, cache->options.layout.slot_bytes);

@@ -46,13 +46,17 @@ struct KvCache {
     Mover *mover;              /* NULL without lower tiers */
     DeviceSlots *device_slots; /* NULL: the host reaches them, or needs not to */
     uint8_t *memory[TIER_COUNT];
-    KvSlot *slots;         /* [slot_count] */
-    AttendRun *runs;       /* [slot_count] */
+    KvSlot *slots; /* [slot_count] */
+    AttendRun *runs,
+        *host_runs; /* one a sequence, or KV_PINNED_MAX with attends_host; host_runs NULL without */
     const void **pointers; /* [KV_PINNED_MAX] bytes of the blocks in runs */
     const Codec **codecs;  /* [KV_PINNED_MAX] how each is stored; NULL: raw */
+    bool *in_host;         /* [KV_PINNED_MAX] pinned in host memory */
     BlockId
         *pinned; /* [KV_PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
     uint32_t pinned_count, partial_count;
+    uint32_t
+        homeward_count; /* wanted in this step though they could be attended in host memory: to stay on the device */
     void **row_blocks; /* [row_count_max] */
     uint8_t *
         code_buffers; /* [KV_CODE_BUFFERS][slot_bytes] where blocks are encoded on their way to a file; NULL: none are */
@@ -60,11 +64,13 @@ struct KvCache {
     uint8_t
         *bounce; /* pinned, [slot_bytes]: a block that the host makes or reads; NULL: in place */
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
-    KvEncoder *encoder;  /* NULL without a codec, or where the device encodes */
+    uint32_t
+        *verified; /* [host slots] generation of the bytes that were found right there; 0: none */
+    KvEncoder *encoder; /* NULL without a codec, or where the device encodes */
     KvPending pending[KV_ENCODER_JOBS_MAX];
     uint32_t pending_count;
     KvStaging staging;
-    uint64_t packs, raw_bytes, stored_bytes; /* as in KvCacheStats */
+    uint64_t packs, raw_bytes, stored_bytes, host_blocks, host_bytes; /* as in KvCacheStats */
     double seconds_stalled[TIER_COUNT];
     bool corrupt_seen;
 };
@@ -78,10 +84,13 @@ static inline BlockId *kv_layer_ids(const KvSlot *slot, uint32_t layer) {
     return slot->ids + (uint64_t)layer * slot->block_capacity;
 }
 
+static inline uint8_t *kv_slot_memory(const KvCache *cache, Tier tier, uint32_t slot) {
+    return cache->memory[tier] + slot * cache->options.layout.slot_bytes;
+}
+
 /* Of the slot on the device: what lies behind the header. */
 static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
-    return cache->memory[TIER_DEVICE] + device_slot * cache->options.layout.slot_bytes +
-           sizeof(SpillHeader);
+    return kv_slot_memory(cache, TIER_DEVICE, device_slot) + sizeof(SpillHeader);
 }
 
 /* kv_cache.c: the host's view of a pinned block's payload: in place, or a copy that was waited for. */

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "runtime/comm/comm_device.h"
 #include "runtime/engine/batch.h"
+#include "runtime/engine/host_attend.h"
 #include "runtime/engine/kv_cache.h"
 #include "runtime/models/model.h"
 
@@ -23,6 +24,7 @@ typedef struct Pass {
     Comm *comm;
     const CommDevice *reduce; /* sums activations over the ranks of comm */
     KvCache *cache;
+    HostAttend *host_attend; /* NULL: all blocks are attended on the device */
     const Batch *batch;
 
     float *x;             /* [rows][hidden] residual stream */

@@ -109,6 +109,18 @@ void layers_rope(Pass *pass) {
     rotate(pass, pass->k, share_count(pass->model->share.kv_heads));
 }
 
+/* What the host attends it does while the device's kernels run. */
+static Status attend_runs(const Pass *pass, const KvCursor *cursor, const KvRuns *runs,
+                          AttendArgs args) {
+    if (runs->host_count > 0) TRY(host_attend_ask(pass->host_attend, &args, cursor->host_rows));
+    args.runs = runs->device;
+    args.run_count = runs->device_count;
+    if (runs->device_count > 0) pass->kernels->attend(pass->context, &args);
+    args.runs = runs->host;
+    args.run_count = runs->host_count;
+    return runs->host_count > 0 ? host_attend_run(pass->host_attend, &args) : STATUS_OK;
+}
+
 static Status attend_blocks(Pass *pass, uint32_t layer_index) {
     const Model *model = pass->model;
     uint32_t heads = share_count(model->share.heads), kv_heads = share_count(model->share.kv_heads);
@@ -138,10 +150,12 @@ static Status attend_blocks(Pass *pass, uint32_t layer_index) {
     pass->kernels->attend_begin(pass->context, &edge);
     KvCursor cursor = kv_cache_begin(pass->cache, pass->batch, layer_index, model->config.window);
     for (;;) {
-        TRY(kv_cache_next(&cursor, &args.runs, &args.run_count));
-        if (args.run_count == 0) break;
-        pass->kernels->attend(pass->context, &args);
+        KvRuns runs;
+        TRY(kv_cache_next(&cursor, &runs));
+        if (runs.device_count + runs.host_count == 0) break;
+        TRY(attend_runs(pass, &cursor, &runs, args));
     }
+    if (pass->host_attend) TRY(host_attend_merge(pass->host_attend, &edge));
     pass->kernels->attend_end(pass->context, &edge);
     return kv_cache_seal(pass->cache, pass->batch, layer_index);
 }
