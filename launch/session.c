@@ -213,6 +213,7 @@ static Status add_kv_options(Session *session, EngineOptions *options) {
     options->kv_codec = settings->kv_codec;
     options->kv_tier_codecs[TIER_HOST] = settings->kv_host_codec;
     options->kv_tier_codecs[TIER_NVME] = settings->kv_nvme_codec;
+    options->attend_host = strcmp(settings->attend, "host") == 0;
     options->kv_residual = settings->kv_residual;
     options->codec_during_prefill = settings->codec_during_prefill;
     if (settings->kv_trace_out && session->ranks.comm->rank == 0) {
@@ -310,6 +311,17 @@ static void print_tier_codecs(const Session *session) {
              "so do answers; --kv-codec depends on token counts alone");
 }
 
+static void print_attend(const Session *session) {
+    const char *kernels = engine_host_kernels_name(session->engine);
+    if (!kernels) return;
+    log_line(LOG_INFO, "session",
+             "attention: decode attends blocks in host memory there, kernels %s, the others on the "
+             "device",
+             kernels);
+    log_note("--attend host: which blocks the CPU attends follows from budgets and timing, and so "
+             "do the last bits of logits; --attend device gives the same bits at any budget");
+}
+
 static void print_banner(const Session *session) {
     const ModelConfig *model = engine_model(session->engine);
     const EngineStats *stats = engine_stats(session->engine);
@@ -392,6 +404,7 @@ static Status lead(Session *session, Status (*work)(Session *session, void *user
     print_banner(session);
     print_codec(session);
     print_tier_codecs(session);
+    print_attend(session);
     print_weight_tiers(session);
     print_tiers(session);
     Status status = open_tier_socket(session);

@@ -453,6 +453,17 @@ static const OptionRow rows[] = {
      .expert = true,
      .help = "the same as they go down to disk: fewer bytes move, but none of its space is saved",
      AT(kv_nvme_codec)},
+    {.name = "attend",
+     .type = OPTION_CHOICE,
+     .value_name = "WHERE",
+     .choices = "device|host",
+     .group = "engine",
+     .default_text = "device",
+     .expert = true,
+     .help = "where decode attends keys and values in host memory beside a GPU: there, by the CPU, "
+             "only queries and partial results move, but last bits then depend on how much memory "
+             "there is",
+     AT(attend)},
     {.name = "kv-residual",
      .type = OPTION_INTEGER,
      .value_name = "TOKENS",

@@ -45,6 +45,7 @@ typedef struct Settings {
     OptionList weights_nvme_dir;
     const char *packed_weights;
     const char *kv_codec, *kv_host_codec, *kv_nvme_codec;
+    const char *attend;
     int64_t kv_residual;
     bool codec_during_prefill;
     const char *kv_placement, *kv_trace, *kv_trace_out;

@@ -84,7 +84,7 @@ json_t *tier_view_kv(const EngineStats *stats) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         moved += stats->tiers[tier].read_bytes;
     return json_pack(
-        "{so so sf s{so so so} s{so so so} s{sf so sf} s{sf sf}}", "raw_bytes",
+        "{so so sf s{so so so} s{so so so} s{sf so sf} s{sf sf} s{so so so sf}}", "raw_bytes",
         whole(stats->kv_raw_bytes), "stored_bytes", whole(stats->kv_stored_bytes),
         "compression_ratio", share((double)stats->kv_raw_bytes, (double)stats->kv_stored_bytes),
         "blocks", "filling", whole(stats->blocks_filling), "sealed", whole(stats->blocks_sealed),
@@ -92,7 +92,10 @@ json_t *tier_view_kv(const EngineStats *stats) {
         "late", whole(stats->prefetch_late), "wasted", whole(stats->prefetch_wasted), "tier_thread",
         "cpu_seconds", stats->seconds_tier_thread, "moved_bytes", whole(moved),
         "cpu_seconds_per_gb", share(stats->seconds_tier_thread, (double)moved / gigabyte), "encode",
-        "seconds", stats->seconds_encode, "wait_seconds", stats->seconds_encode_waited);
+        "seconds", stats->seconds_encode, "wait_seconds", stats->seconds_encode_waited,
+        "host_attention", "blocks", whole(stats->host_attended_blocks), "stayed_bytes",
+        whole(stats->host_attended_bytes), "partial_bytes", whole(stats->host_partial_bytes),
+        "seconds", stats->seconds_host_attention);
 }
 
 json_t *tier_view_weights(const EngineStats *stats) {
@@ -149,6 +152,17 @@ static void print_weights(const json_t *weights, FILE *out) {
         number(weights, "read_bytes_per_second") / gigabyte, number(weights, "stall_seconds"));
 }
 
+static void print_host_attention(const json_t *kv, FILE *out) {
+    const json_t *host = json_object_get(kv, "host_attention");
+    if (number(host, "blocks") == 0) return;
+    fprintf(
+        out,
+        "on host    %.0f blocks attended where they lay in %.2f s: %.1f MiB stayed, %.1f MiB of "
+        "queries and partials moved\n",
+        number(host, "blocks"), number(host, "seconds"), number(host, "stayed_bytes") / mebibyte,
+        number(host, "partial_bytes") / mebibyte);
+}
+
 static void print_kv(const json_t *view, FILE *out) {
     const json_t *tiers = json_object_get(view, "tiers"), *kv = json_object_get(view, "kv");
     const json_t *prefetch = json_object_get(kv, "prefetch"),
@@ -170,6 +184,7 @@ static void print_kv(const json_t *view, FILE *out) {
             number(kv, "compression_ratio"));
     fprintf(out, "prefetch   %.0f useful, %.0f late, %.0f wasted\n", number(prefetch, "useful"),
             number(prefetch, "late"), number(prefetch, "wasted"));
+    print_host_attention(kv, out);
     fprintf(out, "tier CPU   %.2f s for %.2f GB moved, %.3f s a GB\n",
             number(thread, "cpu_seconds"), number(thread, "moved_bytes") / gigabyte,
             number(thread, "cpu_seconds_per_gb"));

@@ -183,6 +183,10 @@ static void test_summary_of_tiers(void **state) {
                                .blocks_filling = 3,
                                .blocks_sealed = 9,
                                .prefetch_useful = 17,
+                               .host_attended_blocks = 12,
+                               .host_attended_bytes = 48000,
+                               .host_partial_bytes = 600,
+                               .seconds_host_attention = 0.125,
                                .seconds_tier_thread = 0.5};
     json_t *tiers = tier_view_tiers(&stats), *kv = tier_view_kv(&stats);
     assert_true(number_at(tiers, "device", "hit_share", NULL) == 0.75);
@@ -202,6 +206,10 @@ static void test_summary_of_tiers(void **state) {
     assert_true(number_at(kv, "prefetch", "useful", NULL) == 17);
     assert_true(number_at(kv, "tier_thread", "moved_bytes", NULL) == 2e9);
     assert_true(number_at(kv, "tier_thread", "cpu_seconds_per_gb", NULL) == 0.25);
+    assert_true(number_at(kv, "host_attention", "blocks", NULL) == 12);
+    assert_true(number_at(kv, "host_attention", "stayed_bytes", NULL) == 48000);
+    assert_true(number_at(kv, "host_attention", "partial_bytes", NULL) == 600);
+    assert_true(number_at(kv, "host_attention", "seconds", NULL) == 0.125);
     json_decref(tiers);
     json_decref(kv);
 }
@@ -217,6 +225,10 @@ static void test_summary_lines(void **state) {
                    .moves_in[REASON_DEMAND] = {7, 1 << 20}},
                   {.capacity_bytes = 1 << 20, .hits = 1, .off_count = 2, .seconds_stalled = 0.5}},
         .prefetch_late = 7,
+        .host_attended_blocks = 9,
+        .host_attended_bytes = 3 << 20,
+        .host_partial_bytes = 1 << 19,
+        .seconds_host_attention = 0.25,
         .seconds_stalled = {1, 0.25, 0}};
     const Summary summary = {.stats = &stats};
     char *text;
@@ -233,6 +245,8 @@ static void test_summary_lines(void **state) {
         "to device  demand 7 blocks, 1.0 MiB\n",
         "to host    nothing\n",
         "prefetch   0 useful, 7 late, 0 wasted\n",
+        "on host    9 blocks attended where they lay in 0.25 s: 3.0 MiB stayed, 0.5 MiB of queries "
+        "and partials moved\n",
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(text, parts[i])) fail_msg("no \"%s\" in:\n%s", parts[i], text);

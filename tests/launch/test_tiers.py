@@ -248,6 +248,34 @@ def test_scratch(folder):
         assert f'spill file in "{folder}", which is ${chosen}: ' in err, err
 
 
+# ---- attention on the host ----
+
+
+def test_attend_host(folder):
+    """Said at the start and counted at the end; refused where it would change nothing."""
+    summary = folder / "summary.json"
+    base = ["run", MODEL, "--raw", "-p", "abc " * 12, "-n", "12", "--ignore-eos", "--temperature", "0", "--threads", "1",
+            "--block-size", "4", "-b", "8", "--kv-device-size", "min", "--max-num-seqs", "1", "--summary-json", summary]
+    host = ["--attend", "host", "--kv-host-size", "1MiB"]
+    line = one_error(run(*base, "--backend", "cpu", *host, rc=69)[1], "E-UNAVAILABLE")
+    assert "--attend host: device cpu computes in host memory" in line, line
+    checks = json.loads(run("doctor", "--json")[0])
+    if "emulated" not in next(check["finding"] for check in checks if check["check"] == "backends"):
+        return  # a build without the emulation
+    base += ["--backend", "emulated"]
+    line = one_error(run(*base, "--attend", "host", "--kv-nvme-size", "1MiB", "--kv-nvme-dir", folder, rc=64)[1], "E-USAGE")
+    assert "see --kv-host-size" in line, line
+    answers = []
+    for attend in ([], host):
+        out, err = run(*base, "--kv-host-size", "1MiB", *attend)
+        answers.append(out)
+        kv = json.loads(summary.read_text())["kv"]["host_attention"]
+        said = ["attention: decode attends blocks in host memory there, kernels ", "--attend host: which blocks the CPU attends"]
+        assert all((text in err) == bool(attend) for text in said), err
+        assert (kv["blocks"] > 0) == (kv["stayed_bytes"] > 0) == (kv["partial_bytes"] > 0) == bool(attend), kv
+    assert answers[0] == answers[1]
+
+
 # ---- placements ----
 
 
