@@ -17,10 +17,10 @@ typedef struct Plan {
     PlanWork work;
     PlanFreedom limits;
     const Codec *codecs[PLAN_CODECS_MAX];
-    PlanChoice choice, nearest, others[PLAN_CODECS_MAX];
+    PlanChoice choice, nearest, in_host, others[PLAN_CODECS_MAX];
     uint32_t other_count;
     PlanGain gains[TIER_COUNT];
-    bool looked_for_nearest, looked_for_gains;
+    bool looked_for_nearest, looked_for_gains, in_host_helps;
 } Plan;
 
 /* --prompt and --output are texts for other commands. */
@@ -121,6 +121,16 @@ static Status search_all(Plan *plan) {
     return found ? look_for_gains(plan) : look_for_nearest(plan);
 }
 
+/* The same placement, with blocks in host memory attended there. */
+static Status look_in_host(Plan *plan) {
+    plan->in_host = plan->choice;
+    plan->in_host.placement.attend_host = true;
+    TRY(plan_cost(&plan->shape, &plan->machine, &plan->work, &plan->in_host.placement,
+                  &plan->in_host.cost));
+    plan->in_host_helps = plan->in_host.cost.seconds < plan->choice.cost.seconds;
+    return STATUS_OK;
+}
+
 /* ---- telling ---- */
 
 static Status tell(const Plan *plan) {
@@ -131,6 +141,7 @@ static Status tell(const Plan *plan) {
                                .choice = &plan->choice,
                                .nearest = plan->looked_for_nearest ? &plan->nearest : NULL,
                                .gains = plan->looked_for_gains ? plan->gains : NULL,
+                               .in_host = plan->in_host_helps ? &plan->in_host : NULL,
                                .others = plan->others,
                                .other_count = plan->other_count};
     if (plan->settings->json) {
@@ -158,6 +169,7 @@ static Status make_plan(Plan *plan) {
     TRY(read_shape(plan));
     plan->limits = plan_settings_limits(settings, plan->codecs);
     TRY(given ? cost_given(plan, percent) : search_all(plan));
+    if (plan->choice.cost.fits) TRY(look_in_host(plan));
     return tell(plan);
 }
 

@@ -36,11 +36,11 @@ static json_t *step_json(const PlanStep *step) {
     for (int i = 0; i < PLAN_ACTIVITY_COUNT; i++)
         json_object_set_new(activities, plan_activity_name((PlanActivity)i),
                             number(step->activity[i]));
-    return json_pack("{so so so so so so so so}", "seconds", number(step->seconds), "activities",
+    return json_pack("{so so so so so so so so so}", "seconds", number(step->seconds), "activities",
                      activities, "matmul", number(step->matmul), "attention",
                      number(step->attention), "rows", number(step->rows), "collective",
                      number(step->collective), "head", number(step->head), "sampling",
-                     number(step->sampling));
+                     number(step->sampling), "kv_in_host_bytes", number(step->kv_in_host));
 }
 
 static json_t *tiers_json(const PlanCost *cost) {
@@ -106,6 +106,11 @@ json_t *plan_report_json(const PlanReport *report) {
     if (report->gains) json_object_set_new(root, "one_more_gib", gains_json(report));
     if (report->nearest && report->nearest->cost.fits)
         json_object_set_new(root, "nearest", plan_choice_json(report->nearest));
+    if (report->in_host) {
+        json_t *in_host = plan_choice_json(report->in_host);
+        json_object_set_new(in_host, "decode_step", step_json(&report->in_host->cost.decode));
+        json_object_set_new(root, "attend_host", in_host);
+    }
     json_t *others = json_array();
     for (uint32_t i = 0; i < report->other_count; i++)
         json_array_append_new(others, plan_choice_json(&report->others[i]));
@@ -198,6 +203,16 @@ static void print_gains(const PlanReport *report, FILE *out) {
     }
 }
 
+static void print_in_host(const PlanReport *report, FILE *out) {
+    const PlanCost *cost = &report->in_host->cost;
+    fprintf(out,
+            "--attend host        decode %+.2f %%, all %+.2f %%: %.1f MB of keys and values a step "
+            "stay in host memory; logits then are equal within rounding only\n",
+            100 * (cost->decode_rate / report->choice->cost.decode_rate - 1),
+            100 * (cost->total_rate / report->choice->cost.total_rate - 1),
+            cost->decode.kv_in_host / 1e6);
+}
+
 static void print_others(const PlanReport *report, FILE *out) {
     if (report->other_count < 2) return;
     fprintf(out, "\n%-14s %14s %14s %14s  %s\n", "codec", "KB a token", "decode tok/s", "all tok/s",
@@ -220,6 +235,7 @@ void plan_report_print(const PlanReport *report, FILE *out) {
         fprintf(out, "does not fit: %s\n", cost->refusal);
     print_tiers(report, out);
     if (report->gains && cost->fits) print_gains(report, out);
+    if (report->in_host) print_in_host(report, out);
     print_others(report, out);
     if (!report->nearest) return;
     fprintf(out, "\nthe nearest that fits:%s\n",

@@ -25,6 +25,7 @@ typedef struct PlanReport {
     const PlanChoice *choice;
     const PlanChoice *nearest; /* NULL: not looked for */
     const PlanGain *gains;     /* [TIER_COUNT]; NULL: not looked for */
+    const PlanChoice *in_host; /* the same with --attend host; NULL: it would not be faster */
     const PlanChoice *others;  /* [other_count]: the best with each codec that might be chosen */
     uint32_t other_count;
 } PlanReport;

@@ -110,7 +110,8 @@ static Status search(const Choosing *choosing, const PlanPlacement *placement, P
                                 .residual_tokens = placement->residual_tokens,
                                 .block_tokens = placement->block_tokens,
                                 .sequences = options->max_num_seqs_auto ? 0 : options->max_num_seqs,
-                                .rows = options->max_num_batched_tokens};
+                                .rows = options->max_num_batched_tokens,
+                                .attend_host = options->attend_host};
     TRY(plan_search(&choosing->session->plan_shape, &choosing->session->plan_machine,
                     &choosing->work, &limits, out));
     if (!out->cost.fits) FAIL(PLACEMENT, "%s", out->cost.refusal);
@@ -137,7 +138,8 @@ static Status choose(Session *session, uint32_t prompt_tokens, const EngineOptio
     PlanPlacement placement = {.codec = codec_find(settings->kv_codec),
                                .residual_tokens = settings->kv_residual,
                                .sequences = options->max_num_seqs,
-                               .rows = options->max_num_batched_tokens};
+                               .rows = options->max_num_batched_tokens,
+                               .attend_host = options->attend_host};
     ModelConfig config;
     double percent[PLAN_PART_COUNT];
     bool given;

@@ -40,6 +40,7 @@ typedef struct PlanPlacement {
     uint32_t block_tokens;   /* 0: auto */
     uint32_t sequences;      /* at once; the batch comes in turns of so many */
     uint32_t rows;           /* of a step that works on prompts: --max-num-batched-tokens */
+    bool attend_host; /* decode attends in host memory what lies there, unless memory is unified */
 } PlanPlacement;
 
 typedef enum PlanActivity {
@@ -62,6 +63,7 @@ typedef struct PlanStep {
     double head, sampling;                      /* after the layers */
     double weights_read[TIER_COUNT];            /* bytes, from this tier; device: what stays */
     double kv_read[TIER_COUNT], kv_written[TIER_COUNT];
+    double kv_in_host; /* bytes that are attended in host memory and not read from it */
 } PlanStep;
 
 typedef struct PlanNeed {

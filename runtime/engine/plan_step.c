@@ -129,6 +129,28 @@ static void add_decode_traffic(const PlanLoad *load, double context, PlanStep *s
     if (load->work->output_tokens < 2) sealed = 0;
     add_below(load, below, step->kv_read);
     add_below(load, travelling + sealed, step->kv_written);
+    if (!load->placement->attend_host || load->machine->unified) return;
+    double moved =
+        plan_smaller(travelling * (double)load->layout.slot_bytes, step->kv_read[TIER_HOST]);
+    step->kv_in_host = step->kv_read[TIER_HOST] - moved;
+    step->kv_read[TIER_HOST] = moved;
+}
+
+/* Of a layer, of whose blocks a part is attended in host memory, at the speed at which that is copied: device and host work at the same
+ * time, the host from when the queries are down until its partials are up. */
+static double shared_attention(const PlanLoad *load, double context, double on_device,
+                               const PlanStep *step) {
+    const PlanMachine *machine = load->machine;
+    double layers = load->shape->layer_count, head_dim = load->shape->head_dim;
+    double states =
+        load->placement->sequences * load->share.heads * (double)load->shape->head_count;
+    double in_host = step->kv_in_host / layers;
+    double all = slots_of(load, context) / layers * (double)load->layout.slot_bytes;
+    if (in_host <= 0) return on_device;
+    double on_host = load->node_ranks * seconds_at(in_host, machine->copy_rate) +
+                     seconds_at(4 * states * head_dim, machine->from_device_rate) +
+                     seconds_at(4 * states * (head_dim + 2), machine->to_device_rate);
+    return plan_larger(on_device * (1 - in_host / all), on_host);
 }
 
 /* Layers that all find a frame are still there from the last pass. */
@@ -216,8 +238,9 @@ static double context_of(const PlanWork *work) {
 
 void plan_decode_step(const PlanLoad *load, PlanStep *step) {
     double rows = load->placement->sequences, context = context_of(load->work);
-    add_compute(load, rows, rows, attention_seconds(load, context), step);
+    double attention = attention_seconds(load, context);
     add_decode_traffic(load, context, step);
+    add_compute(load, rows, rows, shared_attention(load, context, attention, step), step);
     add_weight_traffic(load, step);
     add_activities(load, step);
     add_head(load, rows, step);

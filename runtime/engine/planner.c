@@ -186,6 +186,7 @@ static Status refuse_all(Search *search, const PlanPlacement *tried, PlanChoice 
                            .residual_tokens = tried->residual_tokens,
                            .block_tokens = tried->block_tokens,
                            .sequences = tried->sequences,
+                           .attend_host = tried->attend_host,
                            .rows = search->limits->rows ? search->limits->rows : 512};
     least.percent[PLAN_ACTIVATIONS_DEVICE] = 100;
     out->placement = least;
@@ -195,7 +196,8 @@ static Status refuse_all(Search *search, const PlanPlacement *tried, PlanChoice 
 Status plan_search(const PlanShape *shape, const PlanMachine *machine, const PlanWork *work,
                    const PlanFreedom *limits, PlanChoice *out) {
     Search search = {.shape = shape, .machine = machine, .work = work, .limits = limits};
-    PlanPlacement placement = {.residual_tokens = limits->residual_tokens};
+    PlanPlacement placement = {.residual_tokens = limits->residual_tokens,
+                               .attend_host = limits->attend_host};
     PlanShare share;
     uint32_t served = 0;
     TRY(plan_share(shape, machine->rank_count, &share));

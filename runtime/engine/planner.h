@@ -21,6 +21,7 @@ typedef struct PlanFreedom {
     uint32_t block_tokens;   /* 0: chosen */
     uint32_t sequences;      /* 0: chosen, up to PLAN_SEQUENCES_MAX */
     uint32_t rows;           /* 0: chosen */
+    bool attend_host;        /* of every placement: it gives up bits, so it is never chosen */
 } PlanFreedom;
 
 typedef struct PlanChoice {

@@ -51,6 +51,26 @@ def test_report(folder):
         assert words in text, text
 
 
+def test_attend_host(folder):
+    """Proposed where it would be faster, with the same placement: a slow link beside fast memory."""
+    machine = json.loads(T4.read_text())
+    work = ["opt-30b", "--batch", "128", "--prompt", "512", "--output", "32", "--placement", "0,100,0,100,100,0", "--machine"]
+    machine["host"]["bytes"] *= 4
+    for rate, faster in ((0.5, True), (100, False)):
+        described = json.loads(json.dumps(machine))
+        described["link"]["to_device_bytes_per_second"] = rate * machine["host"]["copy_bytes_per_second"]
+        (folder / "machine.json").write_text(json.dumps(described))
+        found = plan(*work, folder / "machine.json")
+        assert ("attend_host" in found) == faster, found
+        assert ("--attend host  " in run("plan", *work, folder / "machine.json").stdout) == faster
+        if not faster:
+            continue
+        proposed = found["attend_host"]
+        assert proposed["placement"] == found["placement"] and proposed["seconds"] < found["seconds"]
+        assert proposed["decode_step"]["kv_in_host_bytes"] > 0.9 * found["tiers"]["host"]["kv_read_bytes_a_step"]
+        assert found["decode_step"]["kv_in_host_bytes"] == 0
+
+
 def test_ranks_and_codecs(folder):
     one = plan("opt-30b", "--machine", MACHINES / "a100-8.json", "--ranks", "1", "--batch", "32")
     eight = plan("opt-30b", "--machine", MACHINES / "a100-8.json", "--batch", "32")

@@ -132,6 +132,34 @@ static void all_on_disk(void **state) {
          cost.decode.activity[PLAN_DISK] + cost.decode.head + cost.decode.sampling);
 }
 
+/* All of all_on_disk in host memory. Its blocks but the 25 are attended there at 10 GB/s, beside the device; queries and partials cross
+ * the link of 1 GB/s: 8 sequences of 4 heads of 64. */
+static void blocks_are_attended_in_host_memory(void **state) {
+    (void)state;
+    PlanShape shape = small_shape();
+    PlanMachine machine = small_machine();
+    const PlanWork work = {8, 1000, 8};
+    PlanPlacement placement = placement_of(100, 0, 0, 100, 8);
+    PlanCost read = cost_of(&shape, &machine, &work, &placement);
+    placement.attend_host = true;
+    PlanCost in_host = cost_of(&shape, &machine, &work, &placement);
+    double bytes = (16 * 32 - (8 + 17)) * 20480.0, link = 4 * 32 * (64 + 66) / 1e9;
+    near(read.decode.kv_read[TIER_HOST], bytes);
+    near(in_host.decode.kv_in_host, bytes);
+    near(in_host.decode.kv_read[TIER_HOST], 0);
+    near(in_host.decode.activity[PLAN_TO_DEVICE], 0);
+    machine.copy_rate = 1e8; /* slower than the device's attention of the rest */
+    in_host = cost_of(&shape, &machine, &work, &placement);
+    near(in_host.decode.attention, bytes / 1e8 + 2 * link);
+    assert_true(in_host.decode.seconds > read.decode.seconds); /* then it does not pay */
+    machine.copy_rate = 1e12;
+    in_host = cost_of(&shape, &machine, &work, &placement);
+    near(in_host.decode.attention, read.decode.attention * (8 + 17) / (16 * 32));
+    assert_true(in_host.decode.seconds < read.decode.seconds);
+    machine.unified = true; /* then it means nothing */
+    near(cost_of(&shape, &machine, &work, &placement).decode.kv_in_host, 0);
+}
+
 static void weights_stream(void **state) {
     (void)state;
     PlanShape shape = small_shape();
@@ -414,12 +442,19 @@ static void shapes_of_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_on_the_device),       cmocka_unit_test(all_on_disk),
-        cmocka_unit_test(weights_stream),          cmocka_unit_test(ranks_share),
-        cmocka_unit_test(codecs_take_fewer_bytes), cmocka_unit_test(more_is_never_slower),
-        cmocka_unit_test(search_beats_the_grid),   cmocka_unit_test(budgets_become_shares),
-        cmocka_unit_test(the_nearest_fits),        cmocka_unit_test(fewer_sequences_fit),
-        cmocka_unit_test(activations_stay),        cmocka_unit_test(shapes_of_files),
+        cmocka_unit_test(all_on_the_device),
+        cmocka_unit_test(all_on_disk),
+        cmocka_unit_test(blocks_are_attended_in_host_memory),
+        cmocka_unit_test(weights_stream),
+        cmocka_unit_test(ranks_share),
+        cmocka_unit_test(codecs_take_fewer_bytes),
+        cmocka_unit_test(more_is_never_slower),
+        cmocka_unit_test(search_beats_the_grid),
+        cmocka_unit_test(budgets_become_shares),
+        cmocka_unit_test(the_nearest_fits),
+        cmocka_unit_test(fewer_sequences_fit),
+        cmocka_unit_test(activations_stay),
+        cmocka_unit_test(shapes_of_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
