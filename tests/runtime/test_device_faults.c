@@ -1,5 +1,5 @@
 /* A device that fails, at any point of a run: the n-th allocation, launch or copy of the emulated device, for rising n until a run
- * comes through. Each failure ends the engine with the status and cause of the device, and closing gives everything back. */
+ * comes through; with and without attention on the host. Each failure ends the engine with the status and cause of the device, and closing gives everything back. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,6 +17,7 @@ static const char model_path[] = GOLDEN "/models/gguf_llama_q4_0/gguf_llama_q4_0
 enum { PROMPT_COUNT = 40, MAX_TOKENS = 4, STEPS_MAX = 200 };
 
 static int32_t prompt[PROMPT_COUNT];
+static bool attend_host;
 
 static void on_token(void *user, const TokenEvent *event) {
     (void)event;
@@ -40,7 +41,8 @@ static EngineOptions options_of(const DeviceFailures *failures) {
                            .block_tokens = 2,
                            .kv_bytes = {UINT64_MAX, 64 << 10, 1 << 20},
                            .kv_nvme_dirs = directories,
-                           .kv_nvme_dir_count = 1};
+                           .kv_nvme_dir_count = 1,
+                           .attend_host = attend_host};
 }
 
 static Status generate(Engine *engine, uint32_t *out_tokens) {
@@ -76,6 +78,18 @@ static Status run_with(const DeviceFailures *failures, const char **out_text) {
     comm_destroy(comm);
     weights_close(weights);
     return status;
+}
+
+static int on_device(void **state) {
+    (void)state;
+    attend_host = false;
+    return 0;
+}
+
+static int in_host(void **state) {
+    (void)state;
+    attend_host = true;
+    return 0;
 }
 
 /* Every allocation of the device's two kinds of memory. */
@@ -131,9 +145,12 @@ static void test_copies(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_takes),
-        cmocka_unit_test(test_launches),
-        cmocka_unit_test(test_copies),
+        cmocka_unit_test_setup(test_takes, on_device),
+        cmocka_unit_test_setup(test_launches, on_device),
+        cmocka_unit_test_setup(test_copies, on_device),
+        cmocka_unit_test_setup(test_takes, in_host),
+        cmocka_unit_test_setup(test_launches, in_host),
+        cmocka_unit_test_setup(test_copies, in_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
