@@ -199,6 +199,10 @@ static Status add_faults(Session *session, EngineOptions *options) {
         TRY(io_fault_add(of_weights ? &session->weight_faults : &session->faults,
                          of_weights ? text + strlen(prefix) : text));
     }
+    io_fault_keep_rank(&session->faults, session->ranks.comm->rank);
+    io_fault_keep_rank(&session->weight_faults, session->ranks.comm->rank);
+    io_fault_take_device(&session->faults, &options->device_failures);
+    io_fault_take_device(&session->weight_faults, &options->device_failures);
     if (session->faults.row_count > 0) options->io_faults = &session->faults;
     if (session->weight_faults.row_count > 0) options->weight_faults = &session->weight_faults;
     return STATUS_OK;

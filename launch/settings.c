@@ -560,7 +560,8 @@ static const OptionRow rows[] = {
      .group = "engine",
      .expert = true,
      .help = "makes I/O fail on purpose, for tests: io.read:eio:odds=0.01,seed=7; "
-             "weights.io.read:… for files of weights",
+             "weights.io.read:… for files of weights, device.launch:ecc:after=99 for an emulated "
+             "device",
      AT(fault)},
 
     {.name = "placement",

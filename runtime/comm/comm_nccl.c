@@ -272,6 +272,7 @@ Status comm_nccl_settle(CommNccl *nccl) {
         sched_yield();
     }
     TRY(look(nccl, "a wait", monotonic_seconds(), &through));
+    TRY(device->event_wait(device, nccl->done)); /* a device that broke is done with everything */
     nccl->unsettled = false;
     return STATUS_OK;
 }
