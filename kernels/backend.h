@@ -13,7 +13,8 @@ typedef struct BackendOptions {
     const char *cpu_isa; /* "auto", "reference", "avx2", "avx512" */
     uint32_t
         device_index; /* which GPU, where there are several: a rank's number on its node, taken round */
-    uint64_t seed; /* of what an emulated device draws */
+    uint64_t seed;            /* of what an emulated device draws */
+    uint64_t emulated_bytes;  /* memory of an emulated device; 0: 1 GiB */
     DeviceFailures failures;
 } BackendOptions;
 

@@ -164,6 +164,7 @@ static EngineOptions plain_options(Session *session) {
     EngineOptions options = {
         .backend = settings->backend,
         .emulation_seed = (uint64_t)settings->emulation_seed,
+        .emulation_bytes = settings->emulation_memory.bytes,
         .cpu_isa = settings->cpu_isa,
         .thread_count = session->ranks.threads,
         .max_model_len = (uint32_t)settings->max_model_len,
@@ -212,6 +213,7 @@ static Status add_faults(Session *session, EngineOptions *options) {
 static Status add_kv_options(Session *session, EngineOptions *options) {
     const Settings *settings = session->settings;
     memcpy(options->kv_bytes, session->kv_sizes.bytes, sizeof options->kv_bytes);
+    options->kv_device_per_cent = session->kv_sizes.device_per_cent;
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
     options->kv_codec = settings->kv_codec;

@@ -308,6 +308,14 @@ static const OptionRow rows[] = {
      .expert = true,
      .help = "when the emulated device does its work, for tests",
      AT(emulation_seed)},
+    {.name = "emulation-memory",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "engine",
+     .default_text = "1GiB",
+     .expert = true,
+     .help = "memory of the emulated device, for tests",
+     AT(emulation_memory)},
     {.name = "max-model-len",
      .shorts = "c",
      .aliases = "ctx-size",
@@ -362,7 +370,8 @@ static const OptionRow rows[] = {
      .zero_word = "auto",
      .least_word = "min",
      .help =
-         "memory for keys and values of each rank: 4GiB, 500MB, per cent of what is free, or min",
+         "memory for keys and values of each rank: 4GiB, 500MB, per cent of what is free where the "
+         "model runs, or min",
      AT(kv_device_size)},
     {.name = "kv-host-size",
      .type = OPTION_SIZE,
@@ -426,8 +435,8 @@ static const OptionRow rows[] = {
      .value_name = "SIZE",
      .group = "model",
      .default_text = "0",
-     .help = "memory that each rank may take in all; what needs more is refused before anything "
-             "runs, with the numbers",
+     .help = "memory of the host that each rank may take in all; what needs more is refused before "
+             "anything runs, with the numbers",
      AT(memory_limit)},
     {.name = "kv-codec",
      .type = OPTION_STRING,
@@ -1087,6 +1096,8 @@ Status settings_check(const Settings *settings) {
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
         FAIL(USAGE, "--block-size %lld is no power of two", (long long)settings->block_size);
+    if (settings->emulation_memory.per_cent > 0)
+        FAIL(USAGE, "--emulation-memory takes bytes, as in 1GiB");
     if (settings->stop.count > 16)
         FAIL(USAGE, "--stop is given %zu times; 16 is the most", settings->stop.count);
     return STATUS_OK;

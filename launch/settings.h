@@ -36,6 +36,7 @@ typedef struct Settings {
     /* engine */
     const char *backend, *cpu_isa;
     int64_t emulation_seed;
+    OptionSize emulation_memory;
     int64_t max_model_len; /* 0: the model's own */
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t block_size; /* tokens; 0: auto */

@@ -89,19 +89,28 @@ static Status finish(CommNccl *nccl, const char *call, int result) {
 /* ---- opening and closing */
 
 /* Two ranks send each other all: the same bytes as by slices, in one round instead of two. */
-static bool exchanges_whole(const CommNccl *nccl) {
-    return nccl->options.comm->size == 2;
+static bool exchanges_whole(int rank_count) {
+    return rank_count == 2;
+}
+
+static uint64_t part_floats(int rank_count) {
+    uint64_t floats = exchanges_whole(rank_count) ? (uint64_t)PIECE_FLOATS
+                                                  : divide_up(PIECE_FLOATS, (uint64_t)rank_count);
+    return align_up(floats, PART_ALIGNMENT_FLOATS);
+}
+
+uint64_t comm_nccl_device_bytes(int rank_count) {
+    return (uint64_t)rank_count * part_floats(rank_count) * sizeof(float);
 }
 
 static Status take_all(CommNccl *nccl) {
     Device *device = nccl->options.device;
-    uint64_t size = (uint64_t)nccl->options.comm->size;
-    uint64_t floats = exchanges_whole(nccl) ? PIECE_FLOATS : divide_up(PIECE_FLOATS, size);
-    nccl->part_floats = align_up(floats, PART_ALIGNMENT_FLOATS);
+    int size = nccl->options.comm->size;
+    nccl->part_floats = part_floats(size);
     TRY(device->stream_create(device, STREAM_COMPUTE, &nccl->context.stream));
     TRY(device->event_create(device, &nccl->ready));
     TRY(device->event_create(device, &nccl->done));
-    return device->memory_take(device, MEMORY_DEVICE, size * nccl->part_floats * sizeof(float),
+    return device->memory_take(device, MEMORY_DEVICE, comm_nccl_device_bytes(size),
                                "sums over ranks", (void **)&nccl->parts);
 }
 
@@ -144,7 +153,7 @@ void comm_nccl_destroy(CommNccl *nccl) {
     if (nccl->done) device->event_destroy(device, nccl->done);
     if (nccl->parts)
         device->memory_give(device, MEMORY_DEVICE, nccl->parts,
-                            (uint64_t)nccl->options.comm->size * nccl->part_floats * sizeof(float));
+                            comm_nccl_device_bytes(nccl->options.comm->size));
     free(nccl);
 }
 
@@ -171,7 +180,7 @@ Status comm_nccl_join(CommNccl *nccl) {
 
 static Slice slice_of(const CommNccl *nccl, int rank, uint64_t count) {
     uint64_t size = (uint64_t)nccl->options.comm->size;
-    if (exchanges_whole(nccl)) return (Slice){.count = count};
+    if (exchanges_whole(nccl->options.comm->size)) return (Slice){.count = count};
     uint64_t first = count * (uint64_t)rank / size;
     return (Slice){.first = first, .count = count * ((uint64_t)rank + 1) / size - first};
 }
@@ -234,7 +243,7 @@ static Status reduce_piece(CommNccl *nccl, float *data, uint64_t count) {
     Slice own = slice_of(nccl, nccl->options.comm->rank, count);
     TRY(scatter(nccl, data, count));
     add_parts(nccl, data + own.first, own.count);
-    return exchanges_whole(nccl) ? STATUS_OK : gather(nccl, data, count);
+    return exchanges_whole(nccl->options.comm->size) ? STATUS_OK : gather(nccl, data, count);
 }
 
 static Status check_linked(const CommNccl *nccl) {

@@ -33,6 +33,9 @@ typedef struct CommNcclOptions {
 /* Takes what this rank needs of its device; no rank hears of it. */
 Status comm_nccl_create(CommNccl **out, const CommNcclOptions *options);
 
+/* What comm_nccl_create takes of its memory. */
+uint64_t comm_nccl_device_bytes(int rank_count);
+
 /* Ends the communicator, in step with its peers where all went well. Takes NULL. */
 void comm_nccl_destroy(CommNccl *nccl);
 

@@ -172,6 +172,7 @@ static Status fill_rope(ModelLoader *loader) {
 
 static Status load(ModelLoader *loader) {
     Model *model = loader->model;
+    if (model->reserved_bytes > 0) TRY(model_memory_reserve(model->memory, model->reserved_bytes));
     TRY(layer_tiers_open(model->tiers, model->device, &loader->options->tiers));
     TRY(model->config.family->bind(loader, model));
     TRY(layer_tiers_finish(model->tiers));
@@ -211,6 +212,15 @@ Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *
     return status;
 }
 
+/* What follows from where the layers lie. */
+static void fill_sizes(Model *model, ModelSizes *sizes) {
+    layer_tiers_sizes(model->tiers, sizes);
+    if (!model->device->host_addressable)
+        sizes->device_bytes = model_memory_reserve_bytes(sizes->layer_bytes[TIER_DEVICE] +
+                                                         sizes->fixed_bytes + sizes->mapped_bytes);
+    model->reserved_bytes = sizes->device_bytes;
+}
+
 static Status measure(ModelLoader *loader) {
     Model *model = loader->model;
     const ModelLoadOptions *options = loader->options;
@@ -223,10 +233,12 @@ static Status measure(ModelLoader *loader) {
     TRY(layer_tiers_create(&model->tiers, &model->config));
     TRY(model->config.family->bind(loader, model));
     TRY(loader_check_all_taken(loader));
-    loader->sizes->fixed_bytes +=
+    uint64_t rope_bytes =
         (uint64_t)options->max_model_len * model->config.rope.rotary_dim * sizeof(float);
+    loader->sizes->fixed_bytes += rope_bytes;
+    loader_note_staged(loader, rope_bytes);
     TRY(layer_tiers_place(model->tiers, &options->tiers));
-    layer_tiers_sizes(model->tiers, loader->sizes);
+    fill_sizes(model, loader->sizes);
     return STATUS_OK;
 }
 
@@ -271,7 +283,7 @@ Status model_pack_layers(const Weights *weights, const ModelConfig *config,
 
 void model_try_share(Model *model, double per_cent, ModelSizes *sizes) {
     layer_tiers_try(model->tiers, per_cent);
-    layer_tiers_sizes(model->tiers, sizes);
+    fill_sizes(model, sizes);
 }
 
 void model_unload(Model *model) {

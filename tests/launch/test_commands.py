@@ -155,6 +155,46 @@ def test_backends(folder):
     one_error(run(*base, "--backend", "abacus", rc=64)[1], "E-USAGE")
 
 
+def test_device_memory(folder):
+    """A device with memory of its own: per cent are of that, --memory-limit is of the host, and both are reckoned before any work."""
+    if b"emulated" not in run("version", "--verbose")[0]:
+        return
+    mebibyte, lines = 1 << 20, folder / "in.jsonl"
+    lines.write_text("".join(json.dumps({"custom_id": str(i), "prompt": "hello", "max_tokens": 2}) + "\n" for i in range(40)))
+
+    def words(*more):
+        return ["batch", MODEL, "--quiet", "-i", lines, "-o", folder / "out.jsonl", "--backend", "emulated", *more]
+
+    def memory_of(*more):
+        for file in folder.glob("out*"):
+            file.unlink()
+        run(*words("--summary-json", folder / "summary.json", *more))
+        told = json.loads((folder / "summary.json").read_text())
+        return sorted_lines(folder / "out.jsonl"), told["device_memory"], told["tiers"]["device"]["capacity_bytes"], told
+
+    answers = set()
+    for size, share in (("128MiB", 0.01), ("256MiB", 0.01), ("128MiB", 0.02)):
+        answer, device, capacity, told = memory_of("--emulation-memory", size, "--kv-device-size", f"{share:.0%}")
+        assert 0 <= share * device["free_bytes"] - capacity < 64 << 10, (size, share, capacity, device)
+        assert device["planned_bytes"] - 72 * mebibyte < device["taken_bytes"] <= device["planned_bytes"], device
+        assert told["memory_planned_bytes"] < 80 * mebibyte, told
+        answers.add(tuple(answer))
+    answer, more, *_ = memory_of("--emulation-memory", "128MiB")
+    assert more["planned_bytes"] > device["planned_bytes"] and answers == {tuple(answer)}, (more, device)
+
+    small = ["--emulation-memory", "92MiB"]
+    line = one_error(run(*words(*small, "--kv-device-size", "20MiB"), rc=71)[1], "E-DEVICE-MEMORY")
+    assert "device emulated:0: rank 0 needs " in line and "KV on the device 3." in line and "are free" in line, line
+    fits = re.search(r"--kv-device-size (\d+MiB) fits", line)
+    assert fits and memory_of(*small, "--kv-device-size", fits[1])[0] == answer, line
+    assert memory_of(*small)[0] == answer
+    line = one_error(run(*words("--emulation-memory", "64MiB"), rc=71)[1], "E-DEVICE-MEMORY")
+    assert "no --kv-device-size fits" in line, line
+    line = one_error(run(*words("--kv-device-size", "20MiB", "--memory-limit", "8MiB"), rc=71)[1], "E-MEMORY")
+    assert "program and margin" in line and "KV on the device" not in line and "packed layers" not in line, line
+    one_error(run(*words("--emulation-memory", "50%"), rc=64)[1], "E-USAGE")
+
+
 def test_nccl(folder):
     checks = json.loads(run("doctor", "--json")[0])
     finding = next(check["finding"] for check in checks if check["check"] == "nccl")

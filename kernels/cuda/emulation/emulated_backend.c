@@ -35,7 +35,9 @@ static Status context_open_emulated(const Kernels *kernels, Device *device,
 
 static Status emulated_open(const BackendOptions *options, Device **out_device,
                             Kernels *out_kernels) {
-    const EmulatedDeviceOptions device = {.seed = options->seed, .failures = options->failures};
+    const EmulatedDeviceOptions device = {.seed = options->seed,
+                                          .memory_bytes = options->emulated_bytes,
+                                          .failures = options->failures};
     TRY(emulated_device_open(out_device, &device));
     pthread_once(&launchers_once, launchers_fill);
     *out_kernels = (Kernels){.name = "emulated", .context_open = context_open_emulated};
