@@ -58,6 +58,21 @@ static void print_state(void *user) {
 
 /* ---- opening ---- */
 
+static void place_rank(void *user, int local_rank) {
+    Session *session = user;
+    session->bound = rank_place_bind(session->settings, local_rank, &session->place);
+}
+
+/* Every rank tells its own, unless it is like all others: without a device on the bus, on a machine of one node. */
+static void print_place(const Session *session) {
+    const RankPlace *place = &session->place;
+    char text[RANK_PLACE_TEXT_BYTES];
+    if (!place->found) return;
+    rank_place_text(place, text);
+    log_line(LOG_INFO, "session", "rank %d%s: %s", session->ranks.comm->rank,
+             session->bound ? " is bound to the node of its device" : "", text);
+}
+
 /* The effective options as text, for the ranks to compare. */
 static Status start_ranks(Session *session) {
     const Settings *settings = session->settings;
@@ -72,6 +87,8 @@ static Status start_ranks(Session *session) {
         .size = (int)settings->ranks,
         .threads = (uint32_t)settings->threads,
         .comm_timeout_seconds = settings->comm_timeout_s,
+        .place = place_rank,
+        .place_user = session,
         .facts = facts,
         .fact_count = sizeof facts / sizeof *facts,
     };
@@ -481,6 +498,7 @@ int session_run(const Settings *settings, const SessionPlan *plan) {
     if (status == STATUS_OK) status = start_ranks(&session);
     if (status != STATUS_OK) return error_exit_code(status);
     name_rank_in_log(&session);
+    print_place(&session);
     weights_guard_install();
     status = run_all(&session, plan);
     int exit_code = error_exit_code(status);

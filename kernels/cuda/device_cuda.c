@@ -224,6 +224,21 @@ Status device_cuda_probe(const char **out_reason) {
     return STATUS_UNSUPPORTED;
 }
 
+bool device_cuda_find(uint32_t index, BackendDevice *out) {
+    struct cudaDeviceProp properties = {0};
+    int count = 0;
+    *out = (BackendDevice){.count = 0};
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count <= 0) return false;
+    int own = (int)(index % (uint32_t)count);
+    if (cudaDeviceGetPCIBusId(out->pci, sizeof out->pci, own) != cudaSuccess ||
+        cudaGetDeviceProperties(&properties, own) != cudaSuccess)
+        return false;
+    snprintf(out->name, sizeof out->name, "cuda:%d", own);
+    snprintf(out->model, sizeof out->model, "%.*s", (int)sizeof out->model - 1, properties.name);
+    out->count = (uint32_t)count;
+    return true;
+}
+
 static const Device cuda_row = {
     .collectives = "nccl",
     .memory_take = cuda_memory_take,

@@ -140,6 +140,30 @@ def test_doctor(folder):
     assert missing["verdict"] == "fail" and "No such file" in missing["finding"], missing
 
 
+def test_places(folder):
+    """Which NUMA node a rank belongs on, and that it goes there, on a machine that hwloc is told of."""
+    if b"emulated" not in run("version", "--verbose")[0]:
+        return
+    told = {**ENVIRONMENT, "HWLOC_XMLFILE": str(pathlib.Path(__file__).with_name("two_nodes.xml"))}
+    device = ["--backend", "emulated", "--emulation-pci", "0000:86:00.0"]
+
+    def places(*more, env=told):
+        checks = json.loads(run("doctor", "--json", *more, env=env)[0])
+        return [check["finding"] for check in checks if check["check"] == "places"]
+
+    found = "emulated:0 (emulated) at 0000:86:00.0, NUMA node 1, CPUs 1"
+    assert places(*device) == [f"rank 0 of a node: {found}"]
+    assert places(*device, "--ranks", "2") == [f"rank {rank} of a node: {found}" for rank in range(2)]
+    assert places("--backend", "emulated")[0].startswith("no device on the PCI bus")
+    base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "-p", "hello", "--temperature", "0"]
+    answer, log = run(*base, *device, env=told)
+    assert f"rank 0: {found}, not bound: this is a description of another machine" in log, log
+    if {0, 1} <= os.sched_getaffinity(0):
+        bound, log = run(*base, *device, env={**told, "HWLOC_THISSYSTEM": "1"})
+        assert found in log and "threads 1 a rank" in log and bound == answer, log
+        assert "--numa none" in run(*base, *device, "--numa", "none", env={**told, "HWLOC_THISSYSTEM": "1"})[1]
+
+
 def test_backends(folder):
     checks = json.loads(run("doctor", "--json")[0])
     finding = next(check["finding"] for check in checks if check["check"] == "backends")
