@@ -11,7 +11,7 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/invariant.h"
 
-enum { HOST_BYTES = 64, VOTE_TEXT_BYTES = 320 };
+enum { HOST_BYTES = 64, VOTE_TEXT_BYTES = 320, ABORT_SECONDS = 1 };
 
 /* Records that ranks exchange; plain bytes, so they are zeroed before they are filled. */
 typedef struct NodeRecord {
@@ -333,5 +333,6 @@ void ranks_stop(Ranks *ranks, int exit_code) {
 void ranks_abort(Ranks *ranks, int exit_code) {
     watchdog_leave(ranks->watchdog, exit_code);
     fflush(NULL);
+    comm_abort(ranks->comm, ABORT_SECONDS);
     _exit(exit_code);
 }
