@@ -1,5 +1,6 @@
 #include "runtime/models/model.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,10 +23,12 @@ static const ModelFamily *const family_files[] = {
     NULL,
 };
 
-const ModelFamily *const *model_families(void) {
-    enum { FAMILIES_MAX = 32 };
-    static const ModelFamily *families[FAMILIES_MAX + 1];
-    if (families[0]) return families;
+enum { FAMILIES_MAX = 32 };
+
+static const ModelFamily *families[FAMILIES_MAX + 1];
+static pthread_once_t families_once = PTHREAD_ONCE_INIT;
+
+static void collect_families(void) {
     size_t count = 0;
     for (size_t file = 0; family_files[file]; file++)
         for (const ModelFamily *row = family_files[file]; row->name; row++) {
@@ -33,6 +36,10 @@ const ModelFamily *const *model_families(void) {
                   row->layer && row->head);
             families[count++] = row;
         }
+}
+
+const ModelFamily *const *model_families(void) {
+    pthread_once(&families_once, collect_families);
     return families;
 }
 
