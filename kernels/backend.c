@@ -32,3 +32,10 @@ Status backend_open(const char *name, const BackendOptions *options, Device **ou
         FAIL(UNAVAILABLE, "backend %s cannot run here: %s", name, reason);
     return backend->open(options, out_device, out_kernels);
 }
+
+bool backend_find_device(const char *name, const BackendOptions *options, BackendDevice *out) {
+    const char *reason;
+    const Backend *backend = backend_choose(name);
+    return backend && backend->find && backend->probe(&reason) == STATUS_OK &&
+           backend->find(options, out);
+}

@@ -6,11 +6,11 @@
  * meet at events. On the host device every call has finished when it returns.
  *
  * A Device is used by one rank. Any thread may call; a stream is used by one thread at a time. A call that finds the device broken, by this call's
- * work or earlier, is E-DEVICE and names the device and the first cause. */
+ * work or earlier, is STATUS_DEVICE with the code of its kind (device_fault.h), and names the device and the first cause. */
 
 #include <stdint.h>
 
-#include "runtime/base/status.h"
+#include "kernels/device_fault.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -39,7 +39,8 @@ typedef struct Device {
     bool host_addressable;
 
     /* Untouched MEMORY_HOST: pages are committed when first written, contents are zero. MEMORY_DEVICE holds anything, unless the
-     * device is host_addressable: then it is as MEMORY_HOST. 64-byte aligned. `what` names it in errors. */
+     * device is host_addressable: then it is as MEMORY_HOST. 64-byte aligned. `what` names it in errors: E-DEVICE-MEMORY where the
+     * device has no room, E-MEMORY where the host has none or may pin none. */
     Status (*memory_take)(struct Device *device, MemoryPlace place, uint64_t bytes,
                           const char *what, void **out);
     void (*memory_give)(struct Device *device, MemoryPlace place, void *memory, uint64_t bytes);
@@ -71,6 +72,8 @@ typedef struct Device {
 /* Failures on demand, for tests: the n-th event of a kind fails, counted from 1; 0: none. Only an emulated device obeys. */
 typedef struct DeviceFailures {
     uint64_t take, launch, copy;
+    DeviceFault fault; /* as which a launch or copy fails */
+    bool hangs;        /* it does not fail, but never ends */
 } DeviceFailures;
 
 /* The CPU row: memory is mmap, streams and events are empty, copies are memcpy. */

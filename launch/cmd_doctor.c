@@ -10,13 +10,14 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <hwloc.h>
 #include <jansson.h>
 
 #include "kernels/backend.h"
 #include "kernels/cpu_features.h"
 #include "launch/command.h"
 #include "launch/launcher.h"
+#include "launch/rank_place.h"
+#include "launch/topology.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm.h"
 #include "runtime/comm/nccl_api.h"
@@ -191,19 +192,41 @@ static void check_huge_pages(const Settings *settings, Finding *out) {
 
 static void check_topology(const Settings *settings, Finding *out) {
     (void)settings;
-    hwloc_topology_t topology;
-    if (hwloc_topology_init(&topology) != 0 || hwloc_topology_load(topology) != 0) {
+    Topology *topology = topology_open();
+    if (!topology) {
         say(out, VERDICT_WARN, "", "hwloc cannot read the topology");
         return;
     }
-    int nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
-    int packages = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE);
-    int cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+    TopologyCounts counts = topology_counts(topology);
     say(out, VERDICT_OK,
-        nodes > 1 ? "one rank a NUMA node keeps weights near their cores: --ranks" : "",
-        "%d NUMA node%s, %d package%s, %d core%s", nodes, nodes == 1 ? "" : "s", packages,
-        packages == 1 ? "" : "s", cores, cores == 1 ? "" : "s");
-    hwloc_topology_destroy(topology);
+        counts.nodes > 1 ? "one rank a NUMA node keeps weights near their cores: --ranks" : "",
+        "%d NUMA node%s, %d package%s, %d core%s", counts.nodes, counts.nodes == 1 ? "" : "s",
+        counts.packages, counts.packages == 1 ? "" : "s", counts.cores,
+        counts.cores == 1 ? "" : "s");
+    topology_close(topology);
+}
+
+/* One finding a rank of the node: as many as were asked for, else one a GPU. */
+static void check_places(const Settings *settings, Finding *out) {
+    RankPlace place;
+    char text[RANK_PLACE_TEXT_BYTES];
+    Topology *topology = topology_open();
+    rank_place_find(settings, topology, (int)out->round, &place);
+    bool several = topology && topology_counts(topology).nodes > 1;
+    topology_close(topology);
+    if (!place.on_bus) {
+        say(out, VERDICT_OK, "", "no device on the PCI bus: ranks run where they are started");
+        return;
+    }
+    uint32_t ranks = settings->ranks > 0 ? (uint32_t)settings->ranks : place.device.count;
+    out->again = out->round + 1 < ranks;
+    rank_place_text(&place, text);
+    bool lost = several && !place.found;
+    say(out, lost ? VERDICT_WARN : VERDICT_OK,
+        lost ? "bind ranks yourself (mpirun --map-by, srun --cpu-bind): which node is nearest is "
+               "not known"
+             : "",
+        "rank %u of a node: %s", out->round, text);
 }
 
 /* Is there such a program on the PATH? */
@@ -324,19 +347,13 @@ static const struct {
     const char *name;
     void (*check)(const Settings *settings, Finding *out);
 } checks[] = {
-    {"cpu", check_cpu},
-    {"backends", check_backends},
-    {"nccl", check_nccl},
-    {"cores", check_cores},
-    {"memory", check_memory},
-    {"numa", check_topology},
-    {"huge pages", check_huge_pages},
-    {"memlock", check_memlock},
-    {"open files", check_files},
-    {"mpi", check_mpi},
-    {"shared memory", check_shared_memory},
-    {"io", check_io},
-    {"spill files", check_spill},
+    {"cpu", check_cpu},         {"backends", check_backends},
+    {"nccl", check_nccl},       {"cores", check_cores},
+    {"memory", check_memory},   {"numa", check_topology},
+    {"places", check_places},   {"huge pages", check_huge_pages},
+    {"memlock", check_memlock}, {"open files", check_files},
+    {"mpi", check_mpi},         {"shared memory", check_shared_memory},
+    {"io", check_io},           {"spill files", check_spill},
 };
 
 /* Onto the list, or without one as a line. */
@@ -375,7 +392,7 @@ const Command command_doctor[] = {
      .summary = "check this machine: one line each, and the fix",
      .positionals = "",
      .needs = "",
-     .takes = "cpu-isa json dir kv-nvme-dir",
+     .takes = "backend emulation-pci ranks cpu-isa json dir kv-nvme-dir",
      .run = doctor},
     {.name = NULL},
 };

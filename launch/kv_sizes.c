@@ -10,13 +10,12 @@
 #include "runtime/base/machine.h"
 #include "tiers/spill_file.h"
 
-static Status memory_bytes(const OptionSize *size, const char *option, int local_ranks,
-                           uint64_t *out) {
+static Status host_bytes(double per_cent, int local_ranks, uint64_t *out) {
     uint64_t free_bytes = machine_available_bytes();
     if (free_bytes == 0)
-        FAIL(UNAVAILABLE, "/proc/meminfo does not tell the free memory: give --%s in bytes",
-             option);
-    *out = (uint64_t)((double)free_bytes * size->per_cent / 100 / local_ranks);
+        FAIL(UNAVAILABLE,
+             "/proc/meminfo does not tell the free memory: give --kv-host-size in bytes");
+    *out = (uint64_t)((double)free_bytes * per_cent / 100 / local_ranks);
     return STATUS_OK;
 }
 
@@ -84,11 +83,9 @@ static Status choose_dirs(const Settings *settings, KvSizes *out) {
 Status kv_sizes_resolve(const Settings *settings, int local_ranks, KvSizes *out) {
     const OptionSize *device = &settings->kv_device_size, *host = &settings->kv_host_size,
                      *nvme = &settings->kv_nvme_size;
-    *out = (KvSizes){.bytes = {device->bytes, host->bytes / (uint64_t)local_ranks, nvme->bytes}};
-    if (device->per_cent > 0)
-        TRY(memory_bytes(device, "kv-device-size", local_ranks, &out->bytes[TIER_DEVICE]));
-    if (host->per_cent > 0)
-        TRY(memory_bytes(host, "kv-host-size", local_ranks, &out->bytes[TIER_HOST]));
+    *out = (KvSizes){.bytes = {device->bytes, host->bytes / (uint64_t)local_ranks, nvme->bytes},
+                     .device_per_cent = device->per_cent};
+    if (host->per_cent > 0) TRY(host_bytes(host->per_cent, local_ranks, &out->bytes[TIER_HOST]));
     bool on_disk = nvme->per_cent > 0 || nvme->bytes > 0;
     if (settings->placement) { /* which makes the sizes */
         out->nvme_dirs = settings->kv_nvme_dir.items;

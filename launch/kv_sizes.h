@@ -1,8 +1,9 @@
 #ifndef LAUNCH_KV_SIZES_H
 #define LAUNCH_KV_SIZES_H
 
-/* The KV budgets of this rank in bytes, and where its spill files go, from what was asked for: per cent are of what is free now,
- * and the ranks of a node share its memory and its disks. Every rank must have asked before one takes anything. */
+/* The KV budgets of this rank, and where its spill files go, from what was asked for: per cent are of what is free now,
+ * and the ranks of a node share its memory and its disks. Every rank must have asked before one takes anything. What the device
+ * has free, only the engine can ask. */
 
 #include "launch/settings.h"
 #include "tiers/tier_manager.h"
@@ -16,6 +17,7 @@ typedef struct ScratchFolder {
 
 typedef struct KvSizes {
     uint64_t bytes[TIER_COUNT]; /* as EngineOptions.kv_bytes */
+    double device_per_cent;     /* as EngineOptions.kv_device_per_cent */
     const char *const *nvme_dirs;
     uint32_t nvme_dir_count;
     ScratchFolder scratch; /* what nvme_dirs points to when no folder was given */

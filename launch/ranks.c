@@ -11,7 +11,7 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/invariant.h"
 
-enum { HOST_BYTES = 64, VOTE_TEXT_BYTES = 320 };
+enum { HOST_BYTES = 64, VOTE_TEXT_BYTES = 320, ABORT_SECONDS = 1 };
 
 /* Records that ranks exchange; plain bytes, so they are zeroed before they are filled. */
 typedef struct NodeRecord {
@@ -254,6 +254,10 @@ static Status start_watchdog(Ranks *ranks, const char *host, double timeout_seco
     return watchdog_start(&ranks->watchdog, &options);
 }
 
+static void place_rank(const RanksOptions *options, int local_rank) {
+    if (options->place) options->place(options->place_user, local_rank);
+}
+
 /* Everything that ranks must learn about each other's place before they work. */
 static Status meet_node(Ranks *ranks, const RanksOptions *options) {
     static char host[HOST_BYTES];
@@ -261,6 +265,7 @@ static Status meet_node(Ranks *ranks, const RanksOptions *options) {
     NodeRecord own = {.local_rank = comm->local_rank, .threads = options->threads};
     gethostname(host, sizeof host - 1);
     memcpy(own.host, host, sizeof host);
+    place_rank(options, comm->local_rank);
     find_cores(&own.cores);
     Status status = STATUS_OK;
     if (comm->local_rank == 0)
@@ -280,6 +285,7 @@ static Status meet_node(Ranks *ranks, const RanksOptions *options) {
 
 static Status start_alone(Ranks *ranks, const RanksOptions *options) {
     cpu_set_t cores;
+    place_rank(options, 0);
     find_cores(&cores);
     ranks->threads = options->threads ? options->threads : (uint32_t)CPU_COUNT(&cores);
     return comm_self_create(&ranks->comm);
@@ -327,5 +333,6 @@ void ranks_stop(Ranks *ranks, int exit_code) {
 void ranks_abort(Ranks *ranks, int exit_code) {
     watchdog_leave(ranks->watchdog, exit_code);
     fflush(NULL);
+    comm_abort(ranks->comm, ABORT_SECONDS);
     _exit(exit_code);
 }

@@ -30,7 +30,10 @@ typedef struct RanksOptions {
     uint32_t
         threads; /* --threads; 0: this rank's share of the cores that the ranks of its node may use */
     double comm_timeout_seconds; /* --comm-timeout */
-    const RanksFact *facts;      /* known before the model is: program version, settings */
+    /* Binds this rank, before its CPUs are counted and threads start. Optional. */
+    void (*place)(void *user, int local_rank);
+    void *place_user;
+    const RanksFact *facts; /* known before the model is: program version, settings */
     int fact_count;
 } RanksOptions;
 

@@ -58,6 +58,21 @@ static void print_state(void *user) {
 
 /* ---- opening ---- */
 
+static void place_rank(void *user, int local_rank) {
+    Session *session = user;
+    session->bound = rank_place_bind(session->settings, local_rank, &session->place);
+}
+
+/* Every rank tells its own, unless it is like all others: without a device on the bus, on a machine of one node. */
+static void print_place(const Session *session) {
+    const RankPlace *place = &session->place;
+    char text[RANK_PLACE_TEXT_BYTES];
+    if (!place->found) return;
+    rank_place_text(place, text);
+    log_line(LOG_INFO, "session", "rank %d%s: %s", session->ranks.comm->rank,
+             session->bound ? " is bound to the node of its device" : "", text);
+}
+
 /* The effective options as text, for the ranks to compare. */
 static Status start_ranks(Session *session) {
     const Settings *settings = session->settings;
@@ -72,6 +87,8 @@ static Status start_ranks(Session *session) {
         .size = (int)settings->ranks,
         .threads = (uint32_t)settings->threads,
         .comm_timeout_seconds = settings->comm_timeout_s,
+        .place = place_rank,
+        .place_user = session,
         .facts = facts,
         .fact_count = sizeof facts / sizeof *facts,
     };
@@ -164,6 +181,7 @@ static EngineOptions plain_options(Session *session) {
     EngineOptions options = {
         .backend = settings->backend,
         .emulation_seed = (uint64_t)settings->emulation_seed,
+        .emulation_bytes = settings->emulation_memory.bytes,
         .cpu_isa = settings->cpu_isa,
         .thread_count = session->ranks.threads,
         .max_model_len = (uint32_t)settings->max_model_len,
@@ -199,6 +217,10 @@ static Status add_faults(Session *session, EngineOptions *options) {
         TRY(io_fault_add(of_weights ? &session->weight_faults : &session->faults,
                          of_weights ? text + strlen(prefix) : text));
     }
+    io_fault_keep_rank(&session->faults, session->ranks.comm->rank);
+    io_fault_keep_rank(&session->weight_faults, session->ranks.comm->rank);
+    io_fault_take_device(&session->faults, &options->device_failures);
+    io_fault_take_device(&session->weight_faults, &options->device_failures);
     if (session->faults.row_count > 0) options->io_faults = &session->faults;
     if (session->weight_faults.row_count > 0) options->weight_faults = &session->weight_faults;
     return STATUS_OK;
@@ -208,6 +230,7 @@ static Status add_faults(Session *session, EngineOptions *options) {
 static Status add_kv_options(Session *session, EngineOptions *options) {
     const Settings *settings = session->settings;
     memcpy(options->kv_bytes, session->kv_sizes.bytes, sizeof options->kv_bytes);
+    options->kv_device_per_cent = session->kv_sizes.device_per_cent;
     options->kv_nvme_dirs = session->kv_sizes.nvme_dirs;
     options->kv_nvme_dir_count = session->kv_sizes.nvme_dir_count;
     options->kv_codec = settings->kv_codec;
@@ -488,6 +511,7 @@ int session_run(const Settings *settings, const SessionPlan *plan) {
     if (status == STATUS_OK) status = start_ranks(&session);
     if (status != STATUS_OK) return error_exit_code(status);
     name_rank_in_log(&session);
+    print_place(&session);
     weights_guard_install();
     status = run_all(&session, plan);
     int exit_code = error_exit_code(status);

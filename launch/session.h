@@ -13,6 +13,7 @@
 #include "launch/api.h"
 #include "launch/kv_sizes.h"
 #include "launch/kv_trace.h"
+#include "launch/rank_place.h"
 #include "launch/ranks.h"
 #include "launch/settings.h"
 #include "launch/tier_socket.h"
@@ -25,6 +26,8 @@ SPILLWAY_EXTERN_C_BEGIN
 typedef struct Session {
     const Settings *settings;
     Ranks ranks;
+    RankPlace place; /* where this rank belongs on its node */
+    bool bound;      /* and is */
     Weights *weights;
     Tokenizer *tokenizer;     /* NULL when the plan does without text and the model has none */
     const ChatTemplate *chat; /* NULL: none, or one that is not known */

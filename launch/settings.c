@@ -251,6 +251,16 @@ static const OptionRow rows[] = {
      .max = 1024,
      .help = "threads of each rank; auto is its share of the cores",
      AT(threads)},
+    {.name = "numa",
+     .type = OPTION_CHOICE,
+     .value_name = "NAME",
+     .choices = "auto|none",
+     .group = "ranks",
+     .default_text = "auto",
+     .expert = true,
+     .help = "auto: threads and pinned memory of a rank are bound to the NUMA node of its GPU; see "
+             "`doctor`",
+     AT(numa)},
     {.name = "comm",
      .type = OPTION_CHOICE,
      .value_name = "NAME",
@@ -308,6 +318,21 @@ static const OptionRow rows[] = {
      .expert = true,
      .help = "when the emulated device does its work, for tests",
      AT(emulation_seed)},
+    {.name = "emulation-memory",
+     .type = OPTION_SIZE,
+     .value_name = "SIZE",
+     .group = "engine",
+     .default_text = "1GiB",
+     .expert = true,
+     .help = "memory of the emulated device, for tests",
+     AT(emulation_memory)},
+    {.name = "emulation-pci",
+     .type = OPTION_STRING,
+     .value_name = "ADDRESS",
+     .group = "engine",
+     .expert = true,
+     .help = "where on the PCI bus the emulated device is said to lie, for tests: 0000:3b:00.0",
+     AT(emulation_pci)},
     {.name = "max-model-len",
      .shorts = "c",
      .aliases = "ctx-size",
@@ -362,7 +387,8 @@ static const OptionRow rows[] = {
      .zero_word = "auto",
      .least_word = "min",
      .help =
-         "memory for keys and values of each rank: 4GiB, 500MB, per cent of what is free, or min",
+         "memory for keys and values of each rank: 4GiB, 500MB, per cent of what is free where the "
+         "model runs, or min",
      AT(kv_device_size)},
     {.name = "kv-host-size",
      .type = OPTION_SIZE,
@@ -426,8 +452,8 @@ static const OptionRow rows[] = {
      .value_name = "SIZE",
      .group = "model",
      .default_text = "0",
-     .help = "memory that each rank may take in all; what needs more is refused before anything "
-             "runs, with the numbers",
+     .help = "memory of the host that each rank may take in all; what needs more is refused before "
+             "anything runs, with the numbers",
      AT(memory_limit)},
     {.name = "kv-codec",
      .type = OPTION_STRING,
@@ -571,7 +597,8 @@ static const OptionRow rows[] = {
      .group = "engine",
      .expert = true,
      .help = "makes I/O fail on purpose, for tests: io.read:eio:odds=0.01,seed=7; "
-             "weights.io.read:… for files of weights",
+             "weights.io.read:… for files of weights, device.launch:ecc:after=99 for an emulated "
+             "device",
      AT(fault)},
 
     {.name = "placement",
@@ -1097,6 +1124,8 @@ Status settings_check(const Settings *settings) {
     TRY(check_placement(settings));
     if (settings->block_size != 0 && !is_power_of_two((uint64_t)settings->block_size))
         FAIL(USAGE, "--block-size %lld is no power of two", (long long)settings->block_size);
+    if (settings->emulation_memory.per_cent > 0)
+        FAIL(USAGE, "--emulation-memory takes bytes, as in 1GiB");
     if (settings->stop.count > 16)
         FAIL(USAGE, "--stop is given %zu times; 16 is the most", settings->stop.count);
     return STATUS_OK;

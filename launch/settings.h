@@ -30,12 +30,14 @@ typedef struct Settings {
     /* ranks */
     int64_t ranks;
     int64_t threads; /* 0: the cores of this rank */
-    const char *comm;
+    const char *comm, *numa;
     double comm_timeout_s, drain_timeout_s;
 
     /* engine */
     const char *backend, *cpu_isa;
     int64_t emulation_seed;
+    OptionSize emulation_memory;
+    const char *emulation_pci;
     int64_t max_model_len; /* 0: the model's own */
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t block_size; /* tokens; 0: auto */

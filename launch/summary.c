@@ -45,8 +45,18 @@ static json_t *to_json(const Summary *summary) {
         "determinism_digest", digest);
 }
 
+/* Of rank 0, where the device has memory of its own. */
+static void add_device_memory(const EngineStats *stats, json_t *root) {
+    if (stats->device_free_bytes == 0) return;
+    json_object_set_new(root, "device_memory",
+                        json_pack("{sI sI sI}", "free_bytes", (json_int_t)stats->device_free_bytes,
+                                  "planned_bytes", (json_int_t)stats->device_planned_bytes,
+                                  "taken_bytes", (json_int_t)stats->device_taken_bytes));
+}
+
 Status summary_write_json(const Summary *summary, const char *path) {
     json_t *root = to_json(summary);
+    if (root) add_device_memory(summary->stats, root);
     if (root && summary->plan) {
         json_t *plan = plan_choice_json(summary->plan);
         json_object_set_new(plan, "for_these_requests", plan_choice_json(summary->hindsight));
@@ -117,6 +127,12 @@ void summary_print(const Summary *summary, FILE *out) {
             (double)device->peak_bytes / mebibyte, (double)device->capacity_bytes / mebibyte,
             (double)stats->memory_peak_bytes / mebibyte,
             (double)stats->memory_planned_bytes / mebibyte);
+    if (stats->device_free_bytes > 0)
+        fprintf(out,
+                "device     %.1f MiB of its memory reckoned a rank, %.1f taken, %.1f were free\n",
+                (double)stats->device_planned_bytes / mebibyte,
+                (double)stats->device_taken_bytes / mebibyte,
+                (double)stats->device_free_bytes / mebibyte);
     if (tier_view_spills(stats) || tier_view_streams(stats)) print_tiers(stats, out);
     if (stats->random_weights)
         fprintf(out, "weights    random numbers: no answer means anything\n");

@@ -34,6 +34,7 @@ enum {
     SWEEP_MS = 1000,
     SWEEP_STEP_MS = 50,
     TOLD_MS = 100,
+    ABORT_MS = 1000,
     PHASE_BYTES = 48,
     PHASE_WORDS = PHASE_BYTES / 8
 };
@@ -150,6 +151,15 @@ static void leave_sweeper(const Watchdog *watchdog) {
     _exit(0);
 }
 
+/* What this rank's device does with those that are gone has to end first, or it would stay in a kernel that waits for them. */
+static void leave(Watchdog *watchdog, int exit_code) __attribute__((noreturn));
+static void leave(Watchdog *watchdog, int exit_code) {
+    pthread_mutex_lock(&watchdog->comm_lock);
+    if (watchdog->options.comm) comm_abort(watchdog->options.comm, ABORT_MS / 1000.0);
+    pthread_mutex_unlock(&watchdog->comm_lock);
+    _exit(exit_code);
+}
+
 /* Names the cause unless a peer has, and ends this process. */
 static void end_job(Watchdog *watchdog, const char *text) __attribute__((noreturn));
 static void end_job(Watchdog *watchdog, const char *text) {
@@ -160,7 +170,7 @@ static void end_job(Watchdog *watchdog, const char *text) {
     } else {
         usleep(TOLD_MS * 1000);
     }
-    _exit(error_row(ERROR_PEER_LOST)->exit_code);
+    leave(watchdog, error_row(ERROR_PEER_LOST)->exit_code);
 }
 
 static void end_because_of(Watchdog *watchdog, int peer, const char *what) {
@@ -222,7 +232,7 @@ static void check_farewell(Watchdog *watchdog, int peer) {
     if (atomic_load(&slot->state) == PEER_RUNS || atomic_load(&slot->exit_code) == 0) return;
     if (atomic_load(&watchdog->own->state) != PEER_RUNS) return;
     if (++watchdog->peers[peer].farewell_ticks >= FAREWELL_TICKS)
-        _exit(atomic_load(&slot->exit_code));
+        leave(watchdog, atomic_load(&slot->exit_code));
 }
 
 static void check_peer(Watchdog *watchdog, int peer) {

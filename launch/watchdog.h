@@ -5,7 +5,7 @@
  *
  * One thread a rank, which never calls MPI. The ranks of a node share a board: each writes its heartbeat four
  * times a second, its phase and how many collectives it entered, and reads the others. A rank ends its process
- * with exit code 76, having named the odd rank once a node, when
+ * with exit code 76, having named the odd rank once a node and ended what its device does with the others (comm_abort), when
  *   - a peer on this node has died without leaving (at once),
  *   - a peer's heartbeat stands still: stopped, frozen, swapped out (3 s),
  *   - the parent, that is the launcher, has died (at once),
@@ -20,7 +20,7 @@
 SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct WatchdogOptions {
-    const Comm *comm; /* borrowed until watchdog_leave */
+    Comm *comm; /* borrowed until watchdog_leave */
     void *
         board; /* watchdog_board_bytes(comm->local_size), zeroed, shared by the node's ranks; borrowed */
     const char *host;       /* of this node, for messages */

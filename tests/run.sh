@@ -5,8 +5,8 @@
 #
 # Installs Debian packages (for root also Slurm, which the job scripts are tested on), builds, fetches the model (without it the
 # model tests are skipped and say so), runs every suite, then builds again with AddressSanitizer and
-# UndefinedBehaviorSanitizer and runs the suites that need no ranks and no model (not with --quick). --werror makes compiler
-# warnings errors. The last line counts over all.
+# UndefinedBehaviorSanitizer and runs the suites that need no ranks and no model, and once more with ThreadSanitizer for the programs
+# whose threads meet (neither with --quick). --werror makes compiler warnings errors. The last line counts over all.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
@@ -53,6 +53,13 @@ if [ "$quick" = no ]; then
   export ASAN_OPTIONS=abort_on_error=0:allocator_may_return_null=1:detect_leaks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
   run_tests "$sanitized" sanitizers --suite unit --suite property --suite sim --suite fuzz --timeout-multiplier 5
+
+  threaded=$root/build-threads
+  say "building for the thread sanitizer"
+  build_in "$threaded" thread_programs -Dwerror=$werror -Dbuildtype=debugoptimized -Db_ndebug=false -Db_lundef=false \
+    -Db_sanitize=thread
+  export TSAN_OPTIONS=second_deadlock_stack=1
+  run_tests "$threaded" threads --suite threads --timeout-multiplier 5
 fi
 
 python3 "$root/tests/count_results.py" "${logs[@]}" || failed=1

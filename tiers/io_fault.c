@@ -8,7 +8,7 @@
 typedef struct KindRow {
     const char *name;
     IoFaultKind kind;
-    int os_error;
+    int os_error;    /* IO_FAULT_DEVICE: a DeviceFault */
     uint32_t points; /* bits of the IoFaultPoints where it makes sense */
 } KindRow;
 
@@ -17,6 +17,7 @@ typedef struct KindRow {
 enum {
     TRANSFERS = AT(READ) | AT(WRITE),
     STARTS = AT(SETUP) | AT(TMPFILE) | AT(DIRECT) | AT(ALLOCATE),
+    WORK = AT(LAUNCH) | AT(COPY),
 };
 
 static const KindRow kinds[] = {
@@ -39,11 +40,19 @@ static const KindRow kinds[] = {
     {"misdirected", IO_FAULT_MISDIRECTED, 0, TRANSFERS},
     {"stale", IO_FAULT_STALE, 0, TRANSFERS},
     {"flip", IO_FAULT_FLIP, 0, AT(READ)},
+    {"memory", IO_FAULT_DEVICE, DEVICE_FAULT_MEMORY, AT(TAKE)},
+    {"other", IO_FAULT_DEVICE, DEVICE_FAULT_OTHER, WORK},
+    {"ecc", IO_FAULT_DEVICE, DEVICE_FAULT_ECC, WORK},
+    {"lost", IO_FAULT_DEVICE, DEVICE_FAULT_LOST, WORK},
+    {"kernel", IO_FAULT_DEVICE, DEVICE_FAULT_KERNEL, WORK},
+    {"link", IO_FAULT_DEVICE, DEVICE_FAULT_LINK, WORK},
+    {"hang", IO_FAULT_HANG, 0, WORK},
 };
 
 static const char *const points[IO_FAULT_POINT_COUNT] = {
     "io.read",     "io.write",      "io.submit",    "io.setup",
     "io.register", "spill.tmpfile", "spill.direct", "spill.allocate",
+    "device.take", "device.launch", "device.copy",
 };
 
 enum { KIND_COUNT = sizeof kinds / sizeof *kinds };
@@ -85,6 +94,8 @@ static Status read_kind(IoFaultRow *row, const char *text, const char *word, siz
         if (word_is(kinds[i].name, word, word_bytes) && (kinds[i].points & (1u << row->point))) {
             row->fault.kind = kinds[i].kind;
             row->fault.os_error = kinds[i].os_error;
+            if (kinds[i].kind == IO_FAULT_DEVICE)
+                row->fault.device = (DeviceFault)kinds[i].os_error;
             return STATUS_OK;
         }
     list_kinds(1u << row->point, known, sizeof known);
@@ -111,10 +122,12 @@ static Status read_setting(IoFaultRow *row, const char *text, const char **at) {
         row->random.key = (uint64_t)number;
     else if (whole && number >= 0 && number <= 1e9 && word_is("ms", *at, key_bytes))
         row->fault.delay_ns = (uint64_t)(number * 1e6);
+    else if (whole && number >= 0 && number <= INT32_MAX && word_is("rank", *at, key_bytes))
+        row->rank = (int64_t)number;
     else
         FAIL(USAGE,
              "fault \"%.100s\": cannot read \"%.40s\"; there are after=N count=N odds=0..1 seed=N "
-             "ms=N",
+             "ms=N rank=N",
              text, *at);
     *at = end;
     return STATUS_OK;
@@ -123,7 +136,8 @@ static Status read_setting(IoFaultRow *row, const char *text, const char **at) {
 Status io_fault_add(IoFaultPlan *plan, const char *text) {
     if (plan->row_count == IO_FAULT_ROWS_MAX)
         FAIL(USAGE, "fault \"%.100s\": more than %d faults", text, IO_FAULT_ROWS_MAX);
-    IoFaultRow row = {.odds = 1, .count = UINT64_MAX, .random = {.stream = plan->row_count}};
+    IoFaultRow row = {
+        .odds = 1, .count = UINT64_MAX, .rank = -1, .random = {.stream = plan->row_count}};
     const char *kind = strchr(text, ':');
     if (!kind) FAIL(USAGE, "fault \"%.100s\" is not POINT:KIND[:key=value,…]", text);
     TRY(read_point(&row, text, text, (size_t)(kind - text)));
@@ -134,6 +148,32 @@ Status io_fault_add(IoFaultPlan *plan, const char *text) {
         TRY(read_setting(&row, text, &at));
     plan->rows[plan->row_count++] = row;
     return STATUS_OK;
+}
+
+void io_fault_keep_rank(IoFaultPlan *plan, int rank) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < plan->row_count; i++)
+        if (plan->rows[i].rank < 0 || plan->rows[i].rank == rank)
+            plan->rows[kept++] = plan->rows[i];
+    plan->row_count = kept;
+}
+
+void io_fault_take_device(IoFaultPlan *plan, DeviceFailures *out) {
+    uint64_t *const numbers[IO_FAULT_POINT_COUNT] = {[IO_FAULT_TAKE] = &out->take,
+                                                     [IO_FAULT_LAUNCH] = &out->launch,
+                                                     [IO_FAULT_COPY] = &out->copy};
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < plan->row_count; i++) {
+        const IoFaultRow row = plan->rows[i];
+        if (!numbers[row.point]) {
+            plan->rows[kept++] = row;
+            continue;
+        }
+        *numbers[row.point] = row.after + 1;
+        out->hangs = row.fault.kind == IO_FAULT_HANG;
+        if (row.point != IO_FAULT_TAKE) out->fault = row.fault.device;
+    }
+    plan->row_count = kept;
 }
 
 static bool strikes(IoFaultRow *row) {

@@ -67,8 +67,17 @@ struct Mover {
     char open_text[512];
     bool closed_quietly;
     double cpu_due;   /* seconds; when the thread looks at its CPU clock again */
-    MoverStats stats; /* written by the thread; read by others without a promise of one instant */
+    MoverStats stats; /* of the thread */
+    pthread_mutex_t published_lock;
+    MoverStats published; /* the same as of the last result: for others */
 };
+
+/* Before a result can be seen, and before the thread rests. */
+static void publish_stats(Mover *mover) {
+    pthread_mutex_lock(&mover->published_lock);
+    mover->published = mover->stats;
+    pthread_mutex_unlock(&mover->published_lock);
+}
 
 /* ---- slots ---- */
 
@@ -224,6 +233,7 @@ static void report(Mover *mover, const MoverJob *job, TransferResult result) {
         mover->stats.read_bytes[transfer->from] += bytes;
         mover->stats.written_bytes[transfer->to] += bytes;
     }
+    publish_stats(mover);
     uint32_t tail = atomic_load_explicit(&mover->done_queue.tail, memory_order_relaxed);
     mover->done[tail & (mover->capacity - 1)] = (MoverDone){transfer->id, result};
     atomic_store(&mover->done_queue.tail, tail + 1);
@@ -431,6 +441,7 @@ static void note_cpu(Mover *mover) {
     if (now < mover->cpu_due || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) != 0) return;
     mover->cpu_due = now + cpu_interval_s;
     mover->stats.seconds_cpu = (double)used.tv_sec + (double)used.tv_nsec * 1e-9;
+    publish_stats(mover);
 }
 
 static void sleep_until_jobs(Mover *mover) {
@@ -501,6 +512,7 @@ static void give_memory(Mover *mover) {
     free(mover->flights);
     free(mover->free_flights);
     free(mover->free_code_buffers);
+    pthread_mutex_destroy(&mover->published_lock);
     free(mover);
 }
 
@@ -522,6 +534,7 @@ Status mover_create(Mover **out, const MoverOptions *options) {
     TRY(memory_take(&memory, 1, sizeof(Mover), "mover"));
     Mover *mover = memory;
     mover->options = *options;
+    pthread_mutex_init(&mover->published_lock, NULL);
     Status status = take_memory(mover);
     if (status == STATUS_OK) status = start(mover);
     if (status != STATUS_OK) {
@@ -570,8 +583,11 @@ uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_
     return count;
 }
 
-MoverStats mover_stats(const Mover *mover) {
-    return mover->stats;
+MoverStats mover_stats(Mover *mover) {
+    pthread_mutex_lock(&mover->published_lock);
+    MoverStats stats = mover->published;
+    pthread_mutex_unlock(&mover->published_lock);
+    return stats;
 }
 
 const RingFacts *mover_ring_facts(const Mover *mover) {

@@ -28,6 +28,10 @@ static Status context_open_cuda(const Kernels *kernels, Device *device, const Ke
     return cuda_context_open(device, &launchers, limits, context);
 }
 
+static bool cuda_find(const BackendOptions *options, BackendDevice *out) {
+    return device_cuda_find(options->device_index, out);
+}
+
 static Status cuda_open(const BackendOptions *options, Device **out_device, Kernels *out_kernels) {
     TRY(device_cuda_open(out_device, options->device_index));
     pthread_once(&launchers_once, launchers_fill);
@@ -41,5 +45,6 @@ const Backend backend_cuda = {
     .summary = "an NVIDIA GPU a rank",
     .automatic = true,
     .probe = device_cuda_probe,
+    .find = cuda_find,
     .open = cuda_open,
 };

@@ -32,10 +32,43 @@ void cuda_note(cudaError_t error, const char *what) {
     if (atomic_compare_exchange_strong(&noted_what, &none, what)) atomic_store(&noted_error, error);
 }
 
+/* All that are not here are DEVICE_FAULT_OTHER. What the driver reports as an Xid comes as one of these. */
+static const struct {
+    cudaError_t error;
+    DeviceFault fault;
+} faults[] = {
+    {cudaErrorMemoryAllocation, DEVICE_FAULT_MEMORY},
+    {cudaErrorECCUncorrectable, DEVICE_FAULT_ECC},
+    {cudaErrorNoDevice, DEVICE_FAULT_LOST},
+    {cudaErrorInvalidDevice, DEVICE_FAULT_LOST},
+    {cudaErrorDevicesUnavailable, DEVICE_FAULT_LOST},
+    {cudaErrorSystemNotReady, DEVICE_FAULT_LOST},
+    {cudaErrorContextIsDestroyed, DEVICE_FAULT_LOST},
+    {cudaErrorMpsClientTerminated, DEVICE_FAULT_LOST},
+    {cudaErrorLaunchFailure, DEVICE_FAULT_KERNEL},
+    {cudaErrorLaunchTimeout, DEVICE_FAULT_KERNEL},
+    {cudaErrorIllegalAddress, DEVICE_FAULT_KERNEL},
+    {cudaErrorMisalignedAddress, DEVICE_FAULT_KERNEL},
+    {cudaErrorInvalidAddressSpace, DEVICE_FAULT_KERNEL},
+    {cudaErrorInvalidPc, DEVICE_FAULT_KERNEL},
+    {cudaErrorIllegalInstruction, DEVICE_FAULT_KERNEL},
+    {cudaErrorHardwareStackError, DEVICE_FAULT_KERNEL},
+    {cudaErrorAssert, DEVICE_FAULT_KERNEL},
+    {cudaErrorNvlinkUncorrectable, DEVICE_FAULT_LINK},
+};
+
+DeviceFault cuda_fault(cudaError_t error) {
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        if (faults[i].error == error) return faults[i].fault;
+    return DEVICE_FAULT_OTHER;
+}
+
 static Status raise_error(const Device *device, const char *what, cudaError_t error) {
     const CudaDevice *cuda = device->state;
-    FAIL(DEVICE, "%s (%s): %s: %s (%s)", cuda->name, cuda->model, what, cudaGetErrorString(error),
-         cudaGetErrorName(error));
+    char name[sizeof cuda->name + sizeof cuda->model + 4];
+    snprintf(name, sizeof name, "%s (%s)", cuda->name, cuda->model);
+    return device_fault_raise(cuda_fault(error), name, "%s: %s (%s)", what,
+                              cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
 static Status check_call(const Device *device, const char *what, cudaError_t error) {
@@ -64,13 +97,16 @@ static Status host_memory_map(Device *device, uint64_t bytes, const char *what, 
     madvise(memory, bytes, MADV_DONTDUMP);
     use(device);
     cudaError_t error = cudaHostRegister(memory, bytes, cudaHostRegisterPortable);
-    if (error != cudaSuccess) {
-        munmap(memory, bytes);
-        FAIL(MEMORY, "%s: cannot pin %llu bytes: %s; see ulimit -l", what,
-             (unsigned long long)bytes, cudaGetErrorString(error));
+    if (error == cudaSuccess) {
+        *out = memory;
+        return STATUS_OK;
     }
-    *out = memory;
-    return STATUS_OK;
+    munmap(memory, bytes);
+    DeviceFault fault = cuda_fault(error);
+    if (fault != DEVICE_FAULT_MEMORY && fault != DEVICE_FAULT_OTHER)
+        return check_call(device, "cudaHostRegister", error);
+    FAIL(MEMORY, "%s: cannot pin %llu bytes: %s; see ulimit -l", what, (unsigned long long)bytes,
+         cudaGetErrorString(error));
 }
 
 static Status cuda_memory_take(Device *device, MemoryPlace place, uint64_t bytes, const char *what,
@@ -81,8 +117,8 @@ static Status cuda_memory_take(Device *device, MemoryPlace place, uint64_t bytes
     use(device);
     cudaError_t error = cudaMalloc(&memory, bytes);
     if (error == cudaErrorMemoryAllocation)
-        FAIL(MEMORY, "%s: %s has no %llu bytes left", what, device->name,
-             (unsigned long long)bytes);
+        return device_fault_raise(DEVICE_FAULT_MEMORY, device->name, "%s: no %llu bytes are left",
+                                  what, (unsigned long long)bytes);
     TRY(check_call(device, "cudaMalloc", error));
     *out = memory;
     return STATUS_OK;
@@ -186,6 +222,21 @@ Status device_cuda_probe(const char **out_reason) {
                   : error == cudaErrorInsufficientDriver ? "no NVIDIA driver, or one too old"
                                                          : cudaGetErrorString(error);
     return STATUS_UNSUPPORTED;
+}
+
+bool device_cuda_find(uint32_t index, BackendDevice *out) {
+    struct cudaDeviceProp properties = {0};
+    int count = 0;
+    *out = (BackendDevice){.count = 0};
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count <= 0) return false;
+    int own = (int)(index % (uint32_t)count);
+    if (cudaDeviceGetPCIBusId(out->pci, sizeof out->pci, own) != cudaSuccess ||
+        cudaGetDeviceProperties(&properties, own) != cudaSuccess)
+        return false;
+    snprintf(out->name, sizeof out->name, "cuda:%d", own);
+    snprintf(out->model, sizeof out->model, "%.*s", (int)sizeof out->model - 1, properties.name);
+    out->count = (uint32_t)count;
+    return true;
 }
 
 static const Device cuda_row = {

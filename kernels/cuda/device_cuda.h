@@ -5,12 +5,15 @@
  * be bound to a node and stays out of dumps; a DeviceStream is a cudaStream_t and a DeviceEvent a cudaEvent_t. Streams and
  * events may be used from any thread, one thread at a time each. */
 
-#include "kernels/device.h"
+#include "kernels/backend.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
 /* STATUS_OK when there is a GPU; else *out_reason, which lives as long as the program, says what is missing. */
 Status device_cuda_probe(const char **out_reason);
+
+/* Where the GPU lies that device_cuda_open would open. It starts nothing. */
+bool device_cuda_find(uint32_t index, BackendDevice *out);
 
 /* index: taken round the GPUs that there are. */
 Status device_cuda_open(Device **out, uint32_t index);

@@ -69,6 +69,14 @@ ERROR_ROW(MEMORY, "E-MEMORY", STATUS_NO_SPACE, 71,
           "memory or another limit of the operating system ran out")
 ERROR_ROW(DEVICE, "E-DEVICE", STATUS_DEVICE, 76,
           "an accelerator failed; run again, without it if it fails again")
+ERROR_ROW(DEVICE_MEMORY, "E-DEVICE-MEMORY", STATUS_NO_SPACE, 71,
+          "an accelerator has no room for what was asked for, or ran out of memory")
+ERROR_ROW(DEVICE_ECC, "E-DEVICE-ECC", STATUS_DEVICE, 76,
+          "an accelerator's memory has an error that it could not correct")
+ERROR_ROW(DEVICE_LOST, "E-DEVICE-LOST", STATUS_DEVICE, 76, "an accelerator is gone or unusable")
+ERROR_ROW(DEVICE_KERNEL, "E-DEVICE-KERNEL", STATUS_DEVICE, 76, "a kernel crashed on an accelerator")
+ERROR_ROW(DEVICE_LINK, "E-DEVICE-LINK", STATUS_DEVICE, 76,
+          "a link between accelerators has an error that it could not correct")
 ERROR_ROW(NO_JOB, "E-NO-JOB", STATUS_NOT_FOUND, 69, "no running job answers there")
 ERROR_ROW(IO_ENGINE, "E-IO-ENGINE", STATUS_UNSUPPORTED, 71,
           "the way to read and write that was asked for does not work here")

@@ -1,5 +1,11 @@
 #include "runtime/comm/comm.h"
 
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <time.h>
+
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
 
@@ -65,4 +71,61 @@ void comm_destroy(Comm *comm) {
 
 uint64_t comm_calls(const Comm *comm) {
     return __atomic_load_n(&comm->calls, __ATOMIC_RELAXED);
+}
+
+/* ---- ending what devices do with each other */
+
+/* Of the abort of every Comm. */
+static pthread_mutex_t abort_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void comm_set_abort(Comm *comm, CommAbort abort) {
+    pthread_mutex_lock(&abort_lock);
+    comm->abort = abort;
+    pthread_mutex_unlock(&abort_lock);
+}
+
+/* Left behind where it does not come to its end: the process does. */
+typedef struct Aborting {
+    Comm *comm;
+    sem_t done;
+} Aborting;
+
+static void *run_abort(void *argument) {
+    Aborting *aborting = argument;
+    pthread_mutex_lock(&abort_lock);
+    CommAbort abort = aborting->comm->abort;
+    if (abort.run) abort.run(abort.user);
+    pthread_mutex_unlock(&abort_lock);
+    sem_post(&aborting->done);
+    return NULL;
+}
+
+static bool wait_for(sem_t *semaphore, double seconds_max) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    uint64_t ns = (uint64_t)until.tv_nsec + (uint64_t)(seconds_max * 1e9);
+    until.tv_sec += (time_t)(ns / 1000000000);
+    until.tv_nsec = (long)(ns % 1000000000);
+    int result;
+    do
+        result = sem_clockwait(semaphore, CLOCK_MONOTONIC, &until);
+    while (result != 0 && errno == EINTR);
+    return result == 0;
+}
+
+bool comm_abort(Comm *comm, double seconds_max) {
+    pthread_t thread;
+    Aborting *aborting = malloc(sizeof *aborting);
+    if (!aborting) return false;
+    aborting->comm = comm;
+    sem_init(&aborting->done, 0, 0);
+    bool started = pthread_create(&thread, NULL, run_abort, aborting) == 0;
+    if (!started || wait_for(&aborting->done, seconds_max)) {
+        if (started) pthread_join(thread, NULL);
+        sem_destroy(&aborting->done);
+        free(aborting);
+        return started;
+    }
+    pthread_detach(thread);
+    return false;
 }

@@ -15,6 +15,12 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
+/* How to end what this rank's device does with its peers, from any thread: a kernel that waits for a rank that is gone never ends. */
+typedef struct CommAbort {
+    void (*run)(void *user); /* NULL: nothing to end */
+    void *user;
+} CommAbort;
+
 typedef struct Comm {
     const struct CommRow *row;
     int rank;
@@ -28,6 +34,7 @@ typedef struct Comm {
     double seconds;
     uint64_t calls; /* entered; other threads may read it, atomically (comm_calls) */
     uint64_t bytes;
+    CommAbort abort; /* comm_set_abort, comm_abort */
 } Comm;
 
 typedef struct CommRow {
@@ -57,6 +64,12 @@ void comm_count(Comm *comm, uint64_t bytes);
 
 /* Collectives entered so far. Any thread, while the Comm lives. */
 uint64_t comm_calls(const Comm *comm);
+
+/* What comm_abort shall run; when it returns, what stood there before is not running and will not. */
+void comm_set_abort(Comm *comm, CommAbort abort);
+/* For a process that is about to end: runs it on a thread of its own and waits at most so long. Any thread, while the Comm lives. False
+ * when it has not come to its end. */
+bool comm_abort(Comm *comm, double seconds_max);
 
 Status comm_self_create(Comm **out); /* one rank, no start-up cost */
 

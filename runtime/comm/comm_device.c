@@ -117,6 +117,14 @@ static Status open_way(CommDevice *reduce, const CommDeviceOptions *options) {
                                "sums over ranks", (void **)&reduce->bounce);
 }
 
+uint64_t comm_device_bytes(const Comm *comm, const Device *device, const char *choice,
+                           MemoryPlace place) {
+    bool by_devices = device->collectives && !(choice && !strcmp(choice, "host"));
+    if (comm->size == 1 || device->host_addressable) return 0;
+    if (place == MEMORY_HOST) return BOUNCE_FLOATS * sizeof(float);
+    return by_devices ? comm_nccl_device_bytes(comm->size) : 0;
+}
+
 Status comm_device_create(CommDevice *out, const CommDeviceOptions *options) {
     CommDevice reduce = {
         .comm = options->comm, .device = options->device, .stream = options->context->stream};

@@ -34,6 +34,10 @@ typedef struct CommDeviceOptions {
     double timeout_seconds;       /* as in CommNcclOptions */
 } CommDeviceOptions;
 
+/* The most that it takes of one of the device's memories, whichever way it will be. */
+uint64_t comm_device_bytes(const Comm *comm, const Device *device, const char *choice,
+                           MemoryPlace place);
+
 /* E-UNAVAILABLE on every rank where "nccl" cannot be. */
 Status comm_device_create(CommDevice *out, const CommDeviceOptions *options);
 void comm_device_destroy(CommDevice *reduce); /* takes a zeroed one */

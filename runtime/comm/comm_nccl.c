@@ -1,5 +1,6 @@
 #include "runtime/comm/comm_nccl.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,12 +15,15 @@ enum { PIECE_FLOATS = 1 << 20, PART_ALIGNMENT_FLOATS = 64 };
 struct CommNccl {
     CommNcclOptions options;
     KernelContext context; /* the options', with the stream of the sums */
-    NcclComm *link;        /* NULL: not joined, or given up */
-    DeviceEvent *ready;    /* the compute stream has made what is to be summed */
-    DeviceEvent *done;     /* the last sum */
-    float *parts;          /* [size][part_floats] a slice of every rank */
+    pthread_mutex_t lock; /* of link, around the calls that use it; a group holds it over several */
+    NcclComm *link;       /* NULL: not joined, or given up */
+    bool ended_outside;   /* given up by comm_abort: whoever called it has told why */
+    DeviceEvent *ready;   /* the compute stream has made what is to be summed */
+    DeviceEvent *done;    /* the last sum */
+    float *parts;         /* [size][part_floats] a slice of every rank */
     uint64_t part_floats;
     uint64_t sums; /* begun */
+    bool joins;    /* comm_abort would end it */
     bool unsettled;
 };
 
@@ -29,9 +33,28 @@ typedef struct Slice {
 
 /* ---- errors */
 
-static void abandon(CommNccl *nccl) {
-    if (nccl->link) (void)nccl->options.api->comm_abort(nccl->link);
+/* Nobody else has it then. */
+static NcclComm *take_link(CommNccl *nccl, bool outside) {
+    pthread_mutex_lock(&nccl->lock);
+    NcclComm *link = nccl->link;
     nccl->link = NULL;
+    nccl->ended_outside |= outside && link;
+    pthread_mutex_unlock(&nccl->lock);
+    return link;
+}
+
+static void give_link_up(CommNccl *nccl, bool outside) {
+    NcclComm *link = take_link(nccl, outside);
+    if (link) (void)nccl->options.api->comm_abort(link);
+}
+
+static void abandon(CommNccl *nccl) {
+    give_link_up(nccl, false);
+}
+
+/* CommAbort.run */
+static void end_from_outside(void *user) {
+    give_link_up(user, true);
 }
 
 /* "rank 1 on cuda:0: ncclGroupEnd in sum 17 over ranks" */
@@ -46,9 +69,11 @@ static void describe(const CommNccl *nccl, const char *call, char *out, size_t o
 static Status break_off(CommNccl *nccl, const char *call, int result) {
     const NcclApi *api = nccl->options.api;
     char place[160], cause[300];
-    const char *more = nccl->link ? api->last_error(nccl->link) : "";
     describe(nccl, call, place, sizeof place);
+    pthread_mutex_lock(&nccl->lock);
+    const char *more = nccl->link ? api->last_error(nccl->link) : "";
     snprintf(cause, sizeof cause, "%s%s%s", api->error_string(result), more[0] ? "; " : "", more);
+    pthread_mutex_unlock(&nccl->lock);
     abandon(nccl);
     FAIL(COMM, "%s: %s%s", place, cause, nccl->sums == 0 ? " (--comm host does without)" : "");
 }
@@ -61,11 +86,37 @@ static Status give_up(CommNccl *nccl, const char *call) {
          nccl->options.timeout_seconds);
 }
 
+static Status refuse_unlinked(CommNccl *nccl) {
+    char text[160];
+    pthread_mutex_lock(&nccl->lock);
+    bool outside = nccl->ended_outside;
+    pthread_mutex_unlock(&nccl->lock);
+    snprintf(text, sizeof text, "rank %d on %s: its communicator was given up",
+             nccl->options.comm->rank, nccl->options.device->name);
+    if (outside) return error_adopt(ERROR_PEER_LOST, text);
+    FAIL(COMM, "%s", text);
+}
+
+static bool is_linked(CommNccl *nccl) {
+    pthread_mutex_lock(&nccl->lock);
+    bool linked = nccl->link != NULL;
+    pthread_mutex_unlock(&nccl->lock);
+    return linked;
+}
+
+static Status check_linked(CommNccl *nccl) {
+    return is_linked(nccl) ? STATUS_OK : refuse_unlinked(nccl);
+}
+
 /* One look at the communicator during a wait; *out_through: it has nothing more to do on the host. */
 static Status look(CommNccl *nccl, const char *call, double start, bool *out_through) {
     double limit = nccl->options.timeout_seconds;
-    int state = NCCL_SUCCESS;
-    int result = nccl->options.api->comm_async_error(nccl->link, &state);
+    int state = NCCL_SUCCESS, result = NCCL_SUCCESS;
+    pthread_mutex_lock(&nccl->lock);
+    bool linked = nccl->link != NULL;
+    if (linked) result = nccl->options.api->comm_async_error(nccl->link, &state);
+    pthread_mutex_unlock(&nccl->lock);
+    if (!linked) return refuse_unlinked(nccl);
     if (result == NCCL_SUCCESS) result = state;
     if (result != NCCL_SUCCESS && result != NCCL_IN_PROGRESS) return break_off(nccl, call, result);
     *out_through = result == NCCL_SUCCESS;
@@ -89,20 +140,37 @@ static Status finish(CommNccl *nccl, const char *call, int result) {
 /* ---- opening and closing */
 
 /* Two ranks send each other all: the same bytes as by slices, in one round instead of two. */
-static bool exchanges_whole(const CommNccl *nccl) {
-    return nccl->options.comm->size == 2;
+static bool exchanges_whole(int rank_count) {
+    return rank_count == 2;
+}
+
+static uint64_t part_floats(int rank_count) {
+    uint64_t floats = exchanges_whole(rank_count) ? (uint64_t)PIECE_FLOATS
+                                                  : divide_up(PIECE_FLOATS, (uint64_t)rank_count);
+    return align_up(floats, PART_ALIGNMENT_FLOATS);
+}
+
+uint64_t comm_nccl_device_bytes(int rank_count) {
+    return (uint64_t)rank_count * part_floats(rank_count) * sizeof(float);
 }
 
 static Status take_all(CommNccl *nccl) {
     Device *device = nccl->options.device;
-    uint64_t size = (uint64_t)nccl->options.comm->size;
-    uint64_t floats = exchanges_whole(nccl) ? PIECE_FLOATS : divide_up(PIECE_FLOATS, size);
-    nccl->part_floats = align_up(floats, PART_ALIGNMENT_FLOATS);
+    int size = nccl->options.comm->size;
+    nccl->part_floats = part_floats(size);
     TRY(device->stream_create(device, STREAM_COMPUTE, &nccl->context.stream));
     TRY(device->event_create(device, &nccl->ready));
     TRY(device->event_create(device, &nccl->done));
-    return device->memory_take(device, MEMORY_DEVICE, size * nccl->part_floats * sizeof(float),
+    return device->memory_take(device, MEMORY_DEVICE, comm_nccl_device_bytes(size),
                                "sums over ranks", (void **)&nccl->parts);
+}
+
+static void lock_create(pthread_mutex_t *lock) {
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(lock, &kind);
+    pthread_mutexattr_destroy(&kind);
 }
 
 Status comm_nccl_create(CommNccl **out, const CommNcclOptions *options) {
@@ -111,6 +179,7 @@ Status comm_nccl_create(CommNccl **out, const CommNcclOptions *options) {
     CommNccl *nccl = memory;
     *nccl = (CommNccl){.options = *options, .context = *options->context};
     nccl->context.stream = NULL;
+    lock_create(&nccl->lock);
     Status status = take_all(nccl);
     if (status != STATUS_OK) {
         comm_nccl_destroy(nccl);
@@ -120,31 +189,36 @@ Status comm_nccl_create(CommNccl **out, const CommNcclOptions *options) {
     return STATUS_OK;
 }
 
+static Status finalize(CommNccl *nccl) {
+    pthread_mutex_lock(&nccl->lock);
+    bool linked = nccl->link != NULL;
+    int result = linked ? nccl->options.api->comm_finalize(nccl->link) : NCCL_SUCCESS;
+    pthread_mutex_unlock(&nccl->lock);
+    return linked ? finish(nccl, "ncclCommFinalize", result) : refuse_unlinked(nccl);
+}
+
 /* With sums on the way somebody has failed: then there is nothing to wait for. */
 static void unlink_ranks(CommNccl *nccl) {
-    const NcclApi *api = nccl->options.api;
-    if (!nccl->link) return;
-    bool clean = !nccl->unsettled;
-    if (clean)
-        clean = finish(nccl, "ncclCommFinalize", api->comm_finalize(nccl->link)) == STATUS_OK;
-    if (!clean) {
+    if (is_linked(nccl) && !nccl->unsettled && finalize(nccl) == STATUS_OK) {
+        NcclComm *link = take_link(nccl, false);
+        if (link) (void)nccl->options.api->comm_destroy(link);
+    } else {
         abandon(nccl);
-        return;
     }
-    (void)api->comm_destroy(nccl->link);
-    nccl->link = NULL;
 }
 
 void comm_nccl_destroy(CommNccl *nccl) {
     if (!nccl) return;
     Device *device = nccl->options.device;
+    if (nccl->joins) comm_set_abort(nccl->options.comm, (CommAbort){0});
     unlink_ranks(nccl);
     if (nccl->context.stream) device->stream_destroy(device, nccl->context.stream);
     if (nccl->ready) device->event_destroy(device, nccl->ready);
     if (nccl->done) device->event_destroy(device, nccl->done);
     if (nccl->parts)
         device->memory_give(device, MEMORY_DEVICE, nccl->parts,
-                            (uint64_t)nccl->options.comm->size * nccl->part_floats * sizeof(float));
+                            comm_nccl_device_bytes(nccl->options.comm->size));
+    pthread_mutex_destroy(&nccl->lock);
     free(nccl);
 }
 
@@ -163,7 +237,11 @@ Status comm_nccl_join(CommNccl *nccl) {
     TRY(comm_broadcast(comm, 0, &invitation, sizeof invitation));
     if (invitation.result != NCCL_SUCCESS)
         return break_off(nccl, "ncclGetUniqueId of rank 0", invitation.result);
+    pthread_mutex_lock(&nccl->lock);
     int result = api->comm_init(&nccl->link, comm->size, invitation.id, comm->rank, &config);
+    pthread_mutex_unlock(&nccl->lock);
+    nccl->joins = true;
+    comm_set_abort(comm, (CommAbort){.run = end_from_outside, .user = nccl});
     return finish(nccl, "ncclCommInitRankConfig", result);
 }
 
@@ -171,7 +249,7 @@ Status comm_nccl_join(CommNccl *nccl) {
 
 static Slice slice_of(const CommNccl *nccl, int rank, uint64_t count) {
     uint64_t size = (uint64_t)nccl->options.comm->size;
-    if (exchanges_whole(nccl)) return (Slice){.count = count};
+    if (exchanges_whole(nccl->options.comm->size)) return (Slice){.count = count};
     uint64_t first = count * (uint64_t)rank / size;
     return (Slice){.first = first, .count = count * ((uint64_t)rank + 1) / size - first};
 }
@@ -192,26 +270,39 @@ static Status trade(CommNccl *nccl, int peer, Slice out, Slice in, const float *
                   api->recv(to + in.first, in.count, NCCL_FLOAT32, peer, nccl->link, stream));
 }
 
+/* What a group is to move: a trade with each peer. */
+typedef Status PutTrade(CommNccl *nccl, int peer, float *data, uint64_t count);
+
 /* Every peer's part of this rank's slice comes to parts. */
-static Status scatter(CommNccl *nccl, float *data, uint64_t count) {
-    const NcclApi *api = nccl->options.api;
+static Status scatter(CommNccl *nccl, int peer, float *data, uint64_t count) {
     Slice own = {.count = slice_of(nccl, nccl->options.comm->rank, count).count};
-    TRY(finish(nccl, "ncclGroupStart", api->group_start()));
-    for (int peer = 0; peer < nccl->options.comm->size; peer++)
-        if (peer != nccl->options.comm->rank)
-            TRY(trade(nccl, peer, slice_of(nccl, peer, count), own, data, part_of(nccl, peer)));
-    return finish(nccl, "ncclGroupEnd", api->group_end());
+    return trade(nccl, peer, slice_of(nccl, peer, count), own, data, part_of(nccl, peer));
 }
 
 /* Every rank's summed slice goes to all. */
-static Status gather(CommNccl *nccl, float *data, uint64_t count) {
-    const NcclApi *api = nccl->options.api;
+static Status gather(CommNccl *nccl, int peer, float *data, uint64_t count) {
     Slice own = slice_of(nccl, nccl->options.comm->rank, count);
+    return trade(nccl, peer, own, slice_of(nccl, peer, count), data, data);
+}
+
+static Status put_group(CommNccl *nccl, PutTrade *put, float *data, uint64_t count,
+                        int *out_result) {
+    const NcclApi *api = nccl->options.api;
+    if (!nccl->link) return refuse_unlinked(nccl);
     TRY(finish(nccl, "ncclGroupStart", api->group_start()));
     for (int peer = 0; peer < nccl->options.comm->size; peer++)
-        if (peer != nccl->options.comm->rank)
-            TRY(trade(nccl, peer, own, slice_of(nccl, peer, count), data, data));
-    return finish(nccl, "ncclGroupEnd", api->group_end());
+        if (peer != nccl->options.comm->rank) TRY(put(nccl, peer, data, count));
+    *out_result = api->group_end();
+    return STATUS_OK;
+}
+
+/* Nobody takes the communicator away while a group is open. */
+static Status run_group(CommNccl *nccl, PutTrade *put, float *data, uint64_t count) {
+    int result = NCCL_SUCCESS;
+    pthread_mutex_lock(&nccl->lock);
+    Status status = put_group(nccl, put, data, count, &result);
+    pthread_mutex_unlock(&nccl->lock);
+    return status == STATUS_OK ? finish(nccl, "ncclGroupEnd", result) : status;
 }
 
 /* x[0] + x[1] + …, left to right. What is summed so far lies where rank 0's part did; own[count] takes the whole. */
@@ -232,15 +323,10 @@ static void add_parts(const CommNccl *nccl, float *own, uint64_t count) {
 
 static Status reduce_piece(CommNccl *nccl, float *data, uint64_t count) {
     Slice own = slice_of(nccl, nccl->options.comm->rank, count);
-    TRY(scatter(nccl, data, count));
+    TRY(run_group(nccl, scatter, data, count));
     add_parts(nccl, data + own.first, own.count);
-    return exchanges_whole(nccl) ? STATUS_OK : gather(nccl, data, count);
-}
-
-static Status check_linked(const CommNccl *nccl) {
-    if (nccl->link) return STATUS_OK;
-    FAIL(COMM, "rank %d on %s: its communicator was given up", nccl->options.comm->rank,
-         nccl->options.device->name);
+    return exchanges_whole(nccl->options.comm->size) ? STATUS_OK
+                                                     : run_group(nccl, gather, data, count);
 }
 
 Status comm_nccl_all_reduce(CommNccl *nccl, float *data, uint64_t count) {
@@ -272,6 +358,7 @@ Status comm_nccl_settle(CommNccl *nccl) {
         sched_yield();
     }
     TRY(look(nccl, "a wait", monotonic_seconds(), &through));
+    TRY(device->event_wait(device, nccl->done)); /* a device that broke is done with everything */
     nccl->unsettled = false;
     return STATUS_OK;
 }

@@ -7,7 +7,8 @@
  * All of it is work on a stream of its own, which starts after what the compute stream has by then and which the compute stream
  * waits for. A communicator that breaks is E-COMM, one that does not get on in time E-PEER-LOST, both with rank, device and
  * call; it is aborted first, so that its device comes free. A wait on a stream elsewhere knows no such limit: there the
- * watchdog ends the process.
+ * watchdog ends the process, and before it the communicator, through comm_abort: a wait on a stream then comes back, and the next
+ * call here is STATUS_PEER without a word.
  *
  *     comm_nccl_create → comm_nccl_join → comm_nccl_all_reduce …, comm_nccl_settle before ranks talk otherwise → destroy
  *
@@ -32,6 +33,9 @@ typedef struct CommNcclOptions {
 
 /* Takes what this rank needs of its device; no rank hears of it. */
 Status comm_nccl_create(CommNccl **out, const CommNcclOptions *options);
+
+/* What comm_nccl_create takes of its memory. */
+uint64_t comm_nccl_device_bytes(int rank_count);
 
 /* Ends the communicator, in step with its peers where all went well. Takes NULL. */
 void comm_nccl_destroy(CommNccl *nccl);

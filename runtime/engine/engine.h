@@ -36,6 +36,7 @@ typedef struct EngineHooks {
 typedef struct EngineOptions {
     const char *backend;             /* "auto" */
     uint64_t emulation_seed;         /* of an emulated device: when it does what */
+    uint64_t emulation_bytes;        /* of an emulated device: its memory; 0: 1 GiB */
     DeviceFailures device_failures;  /* tests: of an emulated device */
     const char *cpu_isa;             /* "auto" */
     uint32_t thread_count;           /* kernels of this rank */
@@ -44,9 +45,12 @@ typedef struct EngineOptions {
     bool max_num_seqs_auto;          /* fewer where KV budgets make them dear */
     uint32_t max_num_batched_tokens; /* rows of a step */
     uint32_t block_tokens;           /* 0: auto */
-    /* KV budgets of this rank. Device 0: what max_num_seqs sequences need, at most half of free memory and of
-     * memory_limit_bytes; UINT64_MAX: the least that works. Host and nvme 0: absent. */
+    /* KV budgets of this rank. Device 0: what max_num_seqs sequences need, at most half of what the host has free and of
+     * memory_limit_bytes, or most of what a device with memory of its own has left beside all else; UINT64_MAX: the least that
+     * works. Host and nvme 0: absent. */
     uint64_t kv_bytes[TIER_COUNT];
+    double
+        kv_device_per_cent; /* of what the device has free for this rank, in place of bytes; 0: bytes */
     const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */
     uint32_t kv_nvme_dir_count;
     /* Packed matrices of the layers: bytes of this rank that stay on the device and in host memory; the rest lies in files, at most as
@@ -57,7 +61,7 @@ typedef struct EngineOptions {
     uint32_t weight_nvme_dir_count;
     const char *packed_weights; /* a PackedFile, read in place of packing; NULL: none */
     uint64_t
-        memory_limit_bytes; /* of this rank; 0: none. E-MEMORY before anything is packed when it is not enough */
+        memory_limit_bytes; /* of the host, for this rank; 0: none. E-MEMORY before anything is packed when it is not enough */
     const char *kv_codec; /* name of a row of kernels/codec.h; NULL or "f16": none */
     const char *kv_tier_codecs[TIER_COUNT]; /* the same, of blocks that go down to host or nvme */
     /* Decodes attend blocks in host memory where they lie, on the CPU: for a device out of the host's reach, with a host tier. Which bits
@@ -141,8 +145,11 @@ typedef struct EngineStats {
     uint64_t weight_bytes; /* packed, this rank */
     bool random_weights;   /* the model is a shape: no answer means anything */
     EngineWeightStats weights;
-    uint64_t memory_planned_bytes; /* of this rank, as reckoned before anything was packed */
-    uint64_t memory_peak_bytes;    /* resident; summed over ranks once engine_stop is through */
+    /* Of this rank, as reckoned before anything was packed: of the host, and of a device with memory of its own (else 0). */
+    uint64_t memory_planned_bytes, device_planned_bytes;
+    uint64_t device_free_bytes;  /* then, for this rank; 0: the device's memory is the host's */
+    uint64_t device_taken_bytes; /* by the end of engine_open; 0: not known, for ranks share it */
+    uint64_t memory_peak_bytes;  /* resident; summed over ranks once engine_stop is through */
     double seconds_load;
     uint64_t
         determinism_digest; /* of all sampled tokens and plans: equal runs give equal digests */

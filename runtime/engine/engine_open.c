@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/base/bytes.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/engine/engine_parts.h"
 
@@ -22,7 +23,7 @@ static uint32_t ring_count(const Engine *engine) {
     return (uint32_t)engine->comm->local_size * (own > 0 ? own : 1);
 }
 
-static KvBudgetInput budget_input(const Engine *engine) {
+KvBudgetInput engine_budget_input(const Engine *engine) {
     const EngineOptions *options = &engine->options;
     KvBudgetInput input = {.layout = engine->layout,
                            .layer_count = engine->config.layer_count,
@@ -84,19 +85,44 @@ static Status plan_layout(Engine *engine) {
     return STATUS_OK;
 }
 
-/* Half of what is free, or of the limit, beside the weights, which are still to be packed. The ranks of a node share the host's memory,
- * a GPU is a rank's own. */
-static Status fill_budgets(Engine *engine) {
-    uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE], room,
-             limit = engine->options.memory_limit_bytes;
-    Device *device = engine->device;
-    if (*budget != 0) return STATUS_OK;
-    TRY(device->memory_free(device, &room));
+/* What the device has free for this rank. Every rank has opened its own by now, and none takes anything before all have asked. */
+static Status find_room(Engine *engine) {
+    TRY(engine->device->memory_free(engine->device, &engine->device_room));
+    engine->device_room /= (uint64_t)engine->device_sharers;
+    return STATUS_OK;
+}
+
+/* Half of what is free, or of the limit, beside the weights, which are still to be packed: of the host's memory others want some,
+ * too. */
+static uint64_t auto_budget_of_host(const Engine *engine) {
     const ModelSizes *sizes = &engine->sizes;
-    room /= device->host_addressable ? (uint64_t)engine->comm->local_size : 1;
+    uint64_t room = engine->device_room, limit = engine->options.memory_limit_bytes,
+             weights = sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE];
     if (limit > 0 && room > limit) room = limit;
-    uint64_t weights = sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE];
-    *budget = (room > weights ? room - weights : 0) / 2;
+    return (room > weights ? room - weights : 0) / 2;
+}
+
+/* Nine tenths of what is left beside all else; never less than works, so that it is the reckoning which refuses. */
+static uint64_t auto_budget_of_device(const Engine *engine) {
+    const KvBudgetInput input = engine_budget_input(engine);
+    uint64_t most = memory_plan_device_left(engine) / 10 * 9, least = kv_budget_device_min(&input);
+    return most > least ? most : least;
+}
+
+/* The device budget of keys and values in bytes, unless it was given so. */
+static Status fill_budgets(Engine *engine) {
+    uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE];
+    double per_cent = engine->options.kv_device_per_cent;
+    TRY(find_room(engine));
+    if (per_cent > 0 && engine->device_room == 0)
+        FAIL(UNAVAILABLE, "%s does not tell its free memory: give --kv-device-size in bytes",
+             engine->device->name);
+    if (per_cent > 0)
+        *budget = (uint64_t)((double)engine->device_room * per_cent / 100);
+    else if (*budget == 0 && engine->device->host_addressable)
+        *budget = auto_budget_of_host(engine);
+    else if (*budget == 0)
+        *budget = auto_budget_of_device(engine);
     return STATUS_OK;
 }
 
@@ -128,6 +154,7 @@ static Status open_backend(Engine *engine) {
     BackendOptions backend = {.cpu_isa = engine->options.cpu_isa,
                               .device_index = (uint32_t)engine->comm->local_rank,
                               .seed = engine->options.emulation_seed,
+                              .emulated_bytes = engine->options.emulation_bytes,
                               .failures = engine->options.device_failures};
     TRY(backend_open(engine->options.backend, &backend, &engine->device, &engine->kernels));
     const ModelConfig *config = &engine->config;
@@ -146,56 +173,52 @@ static Status open_backend(Engine *engine) {
                                         &engine->context);
 }
 
+/* What a rank says of itself as it opens; what it does not know yet is 0. */
 typedef struct OpenVote {
     uint32_t status;
     uint32_t layer_blocks, sequence_max;
+    uint64_t device; /* hash of its identity; 0: its memory is the host's */
     RankShare share;
 } OpenVote;
 
-/* Ranks agree on the smallest capacity and learn each other's shares; when one failed, all leave with its status. */
-static Status agree(Engine *engine, Status mine) {
+static uint64_t device_hash(const Device *device) {
+    if (!device || !device->identity) return 0;
+    return hash_xxh3(device->identity, strlen(device->identity), 0);
+}
+
+/* Did it work on all ranks? Every one leaves with the status of the first that failed, or with its own; votes [ranks] are filled. */
+static Status exchange_votes(Engine *engine, Status mine, OpenVote *votes) {
     int size = engine->comm->size;
-    OpenVote vote = {.status = (uint32_t)mine,
-                     .layer_blocks = engine->budget.layer_blocks,
-                     .sequence_max = engine->budget.sequence_max,
-                     .share = engine->model.share};
-    void *votes_memory = NULL, *bytes_memory = NULL, *shares_memory = NULL;
-    TRY(memory_take(&votes_memory, (uint64_t)size, sizeof(OpenVote), "start-up votes"));
-    TRY(memory_take(&bytes_memory, (uint64_t)size, sizeof(uint64_t), "start-up votes"));
-    TRY(memory_take(&shares_memory, (uint64_t)size, sizeof(RankShare), "rank shares"));
-    OpenVote *votes = votes_memory;
-    RankShare *shares = shares_memory;
-    engine->gather.part_bytes = bytes_memory;
-    engine->gather.shares = shares;
+    const OpenVote vote = {.status = (uint32_t)mine,
+                           .layer_blocks = engine->budget.layer_blocks,
+                           .sequence_max = engine->budget.sequence_max,
+                           .device = device_hash(engine->device),
+                           .share = engine->model.share};
     for (int rank = 0; rank < size; rank++)
-        engine->gather.part_bytes[rank] = sizeof(OpenVote);
+        engine->gather.part_bytes[rank] = sizeof vote;
     Status status = comm_all_gather(engine->comm, &vote, votes, engine->gather.part_bytes);
-    for (int rank = 0; rank < size && status == STATUS_OK; rank++) {
+    for (int rank = 0; rank < size && status == STATUS_OK; rank++)
         status = votes[rank].status < STATUS_COUNT ? (Status)votes[rank].status : STATUS_PEER;
+    return mine != STATUS_OK ? mine : status;
+}
+
+/* The ranks of a node share the host's memory; a GPU is a rank's own, unless there are more ranks than GPUs. */
+static void count_sharers(Engine *engine, const OpenVote *votes) {
+    uint64_t mine = votes[engine->comm->rank].device;
+    engine->device_sharers = mine == 0 ? engine->comm->local_size : 0;
+    for (int rank = 0; rank < engine->comm->size; rank++)
+        engine->device_sharers += mine != 0 && votes[rank].device == mine;
+}
+
+/* Ranks agree on the smallest capacity and learn each other's shares. */
+static void take_votes(Engine *engine, const OpenVote *votes, RankShare *shares) {
+    for (int rank = 0; rank < engine->comm->size; rank++) {
         shares[rank] = votes[rank].share;
         if (votes[rank].layer_blocks < engine->budget.layer_blocks)
             engine->budget.layer_blocks = votes[rank].layer_blocks;
         if (votes[rank].sequence_max < engine->options.max_num_seqs)
             engine->options.max_num_seqs = votes[rank].sequence_max;
     }
-    free(votes);
-    return mine != STATUS_OK ? mine : status;
-}
-
-/* Did it work on all ranks? Every one leaves with the status of the first that failed, or with its own. */
-static Status vote(Engine *engine, Status mine) {
-    int size = engine->comm->size;
-    uint32_t own = (uint32_t)mine;
-    void *memory;
-    TRY(memory_take(&memory, (uint64_t)size, sizeof own, "start-up votes"));
-    const uint32_t *votes = memory;
-    for (int rank = 0; rank < size; rank++)
-        engine->gather.part_bytes[rank] = sizeof own;
-    Status status = comm_all_gather(engine->comm, &own, memory, engine->gather.part_bytes);
-    for (int rank = 0; rank < size && status == STATUS_OK; rank++)
-        status = votes[rank] < STATUS_COUNT ? (Status)votes[rank] : STATUS_PEER;
-    free(memory);
-    return mine != STATUS_OK ? mine : status;
 }
 
 static Status open_packed(Engine *engine) {
@@ -231,11 +254,7 @@ static WeightTierOptions weight_tiers(const Engine *engine) {
     return tiers;
 }
 
-/* Checks, and sizes: nothing is packed yet. */
 static Status measure_model(Engine *engine) {
-    TRY(model_read_config(engine->weights, &engine->config));
-    TRY(check_options(engine));
-    TRY(open_backend(engine));
     TRY(open_packed(engine));
     engine->load = (ModelLoadOptions){.device = engine->device,
                                       .kernels = &engine->kernels,
@@ -353,8 +372,11 @@ static uint64_t join_logit_floats(const Engine *engine) {
 uint64_t engine_activation_bytes(const Engine *engine) {
     uint64_t floats =
         pass_float_count(&engine->model, engine->options.max_num_batched_tokens, head_rows(engine));
-    return (floats + own_logit_floats(engine) + 2 * join_logit_floats(engine)) * sizeof(float) +
-           2 * ARENA_SLACK;
+    return floats * sizeof(float) + ARENA_SLACK;
+}
+
+uint64_t engine_logits_bytes(const Engine *engine) {
+    return (own_logit_floats(engine) + 2 * join_logit_floats(engine)) * sizeof(float) + ARENA_SLACK;
 }
 
 static Status take_arena(Engine *engine, MemoryPlace place, uint64_t floats, const char *what,
@@ -470,20 +492,26 @@ static Status check_attend_host(const Engine *engine) {
     return STATUS_OK;
 }
 
-/* What can fail on one rank alone; the ranks vote on it. */
-static Status open_own(Engine *engine) {
+/* What can fail on one rank alone, in three parts; the ranks vote on each. First what each must know of its device before it asks
+ * what that has free. */
+static Status open_device(Engine *engine) {
+    TRY(model_read_config(engine->weights, &engine->config));
+    TRY(check_options(engine));
+    return open_backend(engine);
+}
+
+/* Then checks and sizes: nothing is packed or taken yet. */
+static Status plan_own(Engine *engine) {
     TRY(measure_model(engine));
-    TRY(fill_budgets(engine));
     TRY(plan_layout(engine));
-    KvBudgetInput input = budget_input(engine);
+    TRY(fill_budgets(engine));
+    KvBudgetInput input = engine_budget_input(engine);
     if (engine->options.kv_bytes[TIER_DEVICE] == UINT64_MAX)
         engine->options.kv_bytes[TIER_DEVICE] = input.bytes[TIER_DEVICE] =
             kv_budget_device_min(&input);
     TRY(kv_budget_plan(&input, &engine->budget));
     TRY(check_attend_host(engine));
-    TRY(memory_plan_check(engine));
-    TRY(model_load(&engine->model, engine->weights, &engine->load));
-    return open_spill_files(engine);
+    return memory_plan_check(engine);
 }
 
 static HostAttendOptions host_attend_options(const Engine *engine) {
@@ -497,9 +525,9 @@ static HostAttendOptions host_attend_options(const Engine *engine) {
                                .block_tokens = engine->options.block_tokens};
 }
 
-uint64_t engine_host_attend_bytes(const Engine *engine) {
+uint64_t engine_host_attend_bytes(const Engine *engine, MemoryPlace place) {
     HostAttendOptions options = host_attend_options(engine);
-    return engine->options.attend_host ? host_attend_bytes(&options) : 0;
+    return engine->options.attend_host ? host_attend_bytes(&options, place) : 0;
 }
 
 static Status open_host_attend(Engine *engine) {
@@ -509,6 +537,8 @@ static Status open_host_attend(Engine *engine) {
 }
 
 static Status open_parts(Engine *engine) {
+    TRY(model_load(&engine->model, engine->weights, &engine->load));
+    TRY(open_spill_files(engine));
     TRY(open_cache(engine));
     TRY(open_host_attend(engine));
     TRY(open_pass(engine));
@@ -527,10 +557,38 @@ static Status open_sums(Engine *engine) {
     return comm_device_create(&engine->reduce, &options);
 }
 
+static Status open_in_turn(Engine *engine, OpenVote *votes, RankShare *shares) {
+    TRY(exchange_votes(engine, open_device(engine), votes));
+    count_sharers(engine, votes);
+    TRY(exchange_votes(engine, plan_own(engine), votes));
+    take_votes(engine, votes, shares);
+    TRY(exchange_votes(engine, open_parts(engine), votes));
+    return open_sums(engine);
+}
+
+static Status open_with_votes(Engine *engine) {
+    uint64_t size = (uint64_t)engine->comm->size;
+    void *votes, *shares;
+    TRY(memory_take((void **)&engine->gather.part_bytes, size, sizeof(uint64_t), "start-up votes"));
+    TRY(memory_take(&shares, size, sizeof(RankShare), "rank shares"));
+    engine->gather.shares = shares;
+    TRY(memory_take(&votes, size, sizeof(OpenVote), "start-up votes"));
+    Status status = open_in_turn(engine, votes, shares);
+    free(votes);
+    return status;
+}
+
+static Status note_taken(Engine *engine) {
+    uint64_t left;
+    if (engine->device->host_addressable || engine->device_sharers > 1) return STATUS_OK;
+    TRY(engine->device->memory_free(engine->device, &left));
+    engine->stats.device_taken_bytes = engine->device_room > left ? engine->device_room - left : 0;
+    return STATUS_OK;
+}
+
 static Status open_all(Engine *engine) {
-    TRY(agree(engine, open_own(engine)));
-    TRY(vote(engine, open_parts(engine)));
-    TRY(open_sums(engine));
+    TRY(open_with_votes(engine));
+    TRY(note_taken(engine));
     engine->stats.kv_block_tokens = engine->options.block_tokens;
     engine->stats.kv_block_bytes = engine->layout.slot_bytes;
     engine->stats.kv_pack_blocks = engine->layout.pack_blocks;

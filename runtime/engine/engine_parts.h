@@ -49,6 +49,8 @@ struct Engine {
     const Tokenizer *tokenizer; /* NULL: tokens only */
     Comm *comm;
     Device *device;
+    int device_sharers;   /* ranks that share its memory, this one included */
+    uint64_t device_room; /* bytes that it had free for this rank before any of them took some */
     Kernels kernels;
     KernelContext context;
     ModelConfig config;
@@ -124,11 +126,16 @@ void engine_expect_layers(Engine *engine, const StepPlan *plan);
 void engine_share_disks(Engine *engine);
 void engine_note_weights(Engine *engine);
 
-/* Refuses, with the numbers, what --memory-limit has no room for (engine_memory.c). */
+/* Refuses, with the numbers, what --memory-limit or the device has no room for (engine_memory.c). */
 Status memory_plan_check(Engine *engine);
+/* What a device with memory of its own has left for keys and values, before the budget is planned. */
+uint64_t memory_plan_device_left(const Engine *engine);
+/* What engine_open takes where kernels work, and of the host's memory: where the host can address the device, all is the host's. */
 uint64_t engine_activation_bytes(const Engine *engine);
 uint64_t engine_prefill_bytes(const Engine *engine);
-uint64_t engine_host_attend_bytes(const Engine *engine);
+uint64_t engine_host_attend_bytes(const Engine *engine, MemoryPlace place);
+uint64_t engine_logits_bytes(const Engine *engine);
+KvBudgetInput engine_budget_input(const Engine *engine);
 
 /* The units of a layer-major prefill, on every rank: layers, then the logits that the plan wants, as owners from `owner_first`. */
 Status prefill_run_units(Engine *engine, const StepPlan *plan);

@@ -41,10 +41,9 @@ static AttendEdgeArgs partials_of(const HostAttend *attend, float *memory) {
                             .out = memory};
 }
 
-uint64_t host_attend_bytes(const HostAttendOptions *options) {
-    return (query_floats(options, options->row_count) +
-            2 * partial_floats(options, options->row_count)) *
-           sizeof(float);
+uint64_t host_attend_bytes(const HostAttendOptions *options, MemoryPlace place) {
+    uint64_t queries = place == MEMORY_HOST ? query_floats(options, options->row_count) : 0;
+    return (queries + partial_floats(options, options->row_count)) * sizeof(float);
 }
 
 static Status open_kernels(HostAttend *attend) {

@@ -32,8 +32,8 @@ typedef struct HostAttendStats {
 
 Status host_attend_create(HostAttend **out, const HostAttendOptions *options);
 void host_attend_destroy(HostAttend *attend); /* takes NULL */
-/* Of device and host memory that create takes. */
-uint64_t host_attend_bytes(const HostAttendOptions *options);
+/* What create takes there. */
+uint64_t host_attend_bytes(const HostAttendOptions *options, MemoryPlace place);
 
 /* Queries of rows [0, row_count) start their way down, behind what is on the stream; not again in the same layer. Rows of args->q lie
  * side by side. */

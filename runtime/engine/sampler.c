@@ -8,16 +8,12 @@
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/random.h"
+#include "runtime/engine/sampler_passes.h"
 
 /* How it stays fast with large vocabularies: nothing is ever sorted whole. Every truncation is a Cut: the last token
  * that stays in the order "higher logit first, then lower id". It is found by quickselect among the few tokens above
  * a bound that a vectorised pass found before; all others are only compared with it. Weights stay in the order of
  * ids, and the draw walks them in that order, so it needs no sorted probabilities either. */
-
-enum {
-    RUN_TOKENS = 64, /* passes work in runs of so many tokens */
-    LANES = 8,       /* partial results inside a run: the same bits from any vector width */
-};
 
 typedef struct Candidate {
     float logit;
@@ -32,6 +28,7 @@ typedef struct Cut {
 
 struct SamplerWorkspace {
     Arena arena; /* holds all of it */
+    const SamplerPasses *passes;
     uint32_t vocab_count;
     float *logits;         /* [vocab] adjusted; after top-k those of tokens[] */
     float *weights;        /* [vocab] exp((logit - max) / temperature); 0: truncated */
@@ -42,10 +39,6 @@ struct SamplerWorkspace {
     Candidate *candidates; /* [vocab] scratch of selections */
 };
 
-static uint32_t runs_of(uint32_t count) {
-    return (count + RUN_TOKENS - 1) / RUN_TOKENS;
-}
-
 Status sampler_workspace_create(SamplerWorkspace **out, uint32_t vocab_count) {
     enum { PIECES = 8, PIECE_PADDING = 64 };
     uint64_t token_bytes = 3 * sizeof(float) + sizeof(uint32_t) + sizeof(Candidate);
@@ -53,17 +46,18 @@ Status sampler_workspace_create(SamplerWorkspace **out, uint32_t vocab_count) {
     Arena arena;
     TRY(arena_create(&arena,
                      sizeof(SamplerWorkspace) + vocab_count * token_bytes +
-                         runs_of(vocab_count) * run_bytes + PIECES * PIECE_PADDING,
+                         sampler_runs_of(vocab_count) * run_bytes + PIECES * PIECE_PADDING,
                      "sampler workspace"));
     SamplerWorkspace *workspace = arena_take(&arena, sizeof *workspace);
+    workspace->passes = sampler_passes_best();
     workspace->vocab_count = vocab_count;
     workspace->logits = arena_take(&arena, vocab_count * sizeof(float));
     workspace->weights = arena_take(&arena, vocab_count * sizeof(float));
     workspace->tokens = arena_take(&arena, vocab_count * sizeof(int32_t));
     workspace->occurrences = arena_take(&arena, vocab_count * sizeof(uint32_t));
     workspace->candidates = arena_take(&arena, vocab_count * sizeof(Candidate));
-    workspace->run_maxima = arena_take(&arena, runs_of(vocab_count) * sizeof(float));
-    workspace->run_sums = arena_take(&arena, runs_of(vocab_count) * sizeof(double));
+    workspace->run_maxima = arena_take(&arena, sampler_runs_of(vocab_count) * sizeof(float));
+    workspace->run_sums = arena_take(&arena, sampler_runs_of(vocab_count) * sizeof(double));
     workspace->arena = arena;
     *out = workspace;
     return STATUS_OK;
@@ -75,117 +69,16 @@ void sampler_workspace_destroy(SamplerWorkspace *workspace) {
     arena_destroy(&arena);
 }
 
-/* ---- passes over all tokens, written so that compilers vectorise them ---- */
-
-/* Compiled for wider vectors too, chosen by CPU flags when the program is loaded. The lanes are written out, so every width gives
- * the same bits: the draw must not depend on the machine. */
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define VECTOR_PASS __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define VECTOR_PASS
-#endif
-
-static float run_maximum(const float *values, uint32_t count) {
-    float lanes[LANES];
-    uint32_t i = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        lanes[lane] = -INFINITY;
-    for (; i + LANES <= count; i += LANES)
-        for (int lane = 0; lane < LANES; lane++)
-            lanes[lane] = values[i + lane] > lanes[lane] ? values[i + lane] : lanes[lane];
-    float maximum = -INFINITY;
-    for (int lane = 0; lane < LANES; lane++)
-        maximum = lanes[lane] > maximum ? lanes[lane] : maximum;
-    for (; i < count; i++)
-        maximum = values[i] > maximum ? values[i] : maximum;
-    return maximum;
-}
-
-/* Fills run_maxima and returns the greatest of them. */
-VECTOR_PASS static float find_maxima(SamplerWorkspace *workspace, const float *values,
-                                     uint32_t count) {
-    float maximum = -INFINITY;
-    for (uint32_t run = 0; run < runs_of(count); run++) {
-        uint32_t begin = run * RUN_TOKENS;
-        uint32_t end = begin + RUN_TOKENS < count ? begin + RUN_TOKENS : count;
-        workspace->run_maxima[run] = run_maximum(values + begin, end - begin);
-        if (workspace->run_maxima[run] > maximum) maximum = workspace->run_maxima[run];
-    }
-    return maximum;
-}
-
 /* The first token that has the maximum, after find_maxima. */
 static int32_t first_maximum(const SamplerWorkspace *workspace, const float *values,
                              float maximum) {
     uint32_t run = 0;
     while (workspace->run_maxima[run] != maximum)
         run++;
-    uint32_t token = run * RUN_TOKENS;
+    uint32_t token = run * SAMPLER_RUN_TOKENS;
     while (values[token] != maximum)
         token++;
     return (int32_t)token;
-}
-
-VECTOR_PASS static bool all_below_infinity(const float *values, uint32_t count) {
-    int bad = 0;
-    for (uint32_t i = 0; i < count; i++)
-        bad |= !(values[i] < INFINITY);
-    return bad == 0;
-}
-
-/* e^x for x <= 0 within 2 ulp; 0 below -87, where the result would be subnormal. The bits are the same on
- * every machine, which libm does not promise. Reduction and polynomial: Cephes expf (Moshier). */
-static inline float exp_weight(float x) {
-    const float magic =
-        12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-    union {
-        float real;
-        uint32_t bits;
-    } shifted = {.real = x * 1.44269504f + magic}, scale;
-    float n = shifted.real - magic;
-    float r = x - n * 0.693359375f - n * -2.12194440e-4f;
-    float y = 1.9875691500e-4f;
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + r + 1.0f;
-    scale.bits = (shifted.bits + 127u) << 23;
-    return x < -87.0f ? 0.0f : y * scale.real;
-}
-
-VECTOR_PASS static void fill_weights(float *weights, const float *logits, uint32_t count,
-                                     float maximum, float temperature) {
-    for (uint32_t i = 0; i < count; i++)
-        weights[i] = exp_weight((logits[i] - maximum) / temperature);
-}
-
-static double run_sum(const float *weights, uint32_t count) {
-    double lanes[LANES] = {0};
-    uint32_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        for (int lane = 0; lane < LANES; lane++)
-            lanes[lane] += (double)weights[i + lane];
-    double sum = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        sum += lanes[lane];
-    for (; i < count; i++)
-        sum += (double)weights[i];
-    return sum;
-}
-
-/* Fills run_sums and returns their sum, in one order of additions. */
-VECTOR_PASS static double find_sums(SamplerWorkspace *workspace, const float *weights,
-                                    uint32_t count) {
-    double sum = 0;
-    for (uint32_t run = 0; run < runs_of(count); run++) {
-        uint32_t begin = run * RUN_TOKENS;
-        uint32_t end = begin + RUN_TOKENS < count ? begin + RUN_TOKENS : count;
-        workspace->run_sums[run] = run_sum(weights + begin, end - begin);
-        sum += workspace->run_sums[run];
-    }
-    return sum;
 }
 
 /* ---- selection ---- */
@@ -248,7 +141,7 @@ static Cut select_cut(Candidate *candidates, uint32_t count, double target) {
 /* A bound that at least top_k logits reach: the top_k-th greatest of the run maxima. -inf where there are
  * fewer runs than that. */
 static float bound_of_top_k(SamplerWorkspace *workspace, uint32_t top_k) {
-    uint32_t run_count = runs_of(workspace->vocab_count);
+    uint32_t run_count = sampler_runs_of(workspace->vocab_count);
     if (top_k > run_count) return -INFINITY;
     for (uint32_t run = 0; run < run_count; run++)
         workspace->candidates[run] = (Candidate){workspace->run_maxima[run], (int32_t)run, 1};
@@ -258,9 +151,9 @@ static float bound_of_top_k(SamplerWorkspace *workspace, uint32_t top_k) {
 static Cut find_top_k_cut(SamplerWorkspace *workspace, uint32_t top_k) {
     float bound = bound_of_top_k(workspace, top_k);
     uint32_t count = 0;
-    for (uint32_t run = 0; run < runs_of(workspace->vocab_count); run++) {
+    for (uint32_t run = 0; run < sampler_runs_of(workspace->vocab_count); run++) {
         if (workspace->run_maxima[run] < bound) continue;
-        uint32_t begin = run * RUN_TOKENS, end = begin + RUN_TOKENS;
+        uint32_t begin = run * SAMPLER_RUN_TOKENS, end = begin + SAMPLER_RUN_TOKENS;
         if (end > workspace->vocab_count) end = workspace->vocab_count;
         for (uint32_t i = begin; i < end; i++)
             if (workspace->logits[i] >= bound)
@@ -286,26 +179,13 @@ static uint32_t keep_top_k(SamplerWorkspace *workspace, uint32_t top_k) {
     return count;
 }
 
-VECTOR_PASS static double sum_from(const float *weights, uint32_t count, float bound) {
-    double lanes[LANES] = {0};
-    uint32_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        for (int lane = 0; lane < LANES; lane++)
-            lanes[lane] += weights[i + lane] >= bound ? (double)weights[i + lane] : 0.0;
-    double sum = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        sum += lanes[lane];
-    for (; i < count; i++)
-        sum += weights[i] >= bound ? (double)weights[i] : 0.0;
-    return sum;
-}
-
 /* Zeroes the weights outside the smallest set of best tokens that holds top_p of the mass. */
 static void apply_top_p(SamplerWorkspace *workspace, uint32_t count, float top_p) {
     float *weights = workspace->weights;
-    double target = (double)top_p * find_sums(workspace, weights, count);
+    double target =
+        (double)top_p * workspace->passes->find_sums(weights, count, workspace->run_sums);
     float bound = 0.25f; /* of the best token's weight, 1 */
-    while (bound > 1e-30f && sum_from(weights, count, bound) < target)
+    while (bound > 1e-30f && workspace->passes->sum_from(weights, count, bound) < target)
         bound *= 0.0625f;
     if (bound <= 1e-30f) bound = 0;
     uint32_t candidate_count = 0;
@@ -385,15 +265,16 @@ static void adjust(SamplerWorkspace *workspace, const SamplerInput *input) {
 /* The token at `unit` of the way through the weights, in the order of ids. Runs without weight are never
  * entered, so that rounding at the very end cannot choose a truncated token. */
 static int32_t draw(SamplerWorkspace *workspace, uint32_t count, double unit) {
-    double left = unit * find_sums(workspace, workspace->weights, count);
+    double left =
+        unit * workspace->passes->find_sums(workspace->weights, count, workspace->run_sums);
     uint32_t chosen_run = 0, chosen = 0;
-    for (uint32_t run = 0; run < runs_of(count); run++) {
+    for (uint32_t run = 0; run < sampler_runs_of(count); run++) {
         if (workspace->run_sums[run] == 0) continue;
         chosen_run = run;
         if (left < workspace->run_sums[run]) break;
         left -= workspace->run_sums[run];
     }
-    for (uint32_t i = chosen_run * RUN_TOKENS; i < count; i++) {
+    for (uint32_t i = chosen_run * SAMPLER_RUN_TOKENS; i < count; i++) {
         if (workspace->weights[i] == 0) continue;
         chosen = i;
         left -= (double)workspace->weights[i];
@@ -406,7 +287,8 @@ static int32_t sample(SamplerWorkspace *workspace, const SamplerInput *input, fl
     const SamplingOptions *options = input->options;
     Random random = {.key = options->seed, .stream = input->generated_count};
     uint32_t count = keep_top_k(workspace, options->top_k);
-    fill_weights(workspace->weights, workspace->logits, count, maximum, options->temperature);
+    workspace->passes->fill_weights(workspace->weights, workspace->logits, count, maximum,
+                                    options->temperature);
     if (options->top_p < 1) apply_top_p(workspace, count, options->top_p);
     if (options->min_p > 0)
         for (uint32_t i = 0; i < count; i++)
@@ -434,8 +316,10 @@ static void find_best(const SamplerInput *input, SamplerOutput *out) {
 /* log softmax of the untouched logits: for the chosen token and the best ones. */
 static void report_logprobs(SamplerWorkspace *workspace, const SamplerInput *input, float maximum,
                             SamplerOutput *out) {
-    fill_weights(workspace->weights, input->logits, input->vocab_count, maximum, 1);
-    double log_sum = log(find_sums(workspace, workspace->weights, input->vocab_count));
+    workspace->passes->fill_weights(workspace->weights, input->logits, input->vocab_count, maximum,
+                                    1);
+    double log_sum = log(
+        workspace->passes->find_sums(workspace->weights, input->vocab_count, workspace->run_sums));
     double shift = (double)maximum + log_sum;
     out->logprob = (float)((double)input->logits[out->token] - shift);
     find_best(input, out);
@@ -446,18 +330,19 @@ static void report_logprobs(SamplerWorkspace *workspace, const SamplerInput *inp
 Status sampler_sample(SamplerWorkspace *workspace, const SamplerInput *input, SamplerOutput *out) {
     const SamplingOptions *options = input->options;
     CHECK(input->vocab_count == workspace->vocab_count);
-    if (!all_below_infinity(input->logits, input->vocab_count))
+    if (!workspace->passes->all_below_infinity(input->logits, input->vocab_count))
         FAIL(NAN_LOGITS,
              "a logit of generated token %u is NaN or infinite: the weights or the "
              "arithmetic are broken",
              input->generated_count);
-    float raw_maximum = find_maxima(workspace, input->logits, input->vocab_count);
+    float raw_maximum =
+        workspace->passes->find_maxima(input->logits, input->vocab_count, workspace->run_maxima);
     float maximum = raw_maximum;
     const float *logits = input->logits;
     if (needs_adjustment(input)) {
         adjust(workspace, input);
         logits = workspace->logits;
-        maximum = find_maxima(workspace, logits, input->vocab_count);
+        maximum = workspace->passes->find_maxima(logits, input->vocab_count, workspace->run_maxima);
     } else if (options->temperature > 0) {
         memcpy(workspace->logits, input->logits, input->vocab_count * sizeof(float));
     }

@@ -1,5 +1,6 @@
 #include "runtime/models/model.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,10 +23,12 @@ static const ModelFamily *const family_files[] = {
     NULL,
 };
 
-const ModelFamily *const *model_families(void) {
-    enum { FAMILIES_MAX = 32 };
-    static const ModelFamily *families[FAMILIES_MAX + 1];
-    if (families[0]) return families;
+enum { FAMILIES_MAX = 32 };
+
+static const ModelFamily *families[FAMILIES_MAX + 1];
+static pthread_once_t families_once = PTHREAD_ONCE_INIT;
+
+static void collect_families(void) {
     size_t count = 0;
     for (size_t file = 0; family_files[file]; file++)
         for (const ModelFamily *row = family_files[file]; row->name; row++) {
@@ -33,6 +36,10 @@ const ModelFamily *const *model_families(void) {
                   row->layer && row->head);
             families[count++] = row;
         }
+}
+
+const ModelFamily *const *model_families(void) {
+    pthread_once(&families_once, collect_families);
     return families;
 }
 
@@ -172,6 +179,7 @@ static Status fill_rope(ModelLoader *loader) {
 
 static Status load(ModelLoader *loader) {
     Model *model = loader->model;
+    if (model->reserved_bytes > 0) TRY(model_memory_reserve(model->memory, model->reserved_bytes));
     TRY(layer_tiers_open(model->tiers, model->device, &loader->options->tiers));
     TRY(model->config.family->bind(loader, model));
     TRY(layer_tiers_finish(model->tiers));
@@ -211,6 +219,15 @@ Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *
     return status;
 }
 
+/* What follows from where the layers lie. */
+static void fill_sizes(Model *model, ModelSizes *sizes) {
+    layer_tiers_sizes(model->tiers, sizes);
+    if (!model->device->host_addressable)
+        sizes->device_bytes = model_memory_reserve_bytes(sizes->layer_bytes[TIER_DEVICE] +
+                                                         sizes->fixed_bytes + sizes->mapped_bytes);
+    model->reserved_bytes = sizes->device_bytes;
+}
+
 static Status measure(ModelLoader *loader) {
     Model *model = loader->model;
     const ModelLoadOptions *options = loader->options;
@@ -223,10 +240,12 @@ static Status measure(ModelLoader *loader) {
     TRY(layer_tiers_create(&model->tiers, &model->config));
     TRY(model->config.family->bind(loader, model));
     TRY(loader_check_all_taken(loader));
-    loader->sizes->fixed_bytes +=
+    uint64_t rope_bytes =
         (uint64_t)options->max_model_len * model->config.rope.rotary_dim * sizeof(float);
+    loader->sizes->fixed_bytes += rope_bytes;
+    loader_note_staged(loader, rope_bytes);
     TRY(layer_tiers_place(model->tiers, &options->tiers));
-    layer_tiers_sizes(model->tiers, loader->sizes);
+    fill_sizes(model, loader->sizes);
     return STATUS_OK;
 }
 
@@ -271,7 +290,7 @@ Status model_pack_layers(const Weights *weights, const ModelConfig *config,
 
 void model_try_share(Model *model, double per_cent, ModelSizes *sizes) {
     layer_tiers_try(model->tiers, per_cent);
-    layer_tiers_sizes(model->tiers, sizes);
+    fill_sizes(model, sizes);
 }
 
 void model_unload(Model *model) {

@@ -87,6 +87,7 @@ typedef struct Model {
     uint16_t *kv_head_index;          /* [heads of this rank] into this rank's KV heads */
     float *rope_cosines, *rope_sines; /* [rope_positions][rotary_dim / 2] */
     uint64_t weight_bytes;            /* packed */
+    uint64_t reserved_bytes;          /* private: ModelSizes.device_bytes */
     Device *device;
     struct ModelMemory *memory; /* private: what model_unload gives back */
     struct LayerTiers *tiers;   /* private: where the layers' matrices lie */
@@ -116,7 +117,11 @@ typedef struct ModelSizes {
     uint64_t fixed_bytes;             /* all else that is packed or decoded, RoPE tables */
     uint64_t
         source_bytes; /* of the largest matrix in its file: it passes through while it is packed */
-    uint64_t mapped_bytes; /* read where the file is mapped: the embedding */
+    uint64_t
+        mapped_bytes; /* the embedding: read where the file is mapped, or copied to the device */
+    uint64_t
+        staged_bytes; /* the most that lies in host memory at a time on its way to a device out of the host's reach */
+    uint64_t device_bytes; /* of such a device, in all; 0: the host can address it */
 } ModelSizes;
 
 typedef struct ModelLoadOptions {

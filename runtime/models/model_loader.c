@@ -69,6 +69,16 @@ Status loader_tensor(ModelLoader *loader, const char *name, uint64_t rows, uint6
     return STATUS_OK;
 }
 
+void loader_note_staged(ModelLoader *loader, uint64_t bytes) {
+    bool passes = !loader->options->device->host_addressable;
+    if (passes && bytes > loader->sizes->staged_bytes) loader->sizes->staged_bytes = bytes;
+}
+
+/* What was copied, or packed, is not read again. */
+static void forget_source(const ModelLoader *loader, const Tensor *tensor) {
+    if (loader->options->tiers.drop_sources) weights_forget(loader->weights, tensor);
+}
+
 Status loader_embedding(ModelLoader *loader, const char *name) {
     const ModelConfig *config = loader->config;
     Share rows = loader->model->share.vocab_rows;
@@ -80,12 +90,16 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     table.shape[0] = share_count(rows);
     table.bytes = share_count(rows) * row_bytes;
     loader->model->token_embedding = table;
-    if (loader->sizes) loader->sizes->mapped_bytes += table.bytes;
-    if (loader->phase != LOADER_LOAD || loader->options->device->host_addressable)
-        return STATUS_OK; /* read from the file */
+    if (loader->phase != LOADER_LOAD) {
+        loader->sizes->mapped_bytes += table.bytes;
+        loader_note_staged(loader, 2 * table.bytes); /* its pages, and the copy */
+        return STATUS_OK;
+    }
+    if (loader->options->device->host_addressable) return STATUS_OK; /* read from the file */
     void *host, *place;
     TRY(model_memory_stage(loader->model->memory, table.bytes, name, &host, &place));
     memcpy(host, table.data, table.bytes);
+    forget_source(loader, &table);
     loader->model->token_embedding.data = place;
     return model_memory_send(loader->model->memory);
 }
@@ -109,7 +123,7 @@ static void note_source(ModelLoader *loader, const Tensor *tensor) {
 static void pack(ModelLoader *loader, const MatrixSource *source, void *memory, Matrix *out) {
     loader->options->kernels->matrix_pack(loader->options->context, source, memory, out);
     loader->model->weight_bytes += out->bytes;
-    if (loader->options->tiers.drop_sources) weights_forget(loader->weights, &source->tensor);
+    forget_source(loader, &source->tensor);
 }
 
 Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *slice, Matrix *out) {
@@ -198,6 +212,7 @@ static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor
     void *host, *place;
     if (loader->phase != LOADER_LOAD) {
         loader->sizes->fixed_bytes += count * sizeof(float);
+        loader_note_staged(loader, tensor->bytes + count * sizeof(float));
         return STATUS_OK;
     }
     TRY(model_memory_stage(loader->model->memory, count * sizeof(float), name, &host, &place));

@@ -101,6 +101,9 @@ Status loader_check_all_taken(const ModelLoader *loader);
 /* Memory that the host reads and model_unload gives back; 64-byte aligned. */
 Status loader_host_memory(ModelLoader *loader, uint64_t bytes, const char *what, void **out);
 
+/* While it measures: so much will lie in host memory at a time on its way to the device, if that is out of the host's reach. */
+void loader_note_staged(ModelLoader *loader, uint64_t bytes);
+
 /* Config keys. A family lists every key it understands; any other key under `prefix` ("" for config.json) that stands
  * in `harmless` nor is understood is refused by name, because it might change the arithmetic. */
 typedef struct ConfigKeys {

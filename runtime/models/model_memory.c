@@ -89,6 +89,15 @@ static uint64_t chunk_bytes_least(const ModelMemory *memory, MemoryPlace place) 
     return place == MEMORY_DEVICE ? device_chunk_bytes : host_chunk_bytes;
 }
 
+Status model_memory_reserve(ModelMemory *memory, uint64_t bytes) {
+    CHECK(!memory->device->host_addressable && !memory->chunks[MEMORY_DEVICE]);
+    return add_chunk(memory, MEMORY_DEVICE, bytes, "weights");
+}
+
+uint64_t model_memory_reserve_bytes(uint64_t bytes) {
+    return align_up(bytes, device_chunk_bytes) + device_chunk_bytes;
+}
+
 Status model_memory_take(ModelMemory *memory, MemoryPlace place, uint64_t bytes, const char *what,
                          void **out) {
     if (memory->device->host_addressable) place = MEMORY_DEVICE;

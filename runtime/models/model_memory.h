@@ -15,6 +15,11 @@ typedef struct ModelMemory ModelMemory;
 Status model_memory_create(ModelMemory **out, Device *device, DeviceStream *stream);
 void model_memory_destroy(ModelMemory *memory);
 
+/* One chunk for that much of a device out of the host's reach: what it takes is then known before. */
+Status model_memory_reserve(ModelMemory *memory, uint64_t bytes);
+/* What pieces of that size in all take of such a chunk, with what their borders cost. */
+uint64_t model_memory_reserve_bytes(uint64_t bytes);
+
 /* MEMORY_HOST pieces are zeroed. */
 Status model_memory_take(ModelMemory *memory, MemoryPlace place, uint64_t bytes, const char *what,
                          void **out);

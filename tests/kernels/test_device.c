@@ -15,6 +15,7 @@
 #include "kernels/cuda/upload.h"
 #endif
 #ifdef HAVE_CUDA_TOOLKIT
+#include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/device_cuda.h"
 #endif
 
@@ -192,6 +193,20 @@ static void test_upload(void **state) {
 #endif
 
 #ifdef HAVE_CUDA_TOOLKIT
+/* What the runtime calls its errors, and what they are told as. */
+static void test_kinds_of_errors(void **state) {
+    (void)state;
+    assert_int_equal(cuda_fault(cudaErrorMemoryAllocation), DEVICE_FAULT_MEMORY);
+    assert_int_equal(cuda_fault(cudaErrorECCUncorrectable), DEVICE_FAULT_ECC);
+    assert_int_equal(cuda_fault(cudaErrorNvlinkUncorrectable), DEVICE_FAULT_LINK);
+    assert_int_equal(cuda_fault(cudaErrorDevicesUnavailable), DEVICE_FAULT_LOST);
+    assert_int_equal(cuda_fault(cudaErrorNoDevice), DEVICE_FAULT_LOST);
+    assert_int_equal(cuda_fault(cudaErrorLaunchFailure), DEVICE_FAULT_KERNEL);
+    assert_int_equal(cuda_fault(cudaErrorIllegalAddress), DEVICE_FAULT_KERNEL);
+    assert_int_equal(cuda_fault(cudaErrorHardwareStackError), DEVICE_FAULT_KERNEL);
+    assert_int_equal(cuda_fault(cudaErrorInvalidValue), DEVICE_FAULT_OTHER);
+}
+
 /* On a machine without a GPU the row says why, and starts nothing. */
 static void test_no_gpu_is_said(void **state) {
     (void)state;
@@ -216,6 +231,7 @@ int main(void) {
         cmocka_unit_test(test_upload),
 #endif
 #ifdef HAVE_CUDA_TOOLKIT
+        cmocka_unit_test(test_kinds_of_errors),
         cmocka_unit_test(test_no_gpu_is_said),
 #endif
     };

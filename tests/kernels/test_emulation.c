@@ -101,7 +101,7 @@ static void test_planted_defects(void **state) {
             assert_non_null(strstr(text, "emulated:0: kernel "));
             error_capture_begin();
             assert_int_equal(bench.device->stream_wait(bench.device, bench.stream), STATUS_DEVICE);
-            assert_string_equal(error_row(error_last(&text))->code, "E-DEVICE");
+            assert_string_equal(error_row(error_last(&text))->code, "E-DEVICE-KERNEL");
             error_capture_end();
             bench_close(&bench);
         }

@@ -140,6 +140,30 @@ def test_doctor(folder):
     assert missing["verdict"] == "fail" and "No such file" in missing["finding"], missing
 
 
+def test_places(folder):
+    """Which NUMA node a rank belongs on, and that it goes there, on a machine that hwloc is told of."""
+    if b"emulated" not in run("version", "--verbose")[0]:
+        return
+    told = {**ENVIRONMENT, "HWLOC_XMLFILE": str(pathlib.Path(__file__).with_name("two_nodes.xml"))}
+    device = ["--backend", "emulated", "--emulation-pci", "0000:86:00.0"]
+
+    def places(*more, env=told):
+        checks = json.loads(run("doctor", "--json", *more, env=env)[0])
+        return [check["finding"] for check in checks if check["check"] == "places"]
+
+    found = "emulated:0 (emulated) at 0000:86:00.0, NUMA node 1, CPUs 1"
+    assert places(*device) == [f"rank 0 of a node: {found}"]
+    assert places(*device, "--ranks", "2") == [f"rank {rank} of a node: {found}" for rank in range(2)]
+    assert places("--backend", "emulated")[0].startswith("no device on the PCI bus")
+    base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "-p", "hello", "--temperature", "0"]
+    answer, log = run(*base, *device, env=told)
+    assert f"rank 0: {found}, not bound: this is a description of another machine" in log, log
+    if {0, 1} <= os.sched_getaffinity(0):
+        bound, log = run(*base, *device, env={**told, "HWLOC_THISSYSTEM": "1"})
+        assert found in log and "threads 1 a rank" in log and bound == answer, log
+        assert "--numa none" in run(*base, *device, "--numa", "none", env={**told, "HWLOC_THISSYSTEM": "1"})[1]
+
+
 def test_backends(folder):
     checks = json.loads(run("doctor", "--json")[0])
     finding = next(check["finding"] for check in checks if check["check"] == "backends")
@@ -153,6 +177,46 @@ def test_backends(folder):
         late = [run(*base, "--backend", "emulated", "--emulation-seed", seed)[0] for seed in (1, 2)]
         assert late[0] == late[1] and len(late[0]) > 4
     one_error(run(*base, "--backend", "abacus", rc=64)[1], "E-USAGE")
+
+
+def test_device_memory(folder):
+    """A device with memory of its own: per cent are of that, --memory-limit is of the host, and both are reckoned before any work."""
+    if b"emulated" not in run("version", "--verbose")[0]:
+        return
+    mebibyte, lines = 1 << 20, folder / "in.jsonl"
+    lines.write_text("".join(json.dumps({"custom_id": str(i), "prompt": "hello", "max_tokens": 2}) + "\n" for i in range(40)))
+
+    def words(*more):
+        return ["batch", MODEL, "--quiet", "-i", lines, "-o", folder / "out.jsonl", "--backend", "emulated", *more]
+
+    def memory_of(*more):
+        for file in folder.glob("out*"):
+            file.unlink()
+        run(*words("--summary-json", folder / "summary.json", *more))
+        told = json.loads((folder / "summary.json").read_text())
+        return sorted_lines(folder / "out.jsonl"), told["device_memory"], told["tiers"]["device"]["capacity_bytes"], told
+
+    answers = set()
+    for size, share in (("128MiB", 0.01), ("256MiB", 0.01), ("128MiB", 0.02)):
+        answer, device, capacity, told = memory_of("--emulation-memory", size, "--kv-device-size", f"{share:.0%}")
+        assert 0 <= share * device["free_bytes"] - capacity < 64 << 10, (size, share, capacity, device)
+        assert device["planned_bytes"] - 72 * mebibyte < device["taken_bytes"] <= device["planned_bytes"], device
+        assert told["memory_planned_bytes"] < 80 * mebibyte, told
+        answers.add(tuple(answer))
+    answer, more, *_ = memory_of("--emulation-memory", "128MiB")
+    assert more["planned_bytes"] > device["planned_bytes"] and answers == {tuple(answer)}, (more, device)
+
+    small = ["--emulation-memory", "92MiB"]
+    line = one_error(run(*words(*small, "--kv-device-size", "20MiB"), rc=71)[1], "E-DEVICE-MEMORY")
+    assert "device emulated:0: rank 0 needs " in line and "KV on the device 3." in line and "are free" in line, line
+    fits = re.search(r"--kv-device-size (\d+MiB) fits", line)
+    assert fits and memory_of(*small, "--kv-device-size", fits[1])[0] == answer, line
+    assert memory_of(*small)[0] == answer
+    line = one_error(run(*words("--emulation-memory", "64MiB"), rc=71)[1], "E-DEVICE-MEMORY")
+    assert "no --kv-device-size fits" in line, line
+    line = one_error(run(*words("--kv-device-size", "20MiB", "--memory-limit", "8MiB"), rc=71)[1], "E-MEMORY")
+    assert "program and margin" in line and "KV on the device" not in line and "packed layers" not in line, line
+    one_error(run(*words("--emulation-memory", "50%"), rc=64)[1], "E-USAGE")
 
 
 def test_nccl(folder):

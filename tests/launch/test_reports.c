@@ -119,6 +119,9 @@ static void test_summary(void **state) {
                                .tiers = {{.capacity_bytes = 1000, .peak_bytes = 900}},
                                .seconds_stalled = {[TIER_NVME] = 0.75},
                                .memory_peak_bytes = 5000,
+                               .device_free_bytes = 4000,
+                               .device_planned_bytes = 3000,
+                               .device_taken_bytes = 2000,
                                .determinism_digest = 0xabc};
     const Summary summary = {.stats = &stats,
                              .lines_ok = 3,
@@ -155,6 +158,9 @@ static void test_summary(void **state) {
     assert_true(number_at(root, "corrupt_blocks", NULL, NULL) == 0);
     assert_true(number_at(root, "io_errors", NULL, NULL) == 0);
     assert_true(number_at(root, "memory_peak_bytes", NULL, NULL) == 5000);
+    assert_true(number_at(root, "device_memory", "free_bytes", NULL) == 4000);
+    assert_true(number_at(root, "device_memory", "planned_bytes", NULL) == 3000);
+    assert_true(number_at(root, "device_memory", "taken_bytes", NULL) == 2000);
     assert_string_equal(json_string_value(json_object_get(root, "determinism_digest")),
                         "0000000000000abc");
     json_decref(root);

@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 """A batch whose ranks sum on (emulated) devices, struck while they do: a rank killed or stopped takes the job with it in time, though
-the others' devices wait for it, and the same command goes on to the answers of a run that sums through host memory.
+the others' devices wait for it, and so does a device that fails or hangs, by rank, device, call and code; and the same command goes on
+to the answers of a run that sums through host memory.
 Usage: test_sum_faults.py SPILLWAY MODEL"""
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 
-from job import run_tests
+from job import Job, expect, run_tests
 from test_batch_faults import LOST, Batch, strike_rank
 
 LINES = 24  # the emulated device is slow
+SECONDS = 60  # from the start of a run to the last process gone
+FAULTS = {"other": "E-DEVICE", "ecc": "E-DEVICE-ECC", "lost": "E-DEVICE-LOST", "kernel": "E-DEVICE-KERNEL", "link": "E-DEVICE-LINK"}
 
 
 def write_input(folder):
@@ -21,6 +25,38 @@ def write_input(folder):
         for i in range(LINES):
             request = {"custom_id": f"line-{i}", "prompt": f"line {i} of the batch", "max_tokens": 2 + i % 4}
             file.write(json.dumps(request) + "\n")
+
+
+def fail_device(fault, code, pattern, *more, lines=1):
+    """A batch of its own; one line, from the rank whose device it is, and more only where ranks can but find out at the same time; all
+    processes are gone in time."""
+    def strike(batch):
+        alone = Batch(batch.words[0], batch.words[2], os.path.dirname(batch.output), fault.replace(":", "-"))
+        sums = batch.words[batch.words.index("--backend"):]
+        job = Job([*alone.words, *sums, "--fault", fault, *more])
+        expect(job, {code}, seconds=SECONDS)
+        errors = job.errors()
+        assert 1 <= len(errors) <= lines and all(re.search(pattern, line) for line in errors), errors
+        assert alone.count() < LINES, "the batch was through before it was struck"
+    return strike
+
+
+def device_faults():
+    blows = {}
+    for i, (kind, code) in enumerate(FAULTS.items()):
+        rank = i % 2
+        blows[f"device of rank {rank}: {kind}"] = fail_device(
+            f"device.launch:{kind}:after=400,rank={rank}", 76, rf"error\[{code}\] rank {rank}@\S+: emulated:0: kernel \S+: .*; run ")
+    blows["device of rank 1: memory"] = fail_device(
+        "device.take:memory:after=5,rank=1", 71, r"error\[E-DEVICE-MEMORY\] rank 1@\S+: emulated:0: .*; lower ")
+    for what in ("launch", "copy"):
+        blows[f"device of rank 1: a {what} that never ends"] = fail_device(
+            f"device.{what}:hang:after=100,rank=1", 76, r"error\[E-PEER-LOST\] rank \d@\S+: rank \d on emulated:0: a wait in sum \d+ ",
+            "--comm-timeout", "4s", lines=2)
+    blows["device of rank 1: a launch that never ends, sums through the host"] = fail_device(
+        "device.launch:hang:after=101,rank=1", 76, r"error\[E-PEER-LOST\] rank \d@\S+: rank \d@\S+ \(process \d+\) made no progress for 4 s",
+        "--comm", "host", "--comm-timeout", "4s")
+    return blows
 
 
 def main():
@@ -43,6 +79,7 @@ def main():
         return run_tests({
             "kill rank 1": strike_rank(signal.SIGKILL, 1, {137, 76}, LOST.format(1) + "was killed"),
             "stop rank 0": strike_rank(signal.SIGSTOP, 0, {76}, LOST.format(0) + ".*it is stopped"),
+            **device_faults(),
             "equal answers": equal_answers,
         }, [], struck)
 

@@ -11,9 +11,11 @@
 #include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/backend.h"
 #include "runtime/base/invariant.h"
+#include "runtime/base/monotonic.h"
 #include "runtime/comm/comm_device.h"
 #include "tests/runtime/engine_rounds.h"
 
@@ -375,20 +377,24 @@ static const char *explain(NcclComm *comm) {
     return "the cable is out";
 }
 
-/* The whole life of a communicator: two sums, of which a rank that stays away takes no part. */
-static Status live(RankRun *run) {
-    CommNccl *nccl;
-    Buffers buffers;
+static Status join(RankRun *run, CommNccl **out) {
     const CommNcclOptions options = {.api = run->api,
                                      .comm = run->comm,
                                      .device = run->device,
                                      .kernels = &run->kernels,
                                      .context = &run->context,
                                      .timeout_seconds = run->timeout_seconds};
+    TRY(comm_nccl_create(out, &options));
+    return comm_nccl_join(*out);
+}
+
+/* The whole life of a communicator: two sums, of which a rank that stays away takes no part. */
+static Status live(RankRun *run) {
+    CommNccl *nccl = NULL;
+    Buffers buffers;
     good_looks = 0;
     take_buffers(run, &buffers);
-    TRY(comm_nccl_create(&nccl, &options));
-    Status status = comm_nccl_join(nccl);
+    Status status = join(run, &nccl);
     for (int sum = 0; sum < 2 && status == STATUS_OK && !run->away; sum++) {
         status = comm_nccl_all_reduce(nccl, buffers.device, 1000);
         if (status == STATUS_OK) status = comm_nccl_settle(nccl);
@@ -461,6 +467,78 @@ static void test_sums_fail(void **state) {
         live_with(runs, 1, cases[i].api);
         expect_error(&runs[1], ERROR_COMM, cases[i].says);
     }
+}
+
+/* ---- another thread ends it */
+
+static void *abort_later(void *comm) {
+    usleep(200000);
+    CHECK(comm_abort(comm, long_seconds));
+    return NULL;
+}
+
+/* Waits where nobody looks for a peer that never comes: without the other thread, for ever. */
+static Status wait_blindly(RankRun *run) {
+    CommNccl *nccl;
+    Buffers buffers;
+    pthread_t watchdog;
+    take_buffers(run, &buffers);
+    TRY(join(run, &nccl));
+    Status status = STATUS_OK;
+    if (!run->away) {
+        TRY(comm_nccl_all_reduce(nccl, buffers.device, 1000));
+        CHECK(pthread_create(&watchdog, NULL, abort_later, run->comm) == 0);
+        TRY(run->device->stream_wait(run->device, run->context.stream));
+        pthread_join(watchdog, NULL);
+        status = comm_nccl_settle(nccl);
+        CHECK(comm_nccl_all_reduce(nccl, buffers.device, 1000) == status);
+    }
+    comm_nccl_destroy(nccl);
+    CHECK(comm_abort(run->comm, long_seconds)); /* nothing is there any more */
+    give_buffers(run, &buffers);
+    return status;
+}
+
+static void test_ended_from_outside(void **state) {
+    (void)state;
+    RankRun runs[2];
+    for (int rank = 0; rank < 2; rank++)
+        runs[rank] = (RankRun){.work = wait_blindly,
+                               .seed = 11,
+                               .api = twin(),
+                               .timeout_seconds = long_seconds,
+                               .away = rank == 1};
+    run_ranks(runs, 2);
+    assert_int_equal(runs[1].status, STATUS_OK);
+    expect_error(&runs[0], ERROR_PEER_LOST, "its communicator was given up");
+}
+
+static int abort_slowly(NcclComm *comm) {
+    usleep(500000);
+    return twin()->comm_abort(comm);
+}
+
+/* An abort that takes long holds nobody up, and what comes after it waits. */
+static Status abort_in_vain(RankRun *run) {
+    CommNccl *nccl;
+    TRY(join(run, &nccl));
+    double start = monotonic_seconds();
+    run->wrong += comm_abort(run->comm, 0.05);
+    run->wrong += monotonic_seconds() - start > 0.4;
+    comm_nccl_destroy(nccl);
+    run->wrong += monotonic_seconds() - start < 0.45;
+    return STATUS_OK;
+}
+
+static void test_slow_abort(void **state) {
+    (void)state;
+    RankRun run = {.work = abort_in_vain, .seed = 1, .timeout_seconds = long_seconds};
+    NcclApi slow = *twin();
+    slow.comm_abort = abort_slowly;
+    run.api = &slow;
+    run_ranks(&run, 1);
+    assert_int_equal(run.status, STATUS_OK);
+    assert_int_equal(run.wrong, 0);
 }
 
 static void test_peer_stays_away(void **state) {
@@ -543,10 +621,16 @@ static void test_engine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits),      cmocka_unit_test(test_lateness),
-        cmocka_unit_test(test_choice),    cmocka_unit_test(test_start_fails),
-        cmocka_unit_test(test_sums_fail), cmocka_unit_test(test_peer_stays_away),
-        cmocka_unit_test(test_installed), cmocka_unit_test(test_engine),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_lateness),
+        cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_start_fails),
+        cmocka_unit_test(test_sums_fail),
+        cmocka_unit_test(test_peer_stays_away),
+        cmocka_unit_test(test_ended_from_outside),
+        cmocka_unit_test(test_slow_abort),
+        cmocka_unit_test(test_installed),
+        cmocka_unit_test(test_engine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,8 +59,9 @@ static Status generate(Engine *engine, uint32_t *out_tokens) {
     return STATUS_OK;
 }
 
-/* Status of a whole life; *out_text says why, as the last error. */
-static Status run_with(const DeviceFailures *failures, const char **out_text) {
+/* Status of a whole life; the last error says why. */
+static Status run_with(const DeviceFailures *failures, ErrorCode *out_error,
+                       const char **out_text) {
     Weights *weights;
     Comm *comm;
     Engine *engine = NULL;
@@ -71,7 +72,7 @@ static Status run_with(const DeviceFailures *failures, const char **out_text) {
     error_capture_begin();
     Status status = engine_open(&engine, &options, weights, NULL, comm);
     if (status == STATUS_OK) status = generate(engine, &tokens);
-    error_last(out_text);
+    *out_error = error_last(out_text);
     error_capture_end();
     if (status == STATUS_OK) assert_int_equal(tokens, MAX_TOKENS);
     if (engine) engine_close(engine);
@@ -98,9 +99,11 @@ static void test_takes(void **state) {
     uint64_t n = 1;
     for (Status status = STATUS_NO_SPACE; status != STATUS_OK; n++) {
         const char *text;
-        status = run_with(&(DeviceFailures){.take = n}, &text);
+        ErrorCode error;
+        status = run_with(&(DeviceFailures){.take = n}, &error, &text);
         if (status == STATUS_OK) break;
         assert_int_equal(status, STATUS_NO_SPACE);
+        assert_int_equal(error, ERROR_DEVICE_MEMORY);
         assert_non_null(strstr(text, "failed on demand"));
         assert_true(n < 100);
     }
@@ -123,7 +126,8 @@ static void fail_in_turn(FailuresAt *failures_at, const char *says) {
     for (;; n += 1 + n / 2) {
         const DeviceFailures failures = failures_at(n);
         const char *text;
-        Status status = run_with(&failures, &text);
+        ErrorCode error;
+        Status status = run_with(&failures, &error, &text);
         if (status == STATUS_OK) break;
         if (status != STATUS_DEVICE)
             fail_msg("at %u: %s, \"%s\"", (unsigned)n, status_name(status), text);
@@ -143,6 +147,33 @@ static void test_copies(void **state) {
     fail_in_turn(copy_at, "emulated:0: a copy of ");
 }
 
+/* Each kind has a code, a status and advice of its own. */
+static void test_kinds(void **state) {
+    (void)state;
+    static const struct {
+        DeviceFault fault;
+        ErrorCode error;
+        const char *says;
+    } kinds[] = {
+        {DEVICE_FAULT_OTHER, ERROR_DEVICE, "--backend cpu"},
+        {DEVICE_FAULT_ECC, ERROR_DEVICE_ECC, "ROW_REMAPPER"},
+        {DEVICE_FAULT_LOST, ERROR_DEVICE_LOST, "CUDA_VISIBLE_DEVICES"},
+        {DEVICE_FAULT_KERNEL, ERROR_DEVICE_KERNEL, "report it"},
+        {DEVICE_FAULT_LINK, ERROR_DEVICE_LINK, "nvlink"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const DeviceFailures failures = {.launch = 50, .fault = kinds[i].fault};
+        const char *text;
+        ErrorCode error;
+        assert_int_equal(run_with(&failures, &error, &text), STATUS_DEVICE);
+        assert_int_equal(error, kinds[i].error);
+        assert_int_equal(error_row(error)->exit_code, 76);
+        if (!strstr(text, kinds[i].says) || !strstr(text, "emulated:0: kernel "))
+            fail_msg("\"%s\"", text);
+    }
+    assert_int_equal(error_row(ERROR_DEVICE_MEMORY)->exit_code, 71);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_takes, on_device),
@@ -151,6 +182,7 @@ int main(void) {
         cmocka_unit_test_setup(test_takes, in_host),
         cmocka_unit_test_setup(test_launches, in_host),
         cmocka_unit_test_setup(test_copies, in_host),
+        cmocka_unit_test_setup(test_kinds, on_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

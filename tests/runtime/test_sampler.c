@@ -12,6 +12,7 @@
 
 #include "runtime/base/random.h"
 #include "runtime/engine/sampler.h"
+#include "runtime/engine/sampler_passes.h"
 
 typedef struct Case {
     SamplingOptions options;
@@ -322,11 +323,58 @@ static void test_options_are_checked(void **state) {
     error_capture_end();
 }
 
+enum { PASS_COUNT_MAX = 5000 };
+
+typedef struct PassResults {
+    float maximum, maxima[PASS_COUNT_MAX / SAMPLER_RUN_TOKENS + 1], weights[PASS_COUNT_MAX];
+    double sum, part, sums[PASS_COUNT_MAX / SAMPLER_RUN_TOKENS + 1];
+    bool below;
+} PassResults;
+
+static void run_passes(const SamplerPasses *passes, const float *logits, uint32_t count,
+                       PassResults *out) {
+    memset(out, 0, sizeof *out);
+    out->below = passes->all_below_infinity(logits, count);
+    out->maximum = passes->find_maxima(logits, count, out->maxima);
+    passes->fill_weights(out->weights, logits, count, out->maximum, 0.7f);
+    out->sum = passes->find_sums(out->weights, count, out->sums);
+    out->part = passes->sum_from(out->weights, count, 1e-3f);
+}
+
+/* Every instruction set that this CPU has gives the bits of plain C. */
+static void test_passes_have_the_same_bits(void **state) {
+    (void)state;
+    static const uint32_t counts[] = {1, 7, 8, 63, 64, 65, 129, 1000, PASS_COUNT_MAX};
+    static float logits[PASS_COUNT_MAX];
+    static PassResults expected, found;
+    Random random = {.key = 5};
+    for (int i = 0; i < PASS_COUNT_MAX; i++)
+        logits[i] = (float)(random_unit(&random) * 60 - 30);
+    const SamplerPasses *plain = sampler_passes_rows;
+    while (plain[1].name)
+        plain++;
+    assert_true(sampler_passes_run(plain));
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        run_passes(plain, logits, counts[i], &expected);
+        assert_true(expected.below && expected.part > 0 && expected.part <= expected.sum);
+        for (const SamplerPasses *passes = sampler_passes_rows; passes->name; passes++) {
+            if (!sampler_passes_run(passes)) continue;
+            run_passes(passes, logits, counts[i], &found);
+            if (memcmp(&expected, &found, sizeof found))
+                fail_msg("%s gives other bits for %u tokens", passes->name, counts[i]);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),       cmocka_unit_test(test_large_vocabularies),
-        cmocka_unit_test(test_distribution), cmocka_unit_test(test_draws_follow_seed_and_index),
-        cmocka_unit_test(test_bad_logits),   cmocka_unit_test(test_options_are_checked),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_large_vocabularies),
+        cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_draws_follow_seed_and_index),
+        cmocka_unit_test(test_bad_logits),
+        cmocka_unit_test(test_options_are_checked),
+        cmocka_unit_test(test_passes_have_the_same_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

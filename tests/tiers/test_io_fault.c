@@ -82,6 +82,10 @@ static void refuses_other_texts(void **state) {
         "io.read:eio:odds=2",
         "io.read:eio:after=1;count=2",
         "io.read:eio:before=1",
+        "io.read:eio:rank=-1",
+        "io.read:ecc", /* a device's */
+        "device.take:ecc",
+        "device.launch:eio",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         IoFaultPlan plan = {0};
@@ -92,6 +96,32 @@ static void refuses_other_texts(void **state) {
         assert_int_equal(error_last(NULL), ERROR_USAGE);
         assert_int_equal(plan.row_count, 0);
     }
+}
+
+/* What is of another rank goes; what is of a device goes to it; the rest stays in order. */
+static void sorts_ranks_and_devices(void **state) {
+    (void)state;
+    IoFaultPlan plan = {0};
+    static const char *const texts[] = {
+        "io.read:eio:rank=1", "device.launch:lost:after=9",        "io.write:eio:rank=0",
+        "io.read:short",      "device.take:memory:after=2,rank=1", "device.copy:ecc:rank=0"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        assert_int_equal(io_fault_add(&plan, texts[i]), STATUS_OK);
+    io_fault_keep_rank(&plan, 1);
+    assert_int_equal(plan.row_count, 4);
+    DeviceFailures failures = {0};
+    io_fault_take_device(&plan, &failures);
+    assert_int_equal(failures.launch, 10);
+    assert_int_equal(failures.take, 3);
+    assert_int_equal(failures.copy, 0);
+    assert_int_equal(failures.fault, DEVICE_FAULT_LOST);
+    assert_false(failures.hangs);
+    assert_int_equal(plan.row_count, 2);
+    assert_int_equal(plan.rows[0].fault.kind, IO_FAULT_ERROR);
+    assert_int_equal(plan.rows[1].fault.kind, IO_FAULT_SHORT);
+    assert_int_equal(io_fault_add(&plan, "device.copy:hang"), STATUS_OK);
+    io_fault_take_device(&plan, &failures);
+    assert_true(failures.hangs && failures.copy == 1);
 }
 
 static void holds_a_limited_number(void **state) {
@@ -112,6 +142,7 @@ int main(void) {
         cmocka_unit_test(stuck_is_for_ever_or_for_a_time),
         cmocka_unit_test(several_at_one_point),
         cmocka_unit_test(refuses_other_texts),
+        cmocka_unit_test(sorts_ranks_and_devices),
         cmocka_unit_test(holds_a_limited_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* The GPU backend on a host, for tests: the same kernels and slots, on the emulated device. */
 
 #include <pthread.h>
+#include <stdio.h>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_context.h"
@@ -27,6 +28,13 @@ static Status emulated_probe(const char **out_reason) {
     return STATUS_OK;
 }
 
+static bool emulated_find(const BackendOptions *options, BackendDevice *out) {
+    if (!options->emulated_pci) return false;
+    *out = (BackendDevice){.name = "emulated:0", .model = "emulated", .count = 1};
+    snprintf(out->pci, sizeof out->pci, "%s", options->emulated_pci);
+    return true;
+}
+
 static Status context_open_emulated(const Kernels *kernels, Device *device,
                                     const KernelLimits *limits, KernelContext *context) {
     (void)kernels;
@@ -35,7 +43,9 @@ static Status context_open_emulated(const Kernels *kernels, Device *device,
 
 static Status emulated_open(const BackendOptions *options, Device **out_device,
                             Kernels *out_kernels) {
-    const EmulatedDeviceOptions device = {.seed = options->seed, .failures = options->failures};
+    const EmulatedDeviceOptions device = {.seed = options->seed,
+                                          .memory_bytes = options->emulated_bytes,
+                                          .failures = options->failures};
     TRY(emulated_device_open(out_device, &device));
     pthread_once(&launchers_once, launchers_fill);
     *out_kernels = (Kernels){.name = "emulated", .context_open = context_open_emulated};
@@ -47,5 +57,6 @@ const Backend backend_emulated = {
     .name = "emulated",
     .summary = "a GPU that is played by this machine's processors, slowly, for tests",
     .probe = emulated_probe,
+    .find = emulated_find,
     .open = emulated_open,
 };

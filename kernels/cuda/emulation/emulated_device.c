@@ -74,6 +74,7 @@ struct EmulatedDevice {
     Random random;
     DeviceFailures failures, seen;
     bool broken;
+    DeviceFault fault;                  /* as which */
     char defect[EMULATED_DEFECT_BYTES]; /* why it is broken */
 };
 
@@ -93,7 +94,7 @@ static bool fails_now(uint64_t *seen, uint64_t number) {
 
 static Status broken_status(const EmulatedDevice *device) {
     if (!device->broken) return STATUS_OK;
-    FAIL(DEVICE, "%s: %s", device->device.name, device->defect);
+    return device_fault_raise(device->fault, device->device.name, "%s", device->defect);
 }
 
 /* What a slot ends with. */
@@ -103,14 +104,26 @@ static Status unlock_status(EmulatedDevice *device) {
     return status;
 }
 
-__attribute__((format(printf, 2, 3))) static WorkResult break_device(EmulatedDevice *device,
-                                                                     const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static WorkResult
+break_device(EmulatedDevice *device, DeviceFault fault, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    if (!device->broken) vsnprintf(device->defect, sizeof device->defect, format, arguments);
+    if (!device->broken) {
+        vsnprintf(device->defect, sizeof device->defect, format, arguments);
+        device->fault = fault;
+    }
     va_end(arguments);
     device->broken = true;
     return WORK_BROKE;
+}
+
+/* The event that was to fail: breaks the device, or keeps its stream for ever. */
+static WorkResult fail_on_demand(EmulatedDevice *device, uint64_t *seen, const char *what) {
+    if (device->failures.hangs) {
+        --*seen; /* it comes again */
+        return WORK_LATER;
+    }
+    return break_device(device, device->failures.fault, "%s failed on demand", what);
 }
 
 /* ---- running what was put on streams */
@@ -188,17 +201,24 @@ static void stream_put(DeviceStream *stream, Work *work) {
 /* ---- the kinds of work */
 
 static WorkResult run_launch(EmulatedDevice *device, const Work *work) {
-    if (fails_now(&device->seen.launch, device->failures.launch))
-        return break_device(device, "kernel %s: the launch failed on demand", work->launch.kernel);
+    char what[160];
+    if (fails_now(&device->seen.launch, device->failures.launch)) {
+        snprintf(what, sizeof what, "kernel %s: the launch", work->launch.kernel);
+        return fail_on_demand(device, &device->seen.launch, what);
+    }
     EmulatedLaunch launch = work->launch;
     launch.arguments = work->arguments;
-    return grid_run(device->grid, &launch, device->defect) ? WORK_DONE : WORK_BROKE;
+    if (grid_run(device->grid, &launch, device->defect)) return WORK_DONE;
+    device->fault = DEVICE_FAULT_KERNEL;
+    return WORK_BROKE;
 }
 
 static WorkResult run_copy(EmulatedDevice *device, const Work *work) {
-    if (fails_now(&device->seen.copy, device->failures.copy))
-        return break_device(device, "a copy of %llu bytes failed on demand",
-                            (unsigned long long)work->copy.bytes);
+    char what[64];
+    if (fails_now(&device->seen.copy, device->failures.copy)) {
+        snprintf(what, sizeof what, "a copy of %llu bytes", (unsigned long long)work->copy.bytes);
+        return fail_on_demand(device, &device->seen.copy, what);
+    }
     memmove(work->copy.destination, work->copy.source, work->copy.bytes);
     return WORK_DONE;
 }
@@ -235,7 +255,8 @@ void emulated_device_task(DeviceStream *stream, const EmulatedTask *task) {
 void emulated_arguments_pointer(const EmulatedArguments *arguments, const void *pointer) {
     EmulatedDevice *device = lock(&arguments->stream->owner->device);
     if (pointer && !emulated_memory_holds(device->memory, MEMORY_DEVICE, pointer, 0))
-        break_device(device, "kernel %s: argument %u is a pointer that is not into device memory",
+        break_device(device, DEVICE_FAULT_KERNEL,
+                     "kernel %s: argument %u is a pointer that is not into device memory",
                      arguments->kernel, arguments->index + 1);
     unlock(device);
 }
@@ -246,8 +267,9 @@ static Status take_locked(EmulatedDevice *device, MemoryPlace place, uint64_t by
                           const char *what, void **out) {
     TRY(broken_status(device));
     if (fails_now(&device->seen.take, device->failures.take))
-        FAIL(MEMORY, "%s: taking %llu bytes of %s failed on demand", what,
-             (unsigned long long)bytes, device->device.name);
+        return device_fault_raise(DEVICE_FAULT_MEMORY, device->device.name,
+                                  "%s: taking %llu bytes failed on demand", what,
+                                  (unsigned long long)bytes);
     return emulated_memory_take(device->memory, place, bytes, what, out);
 }
 
@@ -306,8 +328,9 @@ static void check_copy_end(EmulatedDevice *device, const char *which, const void
     if (emulated_memory_holds(device->memory, MEMORY_DEVICE, address, bytes) ||
         emulated_memory_holds(device->memory, MEMORY_HOST, address, bytes))
         return;
-    break_device(device, "the %s of a copy of %llu bytes is neither device nor pinned memory",
-                 which, (unsigned long long)bytes);
+    break_device(device, DEVICE_FAULT_OTHER,
+                 "the %s of a copy of %llu bytes is neither device nor pinned memory", which,
+                 (unsigned long long)bytes);
 }
 
 static Status copy_slot(Device *device, DeviceStream *stream, void *destination, const void *source,

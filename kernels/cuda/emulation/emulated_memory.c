@@ -100,8 +100,9 @@ Status emulated_memory_take(EmulatedMemory *memory, MemoryPlace place, uint64_t 
     bool device = place == MEMORY_DEVICE;
     uint64_t rounded = align_up(bytes ? bytes : 1, ALIGNMENT);
     if (device && rounded > emulated_memory_free_bytes(memory))
-        FAIL(MEMORY, "%s: the emulated device has %llu of the %llu bytes", what,
-             (unsigned long long)emulated_memory_free_bytes(memory), (unsigned long long)bytes);
+        return device_fault_raise(
+            DEVICE_FAULT_MEMORY, "emulated:0", "%s: %llu of the %llu bytes are left", what,
+            (unsigned long long)emulated_memory_free_bytes(memory), (unsigned long long)bytes);
     if (memory->piece_count == PIECES_MAX)
         FAIL(MEMORY, "%s: the emulated device has no more than %d pieces of memory", what,
              PIECES_MAX);
