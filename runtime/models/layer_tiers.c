@@ -21,6 +21,8 @@ struct LayerTiers {
     bool storing;  /* a layer is being packed into a frame */
     uint32_t stored_layer;
     uint8_t *frame;
+
+    uint32_t acquired; /* layer; layer_count: none */
 };
 
 Status layer_tiers_create(LayerTiers **out, const ModelConfig *config) {
@@ -28,7 +30,7 @@ Status layer_tiers_create(LayerTiers **out, const ModelConfig *config) {
     TRY(memory_take(&memory, 1, sizeof(LayerTiers), "weight placement"));
     LayerTiers *tiers = memory;
     *out = tiers;
-    tiers->layer_count = config->layer_count;
+    tiers->layer_count = tiers->acquired = config->layer_count;
     uint64_t most = (uint64_t)config->layer_count * LAYER_PIECES_MAX;
     TRY(memory_take((void **)&tiers->pieces, most, sizeof(WeightPiece), "weight placement"));
     TRY(memory_take((void **)&tiers->matrices, most, sizeof(Matrix *), "weight placement"));
@@ -189,12 +191,20 @@ Status layer_tiers_finish(LayerTiers *tiers) {
 
 Status layer_tiers_acquire(LayerTiers *tiers, uint32_t layer) {
     const uint8_t *bytes;
-    if (!tiers->stream) return STATUS_OK;
+    if (!tiers->stream || tiers->acquired == layer) return STATUS_OK;
+    layer_tiers_release(tiers);
     TRY(weight_stream_acquire(tiers->stream, layer, &bytes));
+    tiers->acquired = layer;
     for (uint32_t i = tiers->first[layer]; i < tiers->first[layer + 1]; i++)
         if (tiers->pieces[i].tier == TIER_NVME)
             tiers->matrices[i]->data = bytes + tiers->pieces[i].offset;
     return STATUS_OK;
+}
+
+void layer_tiers_release(LayerTiers *tiers) {
+    if (!tiers->stream || tiers->acquired == tiers->layer_count) return;
+    weight_stream_release(tiers->stream, tiers->acquired);
+    tiers->acquired = tiers->layer_count;
 }
 
 WeightStream *layer_tiers_stream(const LayerTiers *tiers) {

@@ -38,8 +38,9 @@ typedef struct LayerPlace {
 Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, LayerPlace *out);
 Status layer_tiers_finish(LayerTiers *tiers);
 
-/* Makes the layer's streamed matrices point to its bytes, until the next acquire or release. E-WEIGHTS-IO. */
+/* Makes the layer's streamed matrices point to its bytes, until another layer is acquired, or it is released. E-WEIGHTS-IO. */
 Status layer_tiers_acquire(LayerTiers *tiers, uint32_t layer);
+void layer_tiers_release(LayerTiers *tiers);
 
 WeightStream *layer_tiers_stream(const LayerTiers *tiers); /* NULL when nothing streams */
 

@@ -285,8 +285,7 @@ Status model_layer_acquire(const Model *model, uint32_t layer) {
 }
 
 void model_layer_release(const Model *model) {
-    WeightStream *stream = model_weight_stream(model);
-    if (stream) weight_stream_release(stream);
+    layer_tiers_release(model->tiers);
 }
 
 WeightStream *model_weight_stream(const Model *model) {

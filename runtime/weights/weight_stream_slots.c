@@ -58,7 +58,7 @@ Status weight_stream_cut(WeightStream *stream) {
     TRY(memory_take((void **)&stream->layer_bytes, layers, sizeof(uint64_t), "weight stream"));
     TRY(memory_take((void **)&stream->first_slot, layers + 1ull, sizeof(uint32_t),
                     "weight stream"));
-    TRY(memory_take((void **)&stream->plan, 3ull * layers, sizeof(uint32_t), "weight stream"));
+    TRY(layer_order_init(&stream->order, stream->layer_bytes, layers));
     stream->frame_bytes = weight_layer_bytes_max(options->pieces, options->piece_count);
     stream->chunk_bytes =
         options->packed ? PACKED_CHUNK_BYTES : chunk_bytes_of(stream->frame_bytes);
