@@ -85,7 +85,7 @@ static Status plan_layout(Engine *engine) {
 }
 
 /* Half of what is free, or of the limit, beside the weights, which are still to be packed. The ranks of a node share the host's memory,
- * a GPU is a rank's own. */
+ * a GPU is a rank's own. Where not even weights have room, the least, so that memory_plan_check tells what it all needs. */
 static Status fill_budgets(Engine *engine) {
     uint64_t *budget = &engine->options.kv_bytes[TIER_DEVICE], room,
              limit = engine->options.memory_limit_bytes;
@@ -94,9 +94,11 @@ static Status fill_budgets(Engine *engine) {
     TRY(device->memory_free(device, &room));
     const ModelSizes *sizes = &engine->sizes;
     room /= device->host_addressable ? (uint64_t)engine->comm->local_size : 1;
-    if (limit > 0 && room > limit) room = limit;
-    uint64_t weights = sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE];
-    *budget = (room > weights ? room - weights : 0) / 2;
+    if (device->host_addressable && limit > 0 && room > limit) room = limit;
+    uint64_t weights =
+        sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE] + sizes->device_frame_bytes;
+    bool checked = limit > 0 || !device->host_addressable;
+    *budget = room > weights ? (room - weights) / 2 : checked ? UINT64_MAX : 0;
     return STATUS_OK;
 }
 
@@ -311,7 +313,8 @@ static bool prefills_by_layer(const Engine *engine) {
     bool whole = engine->layout.codec != NULL; /* then there is no other way */
     bool fits = options->max_model_len <= prefill_bytes_max / row_bytes;
     bool cuts = options->max_model_len > options->max_num_batched_tokens;
-    bool moves = spills(engine) || engine->sizes.layer_bytes[TIER_NVME] > 0;
+    const ModelSizes *sizes = &engine->sizes;
+    bool moves = spills(engine) || sizes->frame_bytes + sizes->device_frame_bytes > 0;
     return whole || (moves && fits && cuts);
 }
 
@@ -352,8 +355,12 @@ static uint64_t join_logit_floats(const Engine *engine) {
 uint64_t engine_activation_bytes(const Engine *engine) {
     uint64_t floats =
         pass_float_count(&engine->model, engine->options.max_num_batched_tokens, head_rows(engine));
-    return (floats + own_logit_floats(engine) + 2 * join_logit_floats(engine)) * sizeof(float) +
-           2 * ARENA_SLACK;
+    return floats * sizeof(float) + ARENA_SLACK;
+}
+
+uint64_t engine_logit_bytes(const Engine *engine) {
+    uint64_t floats = own_logit_floats(engine) + 2 * join_logit_floats(engine);
+    return floats * sizeof(float) + ARENA_SLACK;
 }
 
 static Status take_arena(Engine *engine, MemoryPlace place, uint64_t floats, const char *what,

@@ -123,9 +123,10 @@ void engine_expect_layers(Engine *engine, const StepPlan *plan);
 void engine_share_disks(Engine *engine);
 void engine_note_weights(Engine *engine);
 
-/* Refuses, with the numbers, what --memory-limit has no room for (engine_memory.c). */
+/* Refuses, with the numbers, what --memory-limit or the device has no room for (engine_memory.c). */
 Status memory_plan_check(Engine *engine);
 uint64_t engine_activation_bytes(const Engine *engine);
+uint64_t engine_logit_bytes(const Engine *engine); /* host memory beside them */
 uint64_t engine_prefill_bytes(const Engine *engine);
 
 /* The units of a layer-major prefill, on every rank: layers, then the logits that the plan wants, as owners from `owner_first`. */

@@ -65,7 +65,7 @@ Status weight_stream_cut(WeightStream *stream) {
     CHECK(stream->chunk_bytes > 0);
     for (uint32_t layer = 0; layer < layers; layer++) {
         stream->layer_bytes[layer] =
-            weight_layer_bytes(options->pieces, options->piece_count, layer);
+            weight_layer_bytes(options->pieces, options->piece_count, TIER_NVME, layer);
         stream->slot_count += cut_layer(stream, layer, NULL);
         stream->first_slot[layer + 1] = stream->slot_count;
     }
