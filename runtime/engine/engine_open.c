@@ -55,11 +55,6 @@ static Status find_tier_codecs(const Engine *engine, const KvShape *shape,
     for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
         const char *name = engine->options.kv_tier_codecs[tier];
         TRY(find_codec(names[tier], name, shape, &out[tier]));
-        if (out[tier] && !engine->device->host_addressable)
-            FAIL(UNAVAILABLE,
-                 "--%s %s: device %s is out of the host's reach, which encodes on the way down; "
-                 "--kv-codec works there",
-                 names[tier], name, engine->device->name);
         if (out[tier] && engine->options.kv_bytes[tier] == 0)
             FAIL(USAGE, "--%s %s: there is no such tier; see --kv-%s-size", names[tier],
                  out[tier]->name, tier_name((Tier)tier));
