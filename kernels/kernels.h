@@ -226,7 +226,8 @@ typedef struct Kernels {
                            const KernelLimits *limits, KernelContext *context);
     void (*context_close)(Device *device, KernelContext *context);
 
-    /* Bytes of device memory that matrix_pack will fill (64-byte aligned). */
+    /* Bytes that matrix_pack will fill (64-byte aligned), of MEMORY_DEVICE or MEMORY_HOST; there once the context's stream has come so
+     * far. They hold no addresses: a copy of them anywhere in MEMORY_DEVICE is as good. */
     uint64_t (*matrix_bytes)(const MatrixSource *source);
     void (*matrix_pack)(const KernelContext *context, const MatrixSource *source, void *memory,
                         Matrix *out);

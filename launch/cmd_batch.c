@@ -148,8 +148,8 @@ const Command command_batch[] = {
      .summary = "answer a file of requests; run it again to go on after a stop",
      .positionals = "model",
      .needs = "model input output",
-     .takes = "@model @ranks @engine placement @sampling @batch input output errors summary-json "
-              "dry-run",
+     .takes = "@model @ranks @engine placement machine @sampling @batch input output errors "
+              "summary-json dry-run",
      .run = batch},
     {.name = "batch status",
      .summary = "how far the batch of an output file is",

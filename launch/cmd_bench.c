@@ -263,7 +263,7 @@ const Command command_bench[] = {
      .summary = "many random requests: tokens a second, time to first token, between tokens",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine placement seed temperature dataset-name num-prompts "
+     .takes = "@model @ranks @engine placement machine seed temperature dataset-name num-prompts "
               "random-input-len "
               "random-output-len max-concurrency save-result result-filename summary-json dry-run",
      .run = throughput},
@@ -271,9 +271,10 @@ const Command command_bench[] = {
      .summary = "one batch of random requests, again and again: how long it takes",
      .positionals = "model",
      .needs = "model",
-     .takes = "@model @ranks @engine placement seed temperature batch-size random-input-len "
-              "random-output-len num-iters num-iters-warmup save-result result-filename "
-              "summary-json dry-run",
+     .takes =
+         "@model @ranks @engine placement machine seed temperature batch-size random-input-len "
+         "random-output-len num-iters num-iters-warmup save-result result-filename "
+         "summary-json dry-run",
      .run = latency},
     {.name = NULL},
 };

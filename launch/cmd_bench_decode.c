@@ -241,10 +241,10 @@ const Command command_bench_decode[] = {
      .summary = "decode steps of one batch under a KV budget, beside the disk's speed",
      .positionals = "model",
      .needs = "model",
-     .takes =
-         "@model @ranks @engine placement seed temperature batch-size random-input-len num-steps "
-         "num-steps-warmup synthetic-kv resident-speed save-result result-filename "
-         "summary-json dry-run",
+     .takes = "@model @ranks @engine placement machine seed temperature batch-size "
+              "random-input-len num-steps num-steps-warmup synthetic-kv resident-speed "
+              "save-result result-filename "
+              "summary-json dry-run",
      .run = bench_decode},
     {.name = NULL},
 };

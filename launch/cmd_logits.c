@@ -81,8 +81,8 @@ const Command command_logits[] = {
      .summary = "write the logits of every position of a text as a NumPy file",
      .positionals = "model",
      .needs = "model output",
-     .takes =
-         "@model @ranks @engine placement prompt tokens-file no-bos output summary-json dry-run",
+     .takes = "@model @ranks @engine placement machine prompt tokens-file no-bos output "
+              "summary-json dry-run",
      .run = logits},
     {.name = NULL},
 };

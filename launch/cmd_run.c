@@ -69,7 +69,8 @@ const Command command_run[] = {
      .summary = "answer one prompt",
      .positionals = "model",
      .needs = "model prompt",
-     .takes = "@model @ranks @engine placement @sampling prompt system raw summary-json dry-run",
+     .takes =
+         "@model @ranks @engine placement machine @sampling prompt system raw summary-json dry-run",
      .run = run},
     {.name = NULL},
 };

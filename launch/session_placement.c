@@ -55,13 +55,17 @@ static Status find_device(const Settings *settings, bool *out_unified) {
     return STATUS_OK;
 }
 
+/* What a file says, or what this machine was found to be: only the CPU's kernels can be measured. */
 static Status read_machine(Choosing *choosing, bool given) {
     bool unified;
-    TRY(find_device(choosing->session->settings, &unified));
-    if (!unified && !given)
-        FAIL(UNAVAILABLE, "--placement auto: only the CPU's kernels can be measured so far; give "
-                          "six numbers, such as those of `spillway plan --machine FILE`");
-    const Session *session = choosing->session;
+    Session *session = choosing->session;
+    const Settings *settings = session->settings;
+    PlanMachine *machine = &session->plan_machine;
+    TRY(find_device(settings, &unified));
+    if (!unified && !given && !settings->machine)
+        FAIL(UNAVAILABLE, "--placement auto: only the CPU's kernels can be measured so far; "
+                          "describe the machine with --machine FILE, or give six numbers, such as "
+                          "those of `spillway plan --machine FILE`");
     const Comm *comm = session->ranks.comm;
     uint32_t nodes = (uint32_t)(comm->size / comm->local_size);
     const PlanRanks ranks = {.rank_count = (uint32_t)comm->size,
@@ -69,11 +73,13 @@ static Status read_machine(Choosing *choosing, bool given) {
                              .thread_count = session->ranks.threads,
                              .only_kept = given};
     Status status = STATUS_NOT_FOUND;
-    if (unified)
-        status = plan_settings_machine(session->settings, &ranks, &choosing->session->plan_machine);
-    if (status == STATUS_OK) choosing->session->plan_predicts = true;
+    if (unified || settings->machine) status = plan_settings_machine(settings, &ranks, machine);
+    if (status == STATUS_OK && machine->unified != unified)
+        FAIL(MACHINE, "%s: \"unified\" should be %s for --backend %s", settings->machine,
+             unified ? "true" : "false", settings->backend);
+    if (status == STATUS_OK) session->plan_predicts = true;
     if (status != STATUS_NOT_FOUND || !given) return status;
-    choosing->session->plan_machine = (PlanMachine){
+    *machine = (PlanMachine){
         .rank_count = ranks.rank_count, .node_count = ranks.node_count, .unified = unified};
     return STATUS_OK;
 }
@@ -143,6 +149,7 @@ static Status choose(Session *session, uint32_t prompt_tokens, const EngineOptio
     ModelConfig config;
     double percent[PLAN_PART_COUNT];
     bool given;
+    if (!settings->placement) FAIL(USAGE, "--machine is what --placement goes by: give that, too");
     TRY(plan_settings_percent(settings->placement, percent, &given));
     TRY(check_alone(settings));
     TRY(read_machine(&choosing, given));
@@ -188,7 +195,7 @@ Status session_placement_choose(Session *session, uint32_t prompt_tokens, Engine
     Comm *comm = session->ranks.comm;
     Budgets budgets = {0};
     Status status = STATUS_OK;
-    if (!session->settings->placement) return STATUS_OK;
+    if (!session->settings->placement && !session->settings->machine) return STATUS_OK;
     error_capture_begin();
     if (comm->rank == 0) status = choose(session, prompt_tokens, options);
     error_capture_end();

@@ -430,7 +430,7 @@ static const OptionRow rows[] = {
      .value_name = "SIZE",
      .group = "model",
      .default_text = "0",
-     .help = "further memory of each rank for those that do not fit there; also per cent of them",
+     .help = "host memory of each rank for those that do not fit there; also per cent of them",
      AT(weights_host_size)},
     {.name = "weights-nvme-dir",
      .type = OPTION_LIST,
@@ -612,7 +612,8 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "FILE",
      .group = "plan",
-     .help = "plan for the machine that a JSON file describes, as those of configs/machines",
+     .help = "plan, and place, for the machine that a JSON file describes, as those of "
+             "configs/machines",
      AT(machine)},
     {.name = "probe",
      .type = OPTION_FLAG,

@@ -101,12 +101,13 @@ json_t *tier_view_kv(const EngineStats *stats) {
 json_t *tier_view_weights(const EngineStats *stats) {
     const EngineWeightStats *weights = &stats->weights;
     double read = (double)weights->read_bytes;
-    return json_pack("{so so so so sf sf sf}", "device_bytes", whole(weights->bytes[TIER_DEVICE]),
-                     "host_bytes", whole(weights->bytes[TIER_HOST]), "nvme_bytes",
-                     whole(weights->bytes[TIER_NVME]), "read_bytes", whole(weights->read_bytes),
-                     "read_bytes_a_pass", share(read, (double)weights->passes),
-                     "read_bytes_per_second", share(read, weights->seconds_reading),
-                     "stall_seconds", weights->seconds_stalled);
+    return json_pack(
+        "{so so so so so sf sf sf}", "device_bytes", whole(weights->bytes[TIER_DEVICE]),
+        "host_bytes", whole(weights->bytes[TIER_HOST]), "nvme_bytes",
+        whole(weights->bytes[TIER_NVME]), "read_bytes", whole(weights->read_bytes), "sent_bytes",
+        whole(weights->sent_bytes), "read_bytes_a_pass", share(read, (double)weights->passes),
+        "read_bytes_per_second", share(read, weights->seconds_reading), "stall_seconds",
+        weights->seconds_stalled);
 }
 
 /* ---- lines ---- */
@@ -146,10 +147,13 @@ static void print_weights(const json_t *weights, FILE *out) {
     fprintf(
         out,
         "layers     device %.1f, host %.1f, streamed %.1f MiB; read %.1f MiB a pass at %.2f GB/s, "
-        "waited for %.2f s\n",
+        "waited for %.2f s",
         number(weights, "device_bytes") / mebibyte, host / mebibyte, nvme / mebibyte,
         number(weights, "read_bytes_a_pass") / mebibyte,
         number(weights, "read_bytes_per_second") / gigabyte, number(weights, "stall_seconds"));
+    if (number(weights, "sent_bytes") > 0)
+        fprintf(out, "; %.1f MiB sent to the device", number(weights, "sent_bytes") / mebibyte);
+    fprintf(out, "\n");
 }
 
 static void print_host_attention(const json_t *kv, FILE *out) {

@@ -26,7 +26,7 @@ json_t *tier_view_tiers(const EngineStats *stats);
 json_t *tier_view_kv(const EngineStats *stats);
 
 /* Packed layers of all ranks by tier, what was read of them, a pass and a second: {"device_bytes", "host_bytes", "nvme_bytes", "read_bytes",
- * "read_bytes_a_pass", "read_bytes_per_second", "stall_seconds"}; the last of rank 0. */
+ * "sent_bytes", "read_bytes_a_pass", "read_bytes_per_second", "stall_seconds"}; the last of rank 0. */
 json_t *tier_view_weights(const EngineStats *stats);
 
 /* A table of the tiers and what moved between them, from an object that holds these as "tiers", "kv" and "weights"; fields that are

@@ -2,8 +2,9 @@
 #define TIERS_DEVICE_SLOTS_H
 
 /* The device's slots where the host cannot touch them (Device.host_addressable is false). Header and checksum are made and verified in
- * host memory: a block goes to and from the host's tier by a copy of its payload, and to and from a file through a buffer of
- * pinned memory, of which there is a stated number. On the device the room before a payload stays unused.
+ * host memory: a block goes to and from the host's tier by a copy of its payload, and to and from a file, or where it is encoded
+ * on its way down, through a buffer of pinned memory, of which there is a stated number. On the device the room before a payload
+ * stays unused.
  *
  * For the mover's thread; every copy is waited for. */
 
@@ -17,7 +18,6 @@ typedef struct DeviceSlotsOptions {
     Device *device;
     uint8_t *slots; /* device memory: the first slot */
     uint64_t slot_bytes;
-    uint32_t payload_bytes;
     uint32_t buffer_count;
 } DeviceSlotsOptions;
 
@@ -30,10 +30,10 @@ uint8_t *device_slots_buffers(const DeviceSlots *slots, uint64_t *out_bytes);
 uint8_t *device_slots_take(DeviceSlots *slots); /* NULL when all are in use */
 void device_slots_give(DeviceSlots *slots, uint8_t *buffer);
 
-/* The payload of a slot to behind the header's room of `block` (MEMORY_HOST memory), and back. E-DEVICE, recorded and not logged: the
+/* So many bytes of a slot's payload to behind the header's room of `block` (MEMORY_HOST memory), and back. E-DEVICE, recorded and not logged: the
  * device is broken, and its next user says so. */
-Status device_slots_fetch(DeviceSlots *slots, uint32_t slot, uint8_t *block);
-Status device_slots_put(DeviceSlots *slots, uint32_t slot, const uint8_t *block);
+Status device_slots_fetch(DeviceSlots *slots, uint32_t slot, uint8_t *block, uint32_t bytes);
+Status device_slots_put(DeviceSlots *slots, uint32_t slot, const uint8_t *block, uint32_t bytes);
 
 SPILLWAY_EXTERN_C_END
 

@@ -255,26 +255,37 @@ static void encode(Mover *mover, const Transfer *transfer, const uint8_t *source
     mover->stats.seconds_encode += monotonic_seconds() - start;
 }
 
-/* Between the host's memory and a device that the host cannot touch. */
-static TransferResult copy_device(Mover *mover, const MoverJob *job) {
+static Status fetch(Mover *mover, const Transfer *transfer, uint8_t *block) {
+    return device_slots_fetch(mover->options.device_slots, transfer->from_slot, block,
+                              payload_bytes(mover, transfer->from_form));
+}
+
+static Status put(Mover *mover, const Transfer *transfer, const uint8_t *block) {
+    return device_slots_put(mover->options.device_slots, transfer->to_slot, block,
+                            payload_bytes(mover, transfer->to_form));
+}
+
+/* Between the host's memory and a device that the host cannot touch. buffer: what is encoded comes through it; else NULL. */
+static TransferResult copy_device(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     const Transfer *transfer = &job->transfer;
-    DeviceSlots *slots = mover->options.device_slots;
     bool up = transfer->to == TIER_DEVICE;
     uint32_t host_slot = up ? transfer->from_slot : transfer->to_slot;
     uint8_t *block = slot_memory(mover, TIER_HOST, host_slot);
     if (up && verify(mover, job, block) != TRANSFER_OK) return TRANSFER_CORRUPT;
     double start = monotonic_seconds();
-    Status status = up ? device_slots_put(slots, transfer->to_slot, block)
-                       : device_slots_fetch(slots, transfer->from_slot, block);
+    Status status =
+        up ? put(mover, transfer, block) : fetch(mover, transfer, buffer ? buffer : block);
     mover->stats.seconds_copy += monotonic_seconds() - start;
+    if (status == STATUS_OK && buffer) encode(mover, transfer, buffer, block);
+    if (buffer) device_slots_give(mover->options.device_slots, buffer);
     if (status != STATUS_OK) return TRANSFER_FAILED;
     if (!up) seal(mover, job, transfer->to_form, block, host_slot);
     return TRANSFER_OK;
 }
 
-static TransferResult copy(Mover *mover, const MoverJob *job) {
+static TransferResult copy(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     const Transfer *transfer = &job->transfer;
-    if (mover->options.device_slots) return copy_device(mover, job);
+    if (mover->options.device_slots) return copy_device(mover, job, buffer);
     uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
     uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
     if (encodes(transfer)) {
@@ -289,11 +300,11 @@ static TransferResult copy(Mover *mover, const MoverJob *job) {
     return TRANSFER_OK;
 }
 
-/* Does the file's other end lie where only device_slots can reach it? */
+/* Does it come from or go to where only device_slots can reach it, and not just by a copy? */
 static bool needs_buffer(const Mover *mover, const Transfer *transfer) {
     bool file = transfer->from == TIER_NVME || transfer->to == TIER_NVME;
     bool device = transfer->from == TIER_DEVICE || transfer->to == TIER_DEVICE;
-    return mover->options.device_slots && file && device;
+    return mover->options.device_slots && device && (file || encodes(transfer));
 }
 
 /* Where a file's bytes are written from or read to. */
@@ -309,8 +320,7 @@ static void start_io(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     bool writes = transfer->to == TIER_NVME;
     uint32_t slot = disk_slot(transfer);
     uint8_t *memory = io_memory(mover, transfer, buffer);
-    if (writes && buffer &&
-        device_slots_fetch(mover->options.device_slots, transfer->from_slot, buffer) != STATUS_OK) {
+    if (writes && buffer && fetch(mover, transfer, buffer) != STATUS_OK) {
         device_slots_give(mover->options.device_slots, buffer);
         report(mover, job, TRANSFER_FAILED);
         return;
@@ -363,11 +373,12 @@ static bool take_jobs(Mover *mover) {
         if (buffered && !buffer && !all_flights_late(mover)) break; /* one will be given back */
         atomic_store(&mover->job_queue.head, ++head);
         if (buffered && !buffer)
-            report(mover, &job, job.transfer.to == TIER_NVME ? TRANSFER_NO_SPACE : TRANSFER_FAILED);
+            report(mover, &job,
+                   job.transfer.to == TIER_DEVICE ? TRANSFER_FAILED : TRANSFER_NO_SPACE);
         else if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
             start_io(mover, &job, buffer);
         else
-            report(mover, &job, copy(mover, &job));
+            report(mover, &job, copy(mover, &job, buffer));
     }
     return head != first;
 }
@@ -386,8 +397,7 @@ static TransferResult result_of(Mover *mover, const Flight *flight, const RingRe
     uint8_t *memory = io_memory(mover, &job->transfer, flight->buffer);
     TransferResult verdict = verify(mover, job, memory);
     if (verdict != TRANSFER_OK || !flight->buffer) return verdict;
-    Status status =
-        device_slots_put(mover->options.device_slots, job->transfer.to_slot, flight->buffer);
+    Status status = put(mover, &job->transfer, flight->buffer);
     return status == STATUS_OK ? TRANSFER_OK : TRANSFER_FAILED;
 }
 

@@ -67,6 +67,16 @@ static Status isa_choose(const char *name, size_t *out_index) {
     FAIL(UNAVAILABLE, "--cpu-isa %s is not in this build", name);
 }
 
+void codec_fill_host(Kernels *kernels) {
+    kernels->kv_encode = codec_encode_block;
+    kernels->kv_decode = codec_decode_block;
+#if defined(__x86_64__)
+    const uint32_t avx512 = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI;
+    if (cpu_features() & CPU_AVX2) codec_fill_avx2(kernels);
+    if ((cpu_features() & avx512) == avx512) codec_fill_avx512(kernels);
+#endif
+}
+
 static Status cpu_probe(const char **out_reason) {
     (void)out_reason;
     return STATUS_OK;

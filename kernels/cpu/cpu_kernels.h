@@ -21,6 +21,9 @@ void codec_fill_avx512(Kernels *kernels);
 void elementwise_fill_avx2(Kernels *kernels);
 void elementwise_fill_avx512(Kernels *kernels);
 
+/* For every backend: the slots that work on host memory, as this CPU does them best. */
+void codec_fill_host(Kernels *kernels);
+
 SPILLWAY_EXTERN_C_END
 
 #endif

@@ -1,5 +1,6 @@
 /* The slots of Kernels on a GPU: host arrays go up, launchers do the rest. A call of no rows launches nothing. */
 
+#include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cuda/coded_form.h"
 #include "kernels/cuda/cuda_attention.h"
 #include "kernels/cuda/cuda_context.h"
@@ -210,8 +211,7 @@ void cuda_kernels_fill(Kernels *kernels) {
     kernels->attend = attend_cuda;
     kernels->attend_merge = attend_merge_cuda;
     kernels->attend_end = attend_end_cuda;
-    kernels->kv_encode = codec_encode_block;
-    kernels->kv_decode = codec_decode_block;
+    codec_fill_host(kernels);
     kernels->kv_encode_blocks = kv_encode_blocks_cuda;
     kernels->add = add_cuda;
     kernels->silu_multiply = silu_multiply_cuda;

@@ -93,6 +93,7 @@ typedef struct Engine Engine;
 typedef struct EngineWeightStats {
     uint64_t bytes[TIER_COUNT]; /* packed layers that lie in each tier */
     uint64_t read_bytes;        /* of files */
+    uint64_t sent_bytes;        /* of files and host memory, to a device out of the host's reach */
     uint64_t passes;            /* all layers once */
     double seconds_reading,
         seconds_stalled; /* while reads were out; while a layer was waited for: of rank 0 alone */

@@ -13,7 +13,7 @@ static const uint64_t program_bytes = 64ull << 20;
 static const uint64_t device_margin_bytes = 64ull << 20;
 enum { TOKEN_RECORD_BYTES = 256, BLOCK_RECORD_BYTES = 256, SAMPLER_TOKEN_BYTES = 32 };
 
-enum { ROWS_MAX = 16, TEXT_BYTES = 768, ADVICE_BYTES = 256 };
+enum { ROWS_MAX = 18, TEXT_BYTES = 768, ADVICE_BYTES = 256 };
 static const double mebibyte = 1048576;
 
 typedef struct MemoryPlan {
@@ -53,6 +53,7 @@ static void plan_weights(const ModelSizes *sizes, MemoryPlans *plans) {
     add(device, "packed layers on the device", layers);
     add(device, "embedding, head, vectors",
         plans->own ? sizes->device_bytes - layers : sizes->fixed_bytes + sizes->mapped_bytes);
+    add(device, "frames of layers that come by", sizes->device_frame_bytes);
     add(&plans->host, "packed layers in host memory", sizes->layer_bytes[TIER_HOST]);
     add(&plans->host, "frames of streamed layers", sizes->frame_bytes);
     add(&plans->host, "the matrix that is being packed", sizes->source_bytes);
@@ -105,38 +106,30 @@ static void describe(const MemoryPlan *plan, char *out, size_t out_bytes) {
                                plan->rows[i].name, (double)plan->rows[i].bytes / mebibyte);
 }
 
-/* The largest share of the layers that may stay on the device, in steps of 5 per cent; false when not even none of them. */
-static bool nearest_share(Engine *engine, uint32_t *out_per_cent, uint64_t *out_bytes) {
-    for (int per_cent = 100; per_cent >= 0; per_cent -= 5) {
+/* Where the device's plan or the host's does not fit `room`: the largest share of the layers on the device, in steps of 5 per cent, with
+ * which it does. False when not even none of them helps. */
+static bool advise_share(Engine *engine, bool of_device, uint64_t room, char out[ADVICE_BYTES]) {
+    uint64_t bytes = 0;
+    int per_cent;
+    for (per_cent = 100; per_cent >= 0; per_cent -= 5) {
         ModelSizes sizes = engine->sizes;
         model_try_share(&engine->model, per_cent, &sizes);
-        *out_bytes = plan_memory(engine, &sizes).host.bytes;
-        *out_per_cent = (uint32_t)per_cent;
-        if (*out_bytes <= engine->options.memory_limit_bytes) return true;
+        const MemoryPlans plans = plan_memory(engine, &sizes);
+        bytes = of_device ? plans.device.bytes : plans.host.bytes;
+        if (bytes <= room) break;
     }
-    return false;
-}
-
-/* What would make the host's part fit. Shares of the layers do where those are in the host's memory. */
-static void advise_host(Engine *engine, char out[ADVICE_BYTES]) {
-    uint64_t nearest_bytes;
-    uint32_t per_cent;
-    if (!engine->device->host_addressable)
+    double needed = (double)bytes / mebibyte;
+    char share[16] = "min";
+    if (per_cent > 0) snprintf(share, sizeof share, "%d%%", per_cent);
+    if (per_cent >= 0)
         snprintf(out, ADVICE_BYTES,
-                 "lower --kv-host-size, --max-num-batched-tokens or --max-num-seqs");
-    else if (!nearest_share(engine, &per_cent, &nearest_bytes))
+                 "--weights-device-size %s with --weights-nvme-dir needs %.1f MiB", share, needed);
+    else
         snprintf(out, ADVICE_BYTES,
                  "no less than %.1f MiB with --weights-device-size min: lower --kv-device-size, "
                  "--max-num-batched-tokens or --max-num-seqs",
-                 (double)nearest_bytes / mebibyte);
-    else if (per_cent > 0)
-        snprintf(out, ADVICE_BYTES,
-                 "--weights-device-size %u%% with --weights-nvme-dir needs %.1f MiB", per_cent,
-                 (double)nearest_bytes / mebibyte);
-    else
-        snprintf(out, ADVICE_BYTES,
-                 "--weights-device-size min with --weights-nvme-dir needs %.1f MiB",
-                 (double)nearest_bytes / mebibyte);
+                 needed);
+    return per_cent >= 0;
 }
 
 static Status check_host(Engine *engine, const MemoryPlan *plan) {
@@ -144,7 +137,12 @@ static Status check_host(Engine *engine, const MemoryPlan *plan) {
     char text[TEXT_BYTES] = "", advice[ADVICE_BYTES];
     if (limit == 0 || plan->bytes <= limit) return STATUS_OK;
     describe(plan, text, sizeof text);
-    advise_host(engine, advice);
+    if (engine->device->host_addressable)
+        advise_share(engine, false, limit, advice);
+    else
+        snprintf(advice, sizeof advice,
+                 "lower --weights-host-size, --kv-host-size, --max-num-batched-tokens or "
+                 "--max-num-seqs");
     FAIL(MEMORY, "--memory-limit %.1f MiB: rank %d needs %.1f MiB (%s); %s",
          (double)limit / mebibyte, engine->comm->rank, (double)plan->bytes / mebibyte, text,
          advice);
@@ -174,10 +172,10 @@ static Status check_device(Engine *engine, const MemoryPlan *plan) {
                  engine->device_sharers);
     if (budget > 0)
         snprintf(advice, sizeof advice, "--kv-device-size %" PRIu64 "MiB fits", budget >> 20);
-    else
+    else if (!advise_share(engine, true, engine->device_room, advice))
         snprintf(advice, sizeof advice,
-                 "no --kv-device-size fits: take more --ranks, lower --max-num-batched-tokens, "
-                 "--max-num-seqs or --max-model-len, or keep fewer of the layers there");
+                 "no --kv-device-size and no --weights-device-size fits: take more --ranks, lower "
+                 "--max-num-batched-tokens, --max-num-seqs or --max-model-len");
     FAIL(DEVICE_MEMORY, "device %s: rank %d needs %.1f MiB (%s), %.1f MiB are free%s; %s",
          engine->device->name, engine->comm->rank, (double)plan->bytes / mebibyte, text,
          (double)engine->device_room / mebibyte, shared, advice);

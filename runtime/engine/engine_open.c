@@ -56,11 +56,6 @@ static Status find_tier_codecs(const Engine *engine, const KvShape *shape,
     for (int tier = TIER_HOST; tier < TIER_COUNT; tier++) {
         const char *name = engine->options.kv_tier_codecs[tier];
         TRY(find_codec(names[tier], name, shape, &out[tier]));
-        if (out[tier] && !engine->device->host_addressable)
-            FAIL(UNAVAILABLE,
-                 "--%s %s: device %s is out of the host's reach, which encodes on the way down; "
-                 "--kv-codec works there",
-                 names[tier], name, engine->device->name);
         if (out[tier] && engine->options.kv_bytes[tier] == 0)
             FAIL(USAGE, "--%s %s: there is no such tier; see --kv-%s-size", names[tier],
                  out[tier]->name, tier_name((Tier)tier));
@@ -99,7 +94,8 @@ static uint64_t auto_budget_of_host(const Engine *engine) {
     uint64_t room = engine->device_room, limit = engine->options.memory_limit_bytes,
              weights = sizes->fixed_bytes + sizes->layer_bytes[TIER_DEVICE];
     if (limit > 0 && room > limit) room = limit;
-    return (room > weights ? room - weights : 0) / 2;
+    if (room > weights) return (room - weights) / 2;
+    return limit > 0 ? UINT64_MAX : 0; /* the least: then the reckoning tells what it all needs */
 }
 
 /* Nine tenths of what is left beside all else; never less than works, so that it is the reckoning which refuses. */
@@ -331,7 +327,8 @@ static bool prefills_by_layer(const Engine *engine) {
     bool whole = engine->layout.codec != NULL; /* then there is no other way */
     bool fits = options->max_model_len <= prefill_bytes_max / row_bytes;
     bool cuts = options->max_model_len > options->max_num_batched_tokens;
-    bool moves = spills(engine) || engine->sizes.layer_bytes[TIER_NVME] > 0;
+    const ModelSizes *sizes = &engine->sizes;
+    bool moves = spills(engine) || sizes->frame_bytes + sizes->device_frame_bytes > 0;
     return whole || (moves && fits && cuts);
 }
 

@@ -45,7 +45,7 @@ Status prefill_run_units(Engine *engine, const StepPlan *plan) {
     engine->unit_seconds = (monotonic_seconds() - start) / plan->unit_count;
     if (prefill->cached_count > 0) {
         kv_cache_extend(engine->cache, prefill->slot, prefill->cached_count);
-        model_layer_release(&engine->model);
+        return model_layer_release(&engine->model);
     }
     return STATUS_OK;
 }

@@ -107,6 +107,7 @@ static void add_stats(EngineStats *sum, const EngineStats *stats) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         sum->weights.bytes[tier] += stats->weights.bytes[tier];
     sum->weights.read_bytes += stats->weights.read_bytes;
+    sum->weights.sent_bytes += stats->weights.sent_bytes;
     sum->blocks_filling += stats->blocks_filling;
     sum->blocks_sealed += stats->blocks_sealed;
     sum->blocks_lost += stats->blocks_lost;

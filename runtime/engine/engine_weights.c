@@ -5,9 +5,7 @@
 /* Which layers the step will use, in order. Behind decodes the next step begins at the front; behind units alone it goes on where
  * they end. */
 void engine_expect_layers(Engine *engine, const StepPlan *plan) {
-    WeightStream *stream = model_weight_stream(&engine->model);
     uint32_t *layers = engine->layers_expected, count = 0, then = 0;
-    if (!stream) return;
     for (; engine->batch.row_count > 0 && count < engine->config.layer_count; count++)
         layers[count] = count;
     for (uint32_t i = 0; i < plan->unit_count; i++) {
@@ -16,7 +14,7 @@ void engine_expect_layers(Engine *engine, const StepPlan *plan) {
         if (engine->batch.row_count == 0) then = layer;
     }
     if (plan->prefill.cached_count > 0) then = 0;
-    weight_stream_expect(stream, layers, count, then);
+    model_expect_layers(&engine->model, layers, count, then);
 }
 
 /* Weights and KV are read from the same disks by two rings. A disk serves both by what each has in flight, so weights have in flight
@@ -41,9 +39,10 @@ void engine_share_disks(Engine *engine) {
 
 void engine_note_weights(Engine *engine) {
     WeightStream *stream = model_weight_stream(&engine->model);
+    EngineWeightStats *out = &engine->stats.weights;
+    out->sent_bytes = model_sent_bytes(&engine->model);
     if (!stream) return;
     WeightStreamStats stats = weight_stream_stats(stream);
-    EngineWeightStats *out = &engine->stats.weights;
     out->read_bytes = stats.read_bytes;
     out->seconds_reading = stats.seconds_reading;
     out->seconds_stalled = stats.seconds_stalled;

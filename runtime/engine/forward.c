@@ -15,8 +15,7 @@ Status forward_layers(Pass *pass) {
     TRY(family->embed(pass));
     for (uint32_t layer = 0; layer < pass->model->config.layer_count; layer++)
         TRY(forward_layer(pass, layer));
-    model_layer_release(pass->model);
-    return STATUS_OK;
+    return model_layer_release(pass->model);
 }
 
 /* parts: rank after rank, each [count][its vocabulary rows] → rows [count][vocab] */

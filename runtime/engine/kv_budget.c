@@ -69,7 +69,8 @@ static uint64_t slots_needed(const KvBudgetInput *input) {
 /* Where the host's tier is small it gives up all of itself before there are fewer than work at all. */
 static void plan_bounces(const KvBudgetInput *input, KvBudget *budget) {
     uint32_t *host_slots = &budget->slots[TIER_HOST];
-    if (!input->bounces || input->bytes[TIER_NVME] == 0) return;
+    bool encodes = input->layout.tier_codecs[TIER_HOST] && input->bytes[TIER_HOST] > 0;
+    if (!input->bounces || (input->bytes[TIER_NVME] == 0 && !encodes)) return;
     uint32_t count = BOUNCE_SLOTS_MAX;
     if (input->bytes[TIER_HOST] > 0) count = smaller(count, *host_slots / BOUNCE_SHARE);
     budget->bounce_slots = count > BOUNCE_SLOTS_MIN ? count : BOUNCE_SLOTS_MIN;

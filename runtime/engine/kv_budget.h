@@ -16,7 +16,8 @@ typedef struct KvBudgetInput {
     uint32_t sequence_max; /* asked for */
     bool
         sequence_auto; /* fewer will do: as many as fill blocks on the device in all layers, but eight at least */
-    bool bounces;           /* the host cannot touch the device: files go through host memory */
+    bool
+        bounces; /* the host cannot touch the device: files, and codecs of the host's tier, go through host memory */
     uint32_t token_max;     /* of a sequence */
     uint32_t row_count_max; /* of a step */
 } KvBudgetInput;

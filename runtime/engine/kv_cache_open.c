@@ -82,7 +82,6 @@ static Status create_device_slots(KvCache *cache) {
     const DeviceSlotsOptions slots = {.device = options->device,
                                       .slots = cache->memory[TIER_DEVICE],
                                       .slot_bytes = options->layout.slot_bytes,
-                                      .payload_bytes = (uint32_t)options->layout.payload_bytes,
                                       .buffer_count = options->bounce_slots};
     return device_slots_create(&cache->device_slots, &slots);
 }

@@ -109,7 +109,7 @@ Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t laye
 BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
                         uint32_t token_count);
 /* kv_pack.c: what the sequence's tokens have made cold in the layer may be encoded by the tier that it goes down to. */
-void kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
+Status kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
 /* kv_pack.c: what is being encoded of the layer (or KV_ALL_LAYERS) takes the place of the raw blocks; false when there was nothing. */
 bool kv_finish_encoding(KvCache *cache, uint32_t layer);
 

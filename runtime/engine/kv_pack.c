@@ -156,19 +156,22 @@ static bool is_finite(const void *block, uint64_t bytes) {
     return !special;
 }
 
-void kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
+/* Where the host cannot look at the device, a block comes down for it, as it will once more when it moves. */
+Status kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
     KvSlot *slot = &cache->slots[sequence->slot];
     const KvLayout *layout = &cache->options.layout;
     uint32_t token_count = sequence->position_first + sequence->row_count;
-    if (slot->lost || token_count < slot->prompt_count) return;
+    if (slot->lost || token_count < slot->prompt_count) return STATUS_OK;
     uint32_t cold = kv_layout_cold_blocks(layout, token_count);
     for (uint32_t *next = &slot->begun_counts[layer]; *next < cold; ++*next) {
         BlockId id = kv_layer_ids(slot, layer)[*next];
         uint32_t device_slot = tier_manager_device_slot(cache->manager, id);
-        if (device_slot != SLOT_NONE &&
-            is_finite(kv_payload(cache, device_slot), kv_block_bytes(&layout->shape)))
-            tier_manager_cool(cache->manager, id);
+        const void *block;
+        if (device_slot == SLOT_NONE) continue;
+        TRY(kv_payload_view(cache, kv_payload(cache, device_slot), &block));
+        if (is_finite(block, kv_block_bytes(&layout->shape))) tier_manager_cool(cache->manager, id);
     }
+    return STATUS_OK;
 }
 
 static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,

@@ -80,7 +80,7 @@ static void divide_cache(PlanLoad *load, PlanCost *out) {
 }
 
 double plan_layers_staged(const PlanLoad *load) {
-    return load->machine->unified ? WEIGHT_FRAMES : 2;
+    return load->machine->unified ? WEIGHT_FRAMES : DEVICE_FRAMES;
 }
 
 /* As kv_cache_open.c has it: what is attended and what is in the kernel, twice. */
@@ -157,12 +157,11 @@ void plan_add_needs(const PlanLoad *load, PlanCost *out) {
     device->staging =
         plan_layers_staged(load) * (from_host + plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE));
     device->activations = activation_bytes(load);
-    device->other = load->share.vocab * load->shape->head.bytes;
-    *(machine->unified ? &device->other : &host->other) += load->shape->other_bytes;
+    device->other = load->share.vocab * load->shape->head.bytes + load->shape->other_bytes;
     if (!machine->unified && out->kv_bytes[TIER_HOST] == 0 && out->kv_bytes[TIER_NVME] > 0)
         host->staging = (double)load->budget.bounce_slots * (double)load->layout.slot_bytes;
     if (!machine->unified)
-        host->staging += plan_layers_staged(load) * plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE);
+        host->staging += WEIGHT_FRAMES * plan_streamed_bytes(load, PLAN_WEIGHTS_DEVICE);
     device->capacity =
         machine->unified ? machine->host_bytes / load->node_ranks : machine->device_bytes;
     host->capacity = machine->host_bytes / load->node_ranks;

@@ -5,7 +5,7 @@
  * it takes (plan_step.c). Private to them. */
 
 #include "runtime/engine/plan_cost.h"
-#include "runtime/weights/weight_stream.h"
+#include "runtime/weights/device_frames.h"
 
 SPILLWAY_EXTERN_C_BEGIN
 
@@ -59,7 +59,7 @@ double plan_staging_of(const PlanLoad *load, const PlanStep *step);
 double plan_rows_of_pass(const PlanLoad *load); /* that one pass over the layers works on */
 void plan_prompt_pass(const PlanLoad *load, double rows, PlanStep *step);
 
-/* Streamed layers that memory holds at once: the frames of a WeightStream; beside a device of its own one is used and one arrives. */
+/* Layers that come by and are where they are computed, at once: the frames of a WeightStream, or those of a device with its own memory. */
 double plan_layers_staged(const PlanLoad *load);
 
 SPILLWAY_EXTERN_C_END

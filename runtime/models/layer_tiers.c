@@ -7,6 +7,8 @@
 #include "runtime/models/model_memory.h"
 
 struct LayerTiers {
+    Device *device;
+    DeviceStream *compute;
     uint32_t layer_count;
     WeightPiece *pieces; /* [piece_count] in layer order */
     Matrix **matrices;   /* [piece_count] */
@@ -15,20 +17,26 @@ struct LayerTiers {
     uint64_t bytes[TIER_COUNT];
     ModelMemory *host;
     WeightStream *stream;
+    DeviceFrames *frames;      /* NULL: all is on the device, or used where it is in host memory */
     const PackedPiece *packed; /* [piece_count]; NULL: matrices are packed here */
 
     uint32_t next; /* piece that is loaded next */
     bool storing;  /* a layer is being packed into a frame */
     uint32_t stored_layer;
     uint8_t *frame;
+
+    uint32_t acquired; /* layer; layer_count: none */
 };
 
-Status layer_tiers_create(LayerTiers **out, const ModelConfig *config) {
+Status layer_tiers_create(LayerTiers **out, const ModelConfig *config, Device *device,
+                          DeviceStream *compute) {
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(LayerTiers), "weight placement"));
     LayerTiers *tiers = memory;
     *out = tiers;
-    tiers->layer_count = config->layer_count;
+    tiers->device = device;
+    tiers->compute = compute;
+    tiers->layer_count = tiers->acquired = config->layer_count;
     uint64_t most = (uint64_t)config->layer_count * LAYER_PIECES_MAX;
     TRY(memory_take((void **)&tiers->pieces, most, sizeof(WeightPiece), "weight placement"));
     TRY(memory_take((void **)&tiers->matrices, most, sizeof(Matrix *), "weight placement"));
@@ -38,6 +46,7 @@ Status layer_tiers_create(LayerTiers **out, const ModelConfig *config) {
 
 void layer_tiers_destroy(LayerTiers *tiers) {
     if (!tiers) return;
+    device_frames_destroy(tiers->frames);
     weight_stream_destroy(tiers->stream);
     model_memory_destroy(tiers->host);
     free(tiers->pieces);
@@ -103,6 +112,9 @@ void layer_tiers_sizes(const LayerTiers *tiers, ModelSizes *out) {
     for (int tier = 0; tier < TIER_COUNT; tier++)
         out->layer_bytes[tier] = tiers->bytes[tier];
     out->frame_bytes = weight_stream_frame_bytes(tiers->pieces, tiers->piece_count);
+    out->device_frame_bytes = tiers->device->host_addressable
+                                  ? 0
+                                  : device_frames_bytes(tiers->pieces, tiers->piece_count);
 }
 
 /* ---- loading ---- */
@@ -126,16 +138,8 @@ static Status find_packed(LayerTiers *tiers, const WeightTierOptions *options) {
     return STATUS_OK;
 }
 
-Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptions *options) {
-    if (!device->host_addressable && tiers->bytes[TIER_HOST] + tiers->bytes[TIER_NVME] > 0)
-        FAIL(UNAVAILABLE,
-             "device %s is out of the host's reach, and layers outside its memory are used where "
-             "the host has them: leave out --weights-device-size and --weights-host-size",
-             device->name);
-    TRY(find_packed(tiers, options));
-    TRY(model_memory_create(&tiers->host, device, NULL));
-    if (tiers->bytes[TIER_NVME] == 0) return STATUS_OK;
-    const WeightStreamOptions stream = {.device = device,
+static Status open_stream(LayerTiers *tiers, const WeightTierOptions *options) {
+    const WeightStreamOptions stream = {.device = tiers->device,
                                         .pieces = tiers->pieces,
                                         .piece_count = tiers->piece_count,
                                         .layer_count = tiers->layer_count,
@@ -152,14 +156,52 @@ Status layer_tiers_open(LayerTiers *tiers, Device *device, const WeightTierOptio
     return weight_stream_create(&tiers->stream, &stream);
 }
 
+static Status open_frames(LayerTiers *tiers) {
+    const DeviceFramesOptions frames = {.device = tiers->device,
+                                        .compute = tiers->compute,
+                                        .pieces = tiers->pieces,
+                                        .piece_count = tiers->piece_count,
+                                        .layer_count = tiers->layer_count,
+                                        .stream = tiers->stream};
+    return device_frames_create(&tiers->frames, &frames);
+}
+
+Status layer_tiers_open(LayerTiers *tiers, const WeightTierOptions *options) {
+    TRY(find_packed(tiers, options));
+    TRY(model_memory_create(&tiers->host, tiers->device, NULL));
+    if (tiers->bytes[TIER_NVME] > 0) TRY(open_stream(tiers, options));
+    bool outside = tiers->bytes[TIER_HOST] + tiers->bytes[TIER_NVME] > 0;
+    return outside && !tiers->device->host_addressable ? open_frames(tiers) : STATUS_OK;
+}
+
+/* Until what was packed is where it was packed to, which the backend may leave to its stream. */
+static Status settle(const LayerTiers *tiers) {
+    Device *device = tiers->device;
+    return device->host_addressable ? STATUS_OK : device->stream_wait(device, tiers->compute);
+}
+
+static Status close_frame(LayerTiers *tiers) {
+    if (!tiers->storing) return STATUS_OK;
+    TRY(settle(tiers));
+    weight_stream_end_store(tiers->stream);
+    tiers->storing = false;
+    return STATUS_OK;
+}
+
 /* A frame takes one layer after the other: the one before is on its way to the file while this one is packed. */
 static Status open_frame(LayerTiers *tiers, uint32_t layer) {
     if (tiers->storing && tiers->stored_layer == layer) return STATUS_OK;
-    if (tiers->storing) weight_stream_end_store(tiers->stream);
-    tiers->storing = false;
+    TRY(close_frame(tiers));
     TRY(weight_stream_begin_store(tiers->stream, layer, &tiers->frame));
     tiers->storing = true;
     tiers->stored_layer = layer;
+    return STATUS_OK;
+}
+
+static Status host_place(LayerTiers *tiers, const WeightPiece *piece, void **out) {
+    if (!tiers->frames)
+        return model_memory_take(tiers->host, MEMORY_HOST, piece->bytes, piece->name, out);
+    *out = device_frames_host(tiers->frames, piece->layer) + piece->offset;
     return STATUS_OK;
 }
 
@@ -169,34 +211,75 @@ Status layer_tiers_next(LayerTiers *tiers, uint64_t bytes, LayerPlace *out) {
     CHECK(tiers->next <= tiers->piece_count && piece->bytes == bytes);
     *out =
         (LayerPlace){.tier = piece->tier, .packed = tiers->packed ? tiers->packed + index : NULL};
-    if (piece->tier == TIER_HOST)
-        return model_memory_take(tiers->host, MEMORY_HOST, bytes, piece->name, &out->memory);
+    if (piece->tier == TIER_HOST) return host_place(tiers, piece, &out->memory);
     if (piece->tier != TIER_NVME || tiers->packed) return STATUS_OK;
     TRY(open_frame(tiers, piece->layer));
     out->memory = tiers->frame + piece->offset;
     return STATUS_OK;
 }
 
+/* What comes by before it is used has no address of its own. */
+static bool comes_by(const LayerTiers *tiers, const WeightPiece *piece) {
+    return piece->tier == TIER_NVME || (piece->tier == TIER_HOST && tiers->frames);
+}
+
+static void point(LayerTiers *tiers, uint32_t layer, const uint8_t *bytes) {
+    for (uint32_t i = tiers->first[layer]; i < tiers->first[layer + 1]; i++) {
+        const WeightPiece *piece = &tiers->pieces[i];
+        if (!comes_by(tiers, piece)) continue;
+        uint64_t offset =
+            tiers->frames ? device_frames_offset(tiers->frames, piece) : piece->offset;
+        tiers->matrices[i]->data = bytes ? bytes + offset : NULL;
+    }
+}
+
 Status layer_tiers_finish(LayerTiers *tiers) {
-    if (tiers->storing) weight_stream_end_store(tiers->stream);
-    tiers->storing = false;
-    for (uint32_t i = 0; i < tiers->piece_count; i++)
-        if (tiers->pieces[i].tier == TIER_NVME) tiers->matrices[i]->data = NULL;
+    TRY(close_frame(tiers));
+    TRY(settle(tiers));
+    for (uint32_t layer = 0; layer < tiers->layer_count; layer++)
+        point(tiers, layer, NULL);
     return tiers->stream ? weight_stream_finish_store(tiers->stream) : STATUS_OK;
 }
 
 /* ---- running ---- */
 
+void layer_tiers_expect(LayerTiers *tiers, const uint32_t *layers, uint32_t layer_count,
+                        uint32_t then) {
+    if (tiers->frames)
+        device_frames_expect(tiers->frames, layers, layer_count, then);
+    else if (tiers->stream)
+        weight_stream_expect(tiers->stream, layers, layer_count, then);
+}
+
+/* What is in use is told apart by `acquired` alone where the host's frames are used as they are. */
+static Status acquire_frame(LayerTiers *tiers, uint32_t layer, const uint8_t **out_bytes) {
+    if (tiers->frames) return device_frames_acquire(tiers->frames, layer, out_bytes);
+    TRY(layer_tiers_release(tiers));
+    return weight_stream_acquire(tiers->stream, layer, out_bytes);
+}
+
 Status layer_tiers_acquire(LayerTiers *tiers, uint32_t layer) {
     const uint8_t *bytes;
-    if (!tiers->stream) return STATUS_OK;
-    TRY(weight_stream_acquire(tiers->stream, layer, &bytes));
-    for (uint32_t i = tiers->first[layer]; i < tiers->first[layer + 1]; i++)
-        if (tiers->pieces[i].tier == TIER_NVME)
-            tiers->matrices[i]->data = bytes + tiers->pieces[i].offset;
+    if ((!tiers->stream && !tiers->frames) || tiers->acquired == layer) return STATUS_OK;
+    TRY(acquire_frame(tiers, layer, &bytes));
+    tiers->acquired = layer;
+    point(tiers, layer, bytes);
+    return STATUS_OK;
+}
+
+Status layer_tiers_release(LayerTiers *tiers) {
+    uint32_t layer = tiers->acquired;
+    if (layer == tiers->layer_count) return STATUS_OK;
+    tiers->acquired = tiers->layer_count;
+    if (tiers->frames) return device_frames_release(tiers->frames);
+    weight_stream_release(tiers->stream, layer);
     return STATUS_OK;
 }
 
 WeightStream *layer_tiers_stream(const LayerTiers *tiers) {
     return tiers->stream;
+}
+
+uint64_t layer_tiers_sent_bytes(const LayerTiers *tiers) {
+    return tiers->frames ? device_frames_sent_bytes(tiers->frames) : 0;
 }

@@ -180,7 +180,7 @@ static Status fill_rope(ModelLoader *loader) {
 static Status load(ModelLoader *loader) {
     Model *model = loader->model;
     if (model->reserved_bytes > 0) TRY(model_memory_reserve(model->memory, model->reserved_bytes));
-    TRY(layer_tiers_open(model->tiers, model->device, &loader->options->tiers));
+    TRY(layer_tiers_open(model->tiers, &loader->options->tiers));
     TRY(model->config.family->bind(loader, model));
     TRY(layer_tiers_finish(model->tiers));
     TRY(fill_kv_head_index(loader));
@@ -237,7 +237,8 @@ static Status measure(ModelLoader *loader) {
     TRY(loader_host_memory(loader, model->config.layer_count * sizeof(LayerWeights), "layers",
                            &layers));
     model->layers = layers;
-    TRY(layer_tiers_create(&model->tiers, &model->config));
+    TRY(layer_tiers_create(&model->tiers, &model->config, options->device,
+                           options->context->stream));
     TRY(model->config.family->bind(loader, model));
     TRY(loader_check_all_taken(loader));
     uint64_t rope_bytes =
@@ -303,11 +304,19 @@ Status model_layer_acquire(const Model *model, uint32_t layer) {
     return layer_tiers_acquire(model->tiers, layer);
 }
 
-void model_layer_release(const Model *model) {
-    WeightStream *stream = model_weight_stream(model);
-    if (stream) weight_stream_release(stream);
+Status model_layer_release(const Model *model) {
+    return layer_tiers_release(model->tiers);
+}
+
+void model_expect_layers(const Model *model, const uint32_t *layers, uint32_t layer_count,
+                         uint32_t then) {
+    layer_tiers_expect(model->tiers, layers, layer_count, then);
 }
 
 WeightStream *model_weight_stream(const Model *model) {
     return layer_tiers_stream(model->tiers);
+}
+
+uint64_t model_sent_bytes(const Model *model) {
+    return layer_tiers_sent_bytes(model->tiers);
 }

@@ -113,8 +113,10 @@ typedef struct WeightTierOptions {
 /* What a model will take, in bytes of this rank. */
 typedef struct ModelSizes {
     uint64_t layer_bytes[TIER_COUNT]; /* packed matrices of the layers */
-    uint64_t frame_bytes;             /* memory that what streams comes by in */
-    uint64_t fixed_bytes;             /* all else that is packed or decoded, RoPE tables */
+    uint64_t frame_bytes;             /* host memory that what lies in files comes by in */
+    uint64_t
+        device_frame_bytes; /* device memory, where the host cannot address it, of all that comes by */
+    uint64_t fixed_bytes; /* all else that is packed or decoded, RoPE tables */
     uint64_t
         source_bytes; /* of the largest matrix in its file: it passes through while it is packed */
     uint64_t
@@ -152,11 +154,17 @@ typedef struct PackedSink {
 Status model_pack_layers(const Weights *weights, const ModelConfig *config,
                          const ModelLoadOptions *options, const PackedSink *sink);
 
-/* model->layers[layer] is whole from here until another layer is acquired, or released. E-WEIGHTS-IO ends the job. */
+/* What the pass that begins will use: as layer_order_expect. */
+void model_expect_layers(const Model *model, const uint32_t *layers, uint32_t layer_count,
+                         uint32_t then);
+/* model->layers[layer] is whole from here until another layer is acquired, or released, for kernels that are put on the context's stream
+ * by then. E-WEIGHTS-IO and E-DEVICE end the job. */
 Status model_layer_acquire(const Model *model, uint32_t layer);
-void model_layer_release(const Model *model);
-/* NULL when all weights stay in memory. */
+Status model_layer_release(const Model *model);
+/* NULL when no weights lie in files. */
 WeightStream *model_weight_stream(const Model *model);
+/* Of layers that came from outside a device out of the host's reach, so far. */
+uint64_t model_sent_bytes(const Model *model);
 
 /* For weights that are only a shape (RandomWeights.list_tensors): every tensor that the family would ask for. */
 Status model_list_tensors(Weights *weights);

@@ -1,5 +1,7 @@
 #include "runtime/weights/weight_placement.h"
 
+#include <string.h>
+
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 #include "tiers/spill_file.h"
@@ -66,18 +68,19 @@ void weight_placement_plan(WeightPiece *pieces, uint32_t piece_count,
     out_bytes[TIER_DEVICE] = fill_tier(pieces, piece_count, TIER_DEVICE, budget_bytes[TIER_DEVICE]);
     out_bytes[TIER_HOST] = fill_tier(pieces, piece_count, TIER_HOST, budget_bytes[TIER_HOST]);
     out_bytes[TIER_NVME] = free_bytes(pieces, 0, piece_count);
-    uint64_t offset = 0;
+    uint64_t ends[TIER_COUNT] = {0};
     for (uint32_t i = 0; i < piece_count; i++) {
-        if (i > 0 && pieces[i].layer != pieces[i - 1].layer) offset = 0;
-        pieces[i].offset = offset;
-        if (pieces[i].tier == TIER_NVME) offset += align_up(pieces[i].bytes, PIECE_ALIGNMENT_BYTES);
+        if (i > 0 && pieces[i].layer != pieces[i - 1].layer) memset(ends, 0, sizeof ends);
+        pieces[i].offset = ends[pieces[i].tier];
+        ends[pieces[i].tier] += align_up(pieces[i].bytes, PIECE_ALIGNMENT_BYTES);
     }
 }
 
-uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, uint32_t layer) {
+uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, Tier tier,
+                            uint32_t layer) {
     uint64_t end = 0;
     for (uint32_t i = 0; i < piece_count; i++)
-        if (pieces[i].layer == layer && pieces[i].tier == TIER_NVME)
+        if (pieces[i].layer == layer && pieces[i].tier == tier)
             end = pieces[i].offset + pieces[i].bytes;
     return align_up(end, SPILL_ALIGNMENT_MIN);
 }
@@ -85,7 +88,7 @@ uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, uin
 uint64_t weight_layer_bytes_max(const WeightPiece *pieces, uint32_t piece_count) {
     uint64_t most = 0;
     for (uint32_t i = 0; i < piece_count; i++) {
-        uint64_t bytes = weight_layer_bytes(pieces, piece_count, pieces[i].layer);
+        uint64_t bytes = weight_layer_bytes(pieces, piece_count, TIER_NVME, pieces[i].layer);
         if (bytes > most) most = bytes;
     }
     return most;

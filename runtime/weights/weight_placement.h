@@ -20,7 +20,7 @@ typedef struct WeightPiece {
     uint32_t layer;
     uint64_t bytes;
     Tier tier;
-    uint64_t offset; /* TIER_NVME: in the streamed part of its layer */
+    uint64_t offset; /* in what its layer has in its tier, where that lies together */
 } WeightPiece;
 
 /* pieces: in layer order, at most LAYER_PIECES_MAX a layer. Sets tier and offset of each. Device first, then host, neither beyond
@@ -28,8 +28,9 @@ typedef struct WeightPiece {
 void weight_placement_plan(WeightPiece *pieces, uint32_t piece_count,
                            const uint64_t budget_bytes[TIER_COUNT], uint64_t out_bytes[TIER_COUNT]);
 
-/* The streamed part of a layer, in whole units of direct I/O; and the longest of all layers. */
-uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, uint32_t layer);
+/* What a layer has in a tier, in whole units of direct I/O; and the longest part in files of all layers. */
+uint64_t weight_layer_bytes(const WeightPiece *pieces, uint32_t piece_count, Tier tier,
+                            uint32_t layer);
 uint64_t weight_layer_bytes_max(const WeightPiece *pieces, uint32_t piece_count);
 
 SPILLWAY_EXTERN_C_END

@@ -89,7 +89,6 @@ Status weight_stream_create(WeightStream **out, const WeightStreamOptions *optio
     TRY(memory_take(&memory, 1, sizeof(WeightStream), "weight stream"));
     WeightStream *stream = memory;
     stream->options = *options;
-    stream->in_use = WEIGHT_FRAMES;
     pthread_mutex_init(&stream->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -136,7 +135,7 @@ void weight_stream_destroy(WeightStream *stream) {
     pthread_cond_destroy(&stream->done);
     free(stream->layer_bytes);
     free(stream->first_slot);
-    free(stream->plan);
+    layer_order_reset(&stream->order);
     free(stream->slots);
     free(stream->files);
     free(stream->ring_files);
@@ -219,30 +218,6 @@ static bool all_free(const WeightStream *stream) {
 
 /* ---- what comes next; under the lock ---- */
 
-static uint32_t next_streamed(const WeightStream *stream, uint32_t layer) {
-    for (uint32_t i = 0; i < stream->options.layer_count; i++, layer++) {
-        if (layer >= stream->options.layer_count) layer = 0;
-        if (stream->layer_bytes[layer] > 0) break;
-    }
-    return layer;
-}
-
-/* The layers that will be used next, each once, as many as there are frames for beside the one in use. */
-static uint32_t upcoming(const WeightStream *stream, uint32_t out_layers[WEIGHT_FRAMES]) {
-    uint32_t count = 0, room = WEIGHT_FRAMES - (stream->in_use < WEIGHT_FRAMES);
-    uint32_t next = stream->plan_next, cycle = next_streamed(stream, stream->then);
-    for (uint32_t tries = 0; count < room && tries < 2 * WEIGHT_FRAMES; tries++) {
-        uint32_t layer = next < stream->plan_count ? stream->plan[next] : cycle;
-        if (next >= stream->plan_count) cycle = next_streamed(stream, cycle + 1);
-        next++;
-        bool held = stream->in_use < WEIGHT_FRAMES && stream->frames[stream->in_use].layer == layer;
-        for (uint32_t i = 0; i < count; i++)
-            held |= out_layers[i] == layer;
-        if (!held) out_layers[count++] = layer;
-    }
-    return count;
-}
-
 static Frame *find_layer(WeightStream *stream, uint32_t layer) {
     for (uint32_t i = 0; i < WEIGHT_FRAMES; i++) {
         Frame *frame = &stream->frames[i];
@@ -251,20 +226,21 @@ static Frame *find_layer(WeightStream *stream, uint32_t layer) {
     return NULL;
 }
 
-static bool is_listed(const uint32_t *layers, uint32_t count, uint32_t layer) {
-    for (uint32_t i = 0; i < count; i++)
-        if (layers[i] == layer) return true;
-    return false;
+static uint32_t held_layers(const WeightStream *stream, uint32_t out_layers[WEIGHT_FRAMES]) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < WEIGHT_FRAMES; i++)
+        if (stream->frames[i].held) out_layers[count++] = stream->frames[i].layer;
+    return count;
 }
 
 /* Frames that hold nothing that comes next are given to what does. */
 static void refill(WeightStream *stream) {
-    uint32_t layers[WEIGHT_FRAMES], count = upcoming(stream, layers);
+    uint32_t layers[WEIGHT_FRAMES], count = held_layers(stream, layers);
+    count = layer_order_list(&stream->order, layers, count, WEIGHT_FRAMES);
     for (uint32_t i = 0; i < WEIGHT_FRAMES; i++) {
         Frame *frame = &stream->frames[i];
-        bool idle =
-            i != stream->in_use && (frame->state == FRAME_READY || frame->state == FRAME_DUE);
-        if (idle && !is_listed(layers, count, frame->layer)) frame->state = FRAME_FREE;
+        bool idle = frame->state == FRAME_READY || frame->state == FRAME_DUE;
+        if (idle && !layer_is_listed(layers, count, frame->layer)) frame->state = FRAME_FREE;
     }
     for (uint32_t i = 0; i < count; i++) {
         Frame *frame = find_layer(stream, layers[i]) ? NULL : find_state(stream, FRAME_FREE);
@@ -287,72 +263,72 @@ Status weight_stream_finish_store(WeightStream *stream) {
 void weight_stream_expect(WeightStream *stream, const uint32_t *layers, uint32_t layer_count,
                           uint32_t then) {
     pthread_mutex_lock(&stream->lock);
-    stream->plan_count = stream->plan_next = 0;
-    for (uint32_t i = 0; i < layer_count; i++) {
-        if (stream->layer_bytes[layers[i]] == 0) continue;
-        if (stream->plan_count > 0 && stream->plan[stream->plan_count - 1] == layers[i]) continue;
-        CHECK(stream->plan_count < 3 * stream->options.layer_count);
-        stream->plan[stream->plan_count++] = layers[i];
-    }
-    stream->then = then;
+    layer_order_expect(&stream->order, layers, layer_count, then);
     refill(stream);
     pthread_mutex_unlock(&stream->lock);
 }
 
-/* The layer becomes the next one, as it was said or not. */
-static void expect_now(WeightStream *stream, uint32_t layer) {
-    uint32_t at = stream->plan_next;
-    while (at < stream->plan_count && stream->plan[at] != layer)
-        at++;
-    stream->plan_next = at;
-    if (at == stream->plan_count) stream->then = layer;
-}
-
-static void step_past(WeightStream *stream) {
-    if (stream->plan_next < stream->plan_count)
-        stream->plan_next++;
-    else
-        stream->then = next_streamed(stream, stream->then + 1);
-}
-
-static Status wait_for_layer(WeightStream *stream, uint32_t layer) {
-    Status status = STATUS_OK;
+static Status wait_for_layer(WeightStream *stream, uint32_t layer, Frame **out) {
     Frame *frame;
     while (!(frame = find_layer(stream, layer)) || frame->state != FRAME_READY) {
         stream->waited_for = true;
-        status = wait_for_thread(stream);
+        Status status = wait_for_thread(stream);
         stream->waited_for = false;
-        if (status != STATUS_OK) return status;
+        TRY(status);
         refill(stream);
     }
-    stream->in_use = (uint32_t)(frame - stream->frames);
+    *out = frame;
+    return STATUS_OK;
+}
+
+/* The layer's frame, held from here on. */
+static Status hold(WeightStream *stream, uint32_t layer, Frame **out) {
+    Frame *frame = find_layer(stream, layer);
+    if (frame && frame->held) {
+        *out = frame;
+        return STATUS_OK;
+    }
+    uint32_t held[WEIGHT_FRAMES];
+    CHECK(held_layers(stream, held) < WEIGHT_FRAMES);
+    layer_order_meet(&stream->order, layer);
+    refill(stream);
+    TRY(wait_for_layer(stream, layer, &frame));
+    frame->held = true;
+    layer_order_pass(&stream->order);
+    stream->stats.layers_acquired++;
+    refill(stream);
+    *out = frame;
     return STATUS_OK;
 }
 
 Status weight_stream_acquire(WeightStream *stream, uint32_t layer, const uint8_t **out_bytes) {
-    Status status = STATUS_OK;
+    Frame *frame;
     *out_bytes = NULL;
     if (stream->layer_bytes[layer] == 0) return STATUS_OK;
     double start = monotonic_seconds();
     pthread_mutex_lock(&stream->lock);
-    if (stream->in_use == WEIGHT_FRAMES || stream->frames[stream->in_use].layer != layer) {
-        stream->in_use = WEIGHT_FRAMES;
-        expect_now(stream, layer);
-        refill(stream);
-        status = wait_for_layer(stream, layer);
-        step_past(stream);
-        stream->stats.layers_acquired++;
-        if (status == STATUS_OK) refill(stream);
-    }
-    if (status == STATUS_OK) *out_bytes = stream->frames[stream->in_use].memory;
+    Status status = hold(stream, layer, &frame);
+    if (status == STATUS_OK) *out_bytes = frame->memory;
     stream->stats.seconds_stalled += monotonic_seconds() - start;
     pthread_mutex_unlock(&stream->lock);
     return status;
 }
 
-void weight_stream_release(WeightStream *stream) {
+bool weight_stream_is_ready(WeightStream *stream, uint32_t layer) {
+    if (stream->layer_bytes[layer] == 0) return true;
     pthread_mutex_lock(&stream->lock);
-    stream->in_use = WEIGHT_FRAMES;
+    const Frame *frame = find_layer(stream, layer);
+    bool ready = (frame && frame->state == FRAME_READY) || stream->failed;
+    pthread_mutex_unlock(&stream->lock);
+    return ready;
+}
+
+void weight_stream_release(WeightStream *stream, uint32_t layer) {
+    if (stream->layer_bytes[layer] == 0) return;
+    pthread_mutex_lock(&stream->lock);
+    Frame *frame = find_layer(stream, layer);
+    CHECK(frame && frame->held);
+    frame->held = false;
     refill(stream);
     pthread_mutex_unlock(&stream->lock);
 }

@@ -5,7 +5,7 @@
  * of a few frames, used there, and makes room for the next, round and round. To a stream a layer is a number of bytes.
  *
  *     create → for each layer: begin_store, the caller packs into the frame, end_store → finish_store
- *     a pass → for each layer: acquire, compute;  release behind the last one
+ *     a pass → for each layer: acquire, compute, release
  *
  * Reading ahead goes by what is expected next: the layers in order, over and over, or what weight_stream_expect said. An unexpected
  * layer is read, too; it only comes late. Frames keep what will be used next, so layers that all fit are read once.
@@ -65,14 +65,17 @@ Status weight_stream_finish_store(WeightStream *stream); /* all is written; read
 
 /* ---- running ---- */
 
-/* layers: those of the pass that begins, in order of use, repeats side by side are one; behind them `then` and what follows it, over
- * and over. At most 3 * layer_count of them differ from the one before. */
+/* As layer_order_expect: what the pass that begins will use. */
 void weight_stream_expect(WeightStream *stream, const uint32_t *layers, uint32_t layer_count,
                           uint32_t then);
 
-/* The layer's bytes, NULL for a layer without; they stay until another one is acquired, or released. */
+/* The layer's bytes, NULL for a layer without; they stay until they are released. Of a layer that is held already the same again.
+ * Less than WEIGHT_FRAMES layers may be held by then. */
 Status weight_stream_acquire(WeightStream *stream, uint32_t layer, const uint8_t **out_bytes);
-void weight_stream_release(WeightStream *stream);
+/* The frame makes room for what comes next. */
+void weight_stream_release(WeightStream *stream, uint32_t layer);
+/* acquire would not wait. */
+bool weight_stream_is_ready(WeightStream *stream, uint32_t layer);
 
 /* How much may be in flight at once, so that others on the same disks have their part; at least a chunk, and no bound while a layer is
  * waited for: then the others are ahead. */

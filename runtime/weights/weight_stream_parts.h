@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 
+#include "runtime/weights/layer_order.h"
 #include "runtime/weights/weight_stream.h"
 
 SPILLWAY_EXTERN_C_BEGIN
@@ -22,6 +23,7 @@ typedef struct Frame {
     uint8_t *memory;
     FrameState state;
     uint32_t layer;
+    bool held; /* ready, and used by the caller */
     RingKind kind;
     uint64_t turn; /* lower ones first */
     /* of the thread */
@@ -56,9 +58,7 @@ struct WeightStream {
     uint32_t file_count;
 
     /* of the caller */
-    uint32_t *plan; /* [3 * layer_count] what is expected, from plan_next on; then `then`, … */
-    uint32_t plan_count, plan_next, then;
-    uint32_t in_use; /* frame; WEIGHT_FRAMES: none */
+    LayerOrder order; /* what is expected */
     uint64_t turns;
 
     /* of the thread */

@@ -58,14 +58,14 @@ Status weight_stream_cut(WeightStream *stream) {
     TRY(memory_take((void **)&stream->layer_bytes, layers, sizeof(uint64_t), "weight stream"));
     TRY(memory_take((void **)&stream->first_slot, layers + 1ull, sizeof(uint32_t),
                     "weight stream"));
-    TRY(memory_take((void **)&stream->plan, 3ull * layers, sizeof(uint32_t), "weight stream"));
+    TRY(layer_order_init(&stream->order, stream->layer_bytes, layers));
     stream->frame_bytes = weight_layer_bytes_max(options->pieces, options->piece_count);
     stream->chunk_bytes =
         options->packed ? PACKED_CHUNK_BYTES : chunk_bytes_of(stream->frame_bytes);
     CHECK(stream->chunk_bytes > 0);
     for (uint32_t layer = 0; layer < layers; layer++) {
         stream->layer_bytes[layer] =
-            weight_layer_bytes(options->pieces, options->piece_count, layer);
+            weight_layer_bytes(options->pieces, options->piece_count, TIER_NVME, layer);
         stream->slot_count += cut_layer(stream, layer, NULL);
         stream->first_slot[layer + 1] = stream->slot_count;
     }

@@ -199,6 +199,25 @@ def hindsight_test(folder, cache):
     assert came["seconds"] < planned["seconds"], planned
 
 
+def placement_of_a_described_device(folder):
+    """A file says what the device is: with too little memory for the layers some come from elsewhere, and the logits are the same."""
+    machine, summary, tokens, out = folder / "small_device.json", folder / "summary.json", folder / "tokens.json", folder / "out.npy"
+    tokens.write_text(json.dumps(list(range(3, 33))))
+    words = ["logits", "tiny-llama", "--random-weights", "--backend", "emulated", "--tokens-file", tokens, "--output", out, "--threads", "1",
+             "--max-num-batched-tokens", "16", "--max-model-len", "64", "--block-size", "16", "--summary-json", summary]
+    run(*words)
+    resident, described = out.read_bytes(), json.loads(T4.read_text())
+    needed = plan("tiny-llama", "--machine", T4, "--batch", "1", "--prompt", "32", "--output", "32",
+                  "--max-num-batched-tokens", "16", "--block-size", "16")["tiers"]["device"]
+    described["device"]["bytes"] = 0.8 * needed["needed_bytes"]
+    machine.write_text(json.dumps(described))
+    run(*words, "--placement", "auto", "--machine", machine, "--kv-nvme-dir", folder)
+    found = json.loads(summary.read_text())
+    assert out.read_bytes() == resident and found["plan"]["placement"][0] < 100 and found["weights"]["sent_bytes"] > 0, found
+    assert "should be false" in run(*words, "--placement", "auto", "--machine", MACHINES / "laptop.json", rc=65).stderr
+    assert "--placement" in run(*words, "--machine", machine, rc=64).stderr
+
+
 def test_placement_of_runs(folder):
     text = ["run", MODELS / "llama_text", "-p", "hello", "-n", "4", "--ignore-eos", "--threads", "1", "--raw", "--quiet"]
     plain = run(*text).stdout
@@ -206,9 +225,10 @@ def test_placement_of_runs(folder):
         assert run(*text, "--placement", placement, "--kv-nvme-dir", folder).stdout == plain, placement
     emulated = [*text, "--backend", "emulated"]
     plain = run(*emulated).stdout
-    for placement in ("100,0,50,50,100,0", "100,0,20,30,100,0", "100,0,0,0,100,0"):
+    for placement in ("100,0,50,50,100,0", "0,100,100,0,100,0", "30,30,20,30,100,0", "0,0,0,0,100,0"):
         assert run(*emulated, "--placement", placement, "--kv-nvme-dir", folder).stdout == plain, placement
-    assert "error[E-UNAVAILABLE]" in run(*emulated, "--placement", "auto", rc=69).stderr
+    assert "--machine FILE" in run(*emulated, "--placement", "auto", rc=69).stderr
+    placement_of_a_described_device(folder)
     for code, status, arguments in (
         ("E-PLACEMENT", 65, ["--placement", "100,0,0,0,0,100"]),
         ("E-PLACEMENT", 65, ["--placement", "half"]),

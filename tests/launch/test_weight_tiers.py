@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weights that stream, end to end: test_weight_tiers.py SPILLWAY [ranks | root | model]"""
+"""Weights that stream, end to end: test_weight_tiers.py SPILLWAY [emulated | ranks | root | model]"""
 
 import json
 import os
@@ -131,10 +131,10 @@ def test_refusals():
     assert "--weights-nvme-dir" in one_error("E-SPILL-CREATE", 73, *base, *wrong)
 
 
-def larger_shape():
-    """Layers of 14 MiB in f32, so that what streams is more than what does not change."""
+def larger_shape(**sizes):
+    """Layers of 12 MiB in f32, so that what streams is more than what does not change; or of other sizes."""
     config = json.loads((pathlib.Path(__file__).resolve().parent.parent.parent / "configs/shapes/tiny-opt.json").read_text())
-    config.update(hidden_size=512, word_embed_proj_dim=512, ffn_dim=2048, num_hidden_layers=10)
+    config.update(sizes or dict(hidden_size=512, word_embed_proj_dim=512, ffn_dim=2048, num_hidden_layers=10))
     (folder / "larger.json").write_text(json.dumps(config))
     return [folder / "larger.json", "--random-weights", "--weight-type", "f32"]
 
@@ -159,6 +159,32 @@ def test_memory_limit():
     assert "no less than" in line and "--kv-device-size" in line, line
 
 
+def emulated_test():
+    """On a device out of the host's reach: the bits of all on the device; the books; what a disk does wrong; what does not fit."""
+    device = ["--backend", "emulated"]
+    for model in (SHAPE, ["tiny-opt", "--random-weights", "--weight-type", "q4_0"]):
+        resident, summary = logits(model, *device)
+        all_bytes = summary["weights"]["device_bytes"]
+        assert summary["weights"]["sent_bytes"] == 0, summary
+        for share, host, disk in (("25%", 0, DISK), ("20%", "40%", DISK), ("min", 0, DISK), ("min", "100%", ())):
+            streamed, summary = logits(model, *device, *disk, "--weights-device-size", share, "--weights-host-size", host,
+                                       "--max-num-batched-tokens", 32)
+            weights = summary["weights"]
+            assert streamed == resident, (share, host)
+            assert weights["device_bytes"] + weights["host_bytes"] + weights["nvme_bytes"] == all_bytes, weights
+            assert weights["sent_bytes"] >= weights["host_bytes"] + weights["nvme_bytes"] > 0, weights
+            assert (weights["nvme_bytes"] > 0) == bool(disk) and (weights["host_bytes"] > 0) == bool(host), weights
+    base = ["logits", *SHAPE, "--tokens-file", folder / "tokens.json", "--output", folder / "no.npy", *device, *DISK,
+            "--weights-device-size", "min", "--quiet"]
+    for fault, words in (("weights.io.read:eio:after=2", "Input/output error"), ("weights.io.read:flip:after=2", "not the bytes")):
+        line = one_error("E-WEIGHTS-IO", 74, *base, "--fault", fault)
+        assert words in line and "model.layers." in line and "--weights-nvme-dir" in line, line
+    model = larger_shape(hidden_size=2048, word_embed_proj_dim=2048, ffn_dim=8192, num_attention_heads=16, num_hidden_layers=6)
+    line = one_error("E-MEMORY", 71, "logits", *model, *base[3:-5], "--quiet")
+    assert re.search(r"emulated:0: [\d.]+ MiB free: rank 0 needs 1\d{3}\.\d MiB \(packed layers on the device 1152\.", line), line
+    assert re.search(r"--weights-device-size \d+% with --weights-nvme-dir needs ", line), line
+
+
 def ranks_test():
     """The bits of two and three resident ranks; an error of one ends all."""
     if not shutil.which("mpirun"):
@@ -173,7 +199,7 @@ def ranks_test():
 
 
 def model_test():
-    """SmolLM2: a quarter of the layers in memory, the rest by disk, the same bits."""
+    """SmolLM2: a quarter of the layers in memory, the rest by disk, the same bits; and the same answer on the emulated device."""
     model = os.environ.get("SPILLWAY_TEST_MODEL")
     if not model:
         print("SPILLWAY_TEST_MODEL is not set")
@@ -183,6 +209,12 @@ def model_test():
     weights = summary["weights"]
     assert streamed == resident, "the logits differ"
     assert weights["nvme_bytes"] > 2.9 * weights["device_bytes"] and weights["read_bytes"] >= weights["nvme_bytes"], weights
+    words = ["run", model, "-p", "Bees make", "-n", 3, "--raw", "--ignore-eos", "--quiet", "--backend", "emulated"]
+    resident = spillway(*words)
+    if resident.returncode == UNAVAILABLE:  # a build without the emulation
+        return
+    streamed = spillway(*words, *DISK, "--weights-device-size", "25%", "--weights-host-size", "25%")
+    assert resident.returncode == streamed.returncode == 0 and resident.stdout == streamed.stdout != "", (resident, streamed)
 
 
 class MemoryGroup:
@@ -228,7 +260,7 @@ def root_test():
         group.close()
 
 
-single = {"ranks": ranks_test, "root": root_test, "model": model_test}
+single = {"emulated": emulated_test, "ranks": ranks_test, "root": root_test, "model": model_test}
 tests = [single[sys.argv[2]]] if sys.argv[2:] else [test for name, test in list(globals().items()) if name.startswith("test_")]
 try:
     for test in tests:

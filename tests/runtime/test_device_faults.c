@@ -29,7 +29,7 @@ static void on_finish(void *user, const FinishEvent *event) {
     (void)event;
 }
 
-/* Budgets so small that blocks go to the host's memory and to a file. */
+/* Budgets so small that blocks go to the host's memory and to a file, and layers come from there. */
 static EngineOptions options_of(const DeviceFailures *failures) {
     static const char *const directories[] = {"/var/tmp"};
     return (EngineOptions){.backend = "emulated",
@@ -42,7 +42,11 @@ static EngineOptions options_of(const DeviceFailures *failures) {
                            .kv_bytes = {UINT64_MAX, 64 << 10, 1 << 20},
                            .kv_nvme_dirs = directories,
                            .kv_nvme_dir_count = 1,
-                           .attend_host = attend_host};
+                           .attend_host = attend_host,
+                           .weight_per_cent = {20, 40, 0},
+                           .weight_bytes = {0, 0, UINT64_MAX},
+                           .weight_nvme_dirs = directories,
+                           .weight_nvme_dir_count = 1};
 }
 
 static Status generate(Engine *engine, uint32_t *out_tokens) {

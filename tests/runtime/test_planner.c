@@ -176,7 +176,7 @@ static void weights_stream(void **state) {
     near(cost.decode.activity[PLAN_DISK], 8e6 / 1e7);
     near(cost.decode.activity[PLAN_TO_DEVICE], 24e6 / 1e9);
     near(cost.needs[TIER_DEVICE].staging, 2 * 6e6); /* two layers' */
-    near(cost.needs[TIER_HOST].staging, 2 * 2e6);
+    near(cost.needs[TIER_HOST].staging, WEIGHT_FRAMES * 2e6);
     assert_string_equal(plan_bottleneck_name(&cost), "disk");
     machine.unified = true; /* then host memory is used where it lies */
     cost = cost_of(&shape, &machine, &work, &placement);

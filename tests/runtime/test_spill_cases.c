@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "kernels/backend.h"
 #include "tests/runtime/engine_rounds.h"
 
 enum {
@@ -40,6 +41,8 @@ static void make_plans(uint64_t seed, Plan plans[REQUESTS]) {
         plans[i].submit_step = plans[i].cancel_step = 0;
 }
 
+static const char *backend = "auto";
+
 static Round round_of(const Weights *weights, const Plan *plans, const Case *spill) {
     static const char *directory;
     directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp";
@@ -51,7 +54,7 @@ static Round round_of(const Weights *weights, const Plan *plans, const Case *spi
         .results = found,
         .faults = {spill->fault[0], spill->fault[1]},
         .options = {
-            .backend = "auto",
+            .backend = backend,
             .cpu_isa = "auto",
             .thread_count = 1,
             .max_num_seqs = spill->sequences ? spill->sequences : 4,
@@ -249,8 +252,7 @@ static EngineStats run_forced(const Case *spill, Result *results, const char *co
     return round.stats;
 }
 
-static void what_goes_down_is_encoded_there(void **state) {
-    (void)state;
+static void check_codecs_of_tiers(void) {
     const Case all = {.name = "all", .block_tokens = 32};
     run_forced(&all, expected, NULL);
     run_forced(&all, found, "int8");
@@ -276,11 +278,36 @@ static void what_goes_down_is_encoded_there(void **state) {
     }
 }
 
+static void what_goes_down_is_encoded_there(void **state) {
+    (void)state;
+    check_codecs_of_tiers();
+}
+
+static bool has_emulation(void) {
+    Device *device;
+    Kernels kernels;
+    error_capture_begin();
+    Status status = backend_open("emulated", &(BackendOptions){0}, &device, &kernels);
+    error_capture_end();
+    if (status == STATUS_OK) device->close(device);
+    return status == STATUS_OK;
+}
+
+/* Out of the host's reach: blocks come down raw and are encoded in host memory. */
+static void what_goes_down_from_a_device_is_encoded_there(void **state) {
+    (void)state;
+    if (!has_emulation()) skip();
+    backend = "emulated";
+    check_codecs_of_tiers();
+    backend = "auto";
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(budgets_change_no_bit),
         cmocka_unit_test(faults_change_no_bit),
         cmocka_unit_test(what_goes_down_is_encoded_there),
+        cmocka_unit_test(what_goes_down_from_a_device_is_encoded_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,14 +39,15 @@ static uint64_t sum_of(uint32_t count, Tier tier) {
     return bytes;
 }
 
-/* Streamed pieces of a layer lie side by side, aligned, in order. */
-static void assert_offsets(uint32_t count) {
+/* Pieces that a layer has in a tier lie side by side, aligned, in order. */
+static void assert_offsets(uint32_t count, Tier tier) {
     uint64_t end = 0;
     for (uint32_t i = 0; i < count; i++) {
         if (i > 0 && pieces[i].layer != pieces[i - 1].layer) end = 0;
-        if (pieces[i].tier != TIER_NVME) continue;
+        if (pieces[i].tier != tier) continue;
         assert_int_equal(pieces[i].offset, end);
         end += align_up(pieces[i].bytes, PIECE_ALIGNMENT_BYTES);
+        assert_true(weight_layer_bytes(pieces, count, tier, pieces[i].layer) >= end);
     }
 }
 
@@ -68,7 +69,8 @@ static void test_budgets(void **state) {
         assert_true(bytes[TIER_DEVICE] <= budgets[TIER_DEVICE]);
         assert_true(bytes[TIER_HOST] <= budgets[TIER_HOST]);
         assert_int_equal(bytes[TIER_DEVICE] + bytes[TIER_HOST] + bytes[TIER_NVME], all);
-        assert_offsets(count);
+        for (int tier = 0; tier < TIER_COUNT; tier++)
+            assert_offsets(count, (Tier)tier);
     }
 }
 

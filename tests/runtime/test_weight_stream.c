@@ -21,6 +21,7 @@ typedef struct Fixture {
     WeightPiece pieces[PIECES];
     char names[PIECES][16];
     WeightStream *stream;
+    uint32_t used; /* layer that is held; LAYERS: none */
     IoFaultPlan faults;
     double timeout_seconds;
 } Fixture;
@@ -48,6 +49,7 @@ static void draw(Fixture *fixture, uint64_t seed) {
 
 static Status open_stream(Fixture *fixture, const char *io_engine, const char *fault) {
     memset(&fixture->faults, 0, sizeof fixture->faults);
+    fixture->used = LAYERS;
     if (fault) assert_int_equal(io_fault_add(&fixture->faults, fault), STATUS_OK);
     const WeightStreamOptions options = {.device = fixture->device,
                                          .pieces = fixture->pieces,
@@ -85,9 +87,17 @@ static void assert_layer(const Fixture *fixture, uint32_t layer, const uint8_t *
     }
 }
 
+static void let_go(Fixture *fixture) {
+    if (fixture->used < LAYERS) weight_stream_release(fixture->stream, fixture->used);
+    fixture->used = LAYERS;
+}
+
+/* The layer is held until another one is used. */
 static Status use(Fixture *fixture, uint32_t layer) {
     const uint8_t *bytes;
+    if (fixture->used != layer) let_go(fixture);
     TRY(weight_stream_acquire(fixture->stream, layer, &bytes));
+    fixture->used = layer;
     if (layer == 3)
         assert_null(bytes);
     else
@@ -98,7 +108,7 @@ static Status use(Fixture *fixture, uint32_t layer) {
 static Status pass_once(Fixture *fixture) {
     for (uint32_t layer = 0; layer < LAYERS; layer++)
         TRY(use(fixture, layer));
-    weight_stream_release(fixture->stream);
+    let_go(fixture);
     return STATUS_OK;
 }
 
@@ -149,8 +159,32 @@ static void test_any_order(void **state) {
             assert_int_equal(use(fixture, layer), STATUS_OK);
             assert_int_equal(use(fixture, layer), STATUS_OK);
         }
-        if (random_below(&random, 2)) weight_stream_release(fixture->stream);
+        if (random_below(&random, 2)) let_go(fixture);
     }
+    weight_stream_destroy(fixture->stream);
+}
+
+/* Several are held at once, and nothing is read into their frames. */
+static void test_held(void **state) {
+    Fixture *fixture = *state;
+    const uint8_t *first, *second, *again;
+    draw(fixture, 10);
+    assert_int_equal(open_stream(fixture, "auto", NULL), STATUS_OK);
+    assert_int_equal(store_all(fixture), STATUS_OK);
+    assert_int_equal(weight_stream_acquire(fixture->stream, 0, &first), STATUS_OK);
+    assert_int_equal(weight_stream_acquire(fixture->stream, 1, &second), STATUS_OK);
+    for (uint32_t layer = 2; layer < LAYERS; layer++)
+        assert_int_equal(use(fixture, layer), STATUS_OK);
+    assert_layer(fixture, 0, first);
+    assert_layer(fixture, 1, second);
+    assert_int_equal(weight_stream_acquire(fixture->stream, 0, &again), STATUS_OK);
+    assert_ptr_equal(again, first);
+    let_go(fixture);
+    assert_true(weight_stream_is_ready(fixture->stream, 0));
+    assert_true(weight_stream_is_ready(fixture->stream, 3)); /* which has nothing to wait for */
+    weight_stream_release(fixture->stream, 0);
+    weight_stream_release(fixture->stream, 1);
+    assert_int_equal(pass_once(fixture), STATUS_OK);
     weight_stream_destroy(fixture->stream);
 }
 
@@ -282,10 +316,10 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_passes),   cmocka_unit_test(test_any_order),
-        cmocka_unit_test(test_expected), cmocka_unit_test(test_few_layers),
-        cmocka_unit_test(test_faults),   cmocka_unit_test(test_every_chunk),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_passes),      cmocka_unit_test(test_any_order),
+        cmocka_unit_test(test_held),        cmocka_unit_test(test_expected),
+        cmocka_unit_test(test_few_layers),  cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_every_chunk), cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,8 +1,9 @@
 /* Where weights lie as a property: logits of prompts and answers, tokens and their logprobs are the same bits with all packed layers on
  * the device and with any part of them in host memory or in files, whatever the ranks, chunks, threads, I/O row, who is
- * cancelled, delays and short transfers of the disk, and whether KV spills at the same time. Every pass reads what streams.
+ * cancelled, delays and short transfers of the disk, how late the device is, and whether KV spills at the same time. Every pass
+ * reads what streams.
  *
- *     test_weight_tiers [FIRST [SEEDS]] */
+ *     test_weight_tiers [FIRST [SEEDS [BACKEND]]] */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,12 +101,15 @@ static bool same(const Round *expected, const Round *found) {
 
 /* Every byte of the layers has one place, and files are read where something lies in them. */
 static bool books_are_right(const EngineStats *resident, const EngineStats *tiered) {
+    const uint64_t *bytes = tiered->weights.bytes;
     uint64_t all = 0;
     for (int tier = 0; tier < TIER_COUNT; tier++)
-        all += tiered->weights.bytes[tier];
+        all += bytes[tier];
+    bool comes_by = bytes[TIER_HOST] + bytes[TIER_NVME] > 0 && strcmp(round_backend, "cpu") != 0;
     bool right = resident->weights.bytes[TIER_NVME] == 0 && resident->weights.read_bytes == 0 &&
                  all == resident->weights.bytes[TIER_DEVICE] &&
-                 (tiered->weights.bytes[TIER_NVME] == 0 || tiered->weights.read_bytes > 0);
+                 (bytes[TIER_NVME] == 0 || tiered->weights.read_bytes > 0) &&
+                 (tiered->weights.sent_bytes > 0) == comes_by;
     if (!right) printf("the books of weights are wrong\n");
     return right;
 }
@@ -129,7 +133,8 @@ static bool check_seed(uint64_t seed) {
                       .plans = to_the_end,
                       .plan_count = count,
                       .results = resident_results,
-                      .options = {.backend = "cpu",
+                      .options = {.backend = round_backend,
+                                  .emulation_seed = seed,
                                   .cpu_isa = random_isa(&random),
                                   .thread_count = 1,
                                   .max_num_seqs = REQUESTS_MAX,
@@ -139,6 +144,7 @@ static bool check_seed(uint64_t seed) {
     tiered.plans = plans;
     tiered.results = results;
     EngineOptions *options = &tiered.options;
+    options->emulation_seed++;
     options->thread_count = pick(&random, 1, 2);
     options->max_num_batched_tokens = pick(&random, 0, 1) ? pick(&random, 1, 16) : 128;
     options->io_engine = io_engines[pick(&random, 0, 1)];

@@ -16,14 +16,16 @@
 #include "tiers/spill_file.h"
 #include "tiers/spill_header.h"
 
-enum { SLOTS = 8, SLOT_BYTES = 8192, PAYLOAD = 5000, TRANSFERS = 8, BUFFERS = 2 };
+enum { SLOTS = 8, SLOT_BYTES = 8192, PAYLOAD = 5000, CODED = 600, TRANSFERS = 8, BUFFERS = 2 };
 enum { IO_TIMEOUT_NS = 200000000 };
 
 typedef struct Fixture {
     Device *device;
     DeviceStream *stream;
     uint8_t *device_memory, *host_memory,
-        *block; /* [SLOTS][SLOT_BYTES], pinned ones but the first */
+        *block;            /* [SLOTS][SLOT_BYTES], pinned ones but the first */
+    uint8_t *code_buffers; /* pinned [BUFFERS][SLOT_BYTES] */
+    uint32_t encoded;      /* blocks */
     DeviceSlots *slots;
     SpillFile file;
     RingFile ring_file;
@@ -38,11 +40,21 @@ static void *take(Fixture *fixture, MemoryPlace place, uint64_t bytes) {
     return memory;
 }
 
+static void encode(void *user, const uint8_t *payload, uint8_t *out_payload) {
+    ++*(uint32_t *)user;
+    for (uint32_t i = 0; i < CODED; i++)
+        out_payload[i] = (uint8_t)~payload[7 * i];
+}
+
 static void open_mover(Fixture *fixture) {
+    const MoverForm form = {CODED, encode, &fixture->encoded};
     const MoverOptions options = {.slots = {NULL, fixture->host_memory},
                                   .device_slots = fixture->slots,
                                   .slot_bytes = SLOT_BYTES,
                                   .payload_bytes = PAYLOAD,
+                                  .forms = {[TIER_HOST] = form, [TIER_NVME] = form},
+                                  .code_buffers = fixture->code_buffers,
+                                  .code_buffer_count = BUFFERS,
                                   .ring = {.engine = "threads",
                                            .files = &fixture->ring_file,
                                            .file_count = 1,
@@ -64,11 +76,11 @@ static void open_fixture(Fixture *fixture, const char *fault) {
         STATUS_OK);
     fixture->device_memory = take(fixture, MEMORY_DEVICE, SLOTS * SLOT_BYTES);
     fixture->host_memory = take(fixture, MEMORY_HOST, SLOTS * SLOT_BYTES);
+    fixture->code_buffers = take(fixture, MEMORY_HOST, BUFFERS * SLOT_BYTES);
     fixture->block = take(fixture, MEMORY_HOST, PAYLOAD);
     const DeviceSlotsOptions slots = {.device = fixture->device,
                                       .slots = fixture->device_memory,
                                       .slot_bytes = SLOT_BYTES,
-                                      .payload_bytes = PAYLOAD,
                                       .buffer_count = BUFFERS};
     assert_int_equal(device_slots_create(&fixture->slots, &slots), STATUS_OK);
     const SpillFileOptions file = {.directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp",
@@ -117,15 +129,19 @@ static bool holds(Fixture *fixture, uint32_t slot, uint64_t block) {
 
 /* ---- transfers */
 
+static MoverJob job_of(uint64_t block, Tier from, uint32_t from_slot, Tier to, uint32_t to_slot) {
+    return (MoverJob){.transfer = {.id = (uint32_t)block,
+                                   .generation = 1,
+                                   .from = from,
+                                   .from_slot = from_slot,
+                                   .to = to,
+                                   .to_slot = to_slot},
+                      .identity = {.words = {block}}};
+}
+
 static void submit(Fixture *fixture, uint64_t block, Tier from, uint32_t from_slot, Tier to,
                    uint32_t to_slot) {
-    const MoverJob job = {.transfer = {.id = (uint32_t)block,
-                                       .generation = 1,
-                                       .from = from,
-                                       .from_slot = from_slot,
-                                       .to = to,
-                                       .to_slot = to_slot},
-                          .identity = {.words = {block}}};
+    const MoverJob job = job_of(block, from, from_slot, to, to_slot);
     assert_int_equal(mover_submit(fixture->mover, &job), STATUS_OK);
 }
 
@@ -169,6 +185,33 @@ static void blocks_come_back(void **state) {
     close_fixture(&fixture);
 }
 
+/* Through a buffer, for the host cannot look at the device; codes go back as they are. */
+static void encodes_on_the_way_down(void **state) {
+    (void)state;
+    Fixture fixture;
+    open_fixture(&fixture, NULL);
+    for (Tier lower = TIER_HOST; lower < TIER_COUNT; lower++) {
+        uint8_t expected[CODED];
+        fill(&fixture, 0, 5);
+        for (uint32_t i = 0; i < CODED; i++)
+            expected[i] = (uint8_t)~fixture.block[7 * i];
+        MoverJob down = job_of(5, TIER_DEVICE, 0, lower, 3),
+                 up = job_of(5, lower, 3, TIER_DEVICE, 1);
+        down.transfer.to_form = up.transfer.from_form = up.transfer.to_form = lower;
+        for (int turn = 0; turn <= BUFFERS; turn++) { /* each gives its buffers back */
+            assert_int_equal(mover_submit(fixture.mover, &down), STATUS_OK);
+            assert_int_equal(next_done(&fixture).result, TRANSFER_OK);
+        }
+        assert_true(holds(&fixture, 0, 5)); /* the source is as it was */
+        assert_int_equal(mover_submit(fixture.mover, &up), STATUS_OK);
+        assert_int_equal(next_done(&fixture).result, TRANSFER_OK);
+        copy(&fixture, fixture.block, device_payload(&fixture, 1));
+        assert_memory_equal(fixture.block, expected, CODED);
+    }
+    assert_int_equal(fixture.encoded, 2 * (BUFFERS + 1));
+    close_fixture(&fixture);
+}
+
 static void wrong_bytes_stay_below(void **state) {
     (void)state;
     static const Tier lower[] = {TIER_HOST, TIER_NVME};
@@ -206,6 +249,7 @@ static void stuck_writes_hold_their_buffers(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_come_back),
+        cmocka_unit_test(encodes_on_the_way_down),
         cmocka_unit_test(wrong_bytes_stay_below),
         cmocka_unit_test(stuck_writes_hold_their_buffers),
     };
