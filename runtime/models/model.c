@@ -122,7 +122,8 @@ Status model_read_config(const Weights *weights, ModelConfig *out) {
 
 /* MLP columns are cut at quant groups of the matrix that is cut along them. */
 static uint32_t column_granule(const Weights *weights) {
-    uint32_t granule = 1;
+    const Quant *type = weights_type(weights);
+    uint32_t granule = type && type->group_elements ? 32 : 1;
     for (size_t i = 0; i < weights_tensor_count(weights); i++) {
         const Tensor *tensor = &weights_tensor(weights, i)->tensor;
         if (tensor->quant && tensor->quant->group_elements) granule = 32;
