@@ -215,6 +215,7 @@ Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *
                           .options = options,
                           .model = model,
                           .taken = taken};
+    if (options->tiers.drop_sources) weights_read_alone(weights);
     Status status = load(&loader);
     free(taken);
     return status;
@@ -284,6 +285,7 @@ Status model_pack_layers(const Weights *weights, const ModelConfig *config,
                          const ModelLoadOptions *options, const PackedSink *sink) {
     Model model;
     ModelSizes sizes;
+    if (options->tiers.drop_sources) weights_read_alone(weights);
     TRY(look_over(&model, weights, config, options, sink, &sizes));
     model_unload(&model);
     return STATUS_OK;

@@ -75,8 +75,12 @@ void loader_note_staged(ModelLoader *loader, uint64_t bytes) {
     if (passes && bytes > loader->sizes->staged_bytes) loader->sizes->staged_bytes = bytes;
 }
 
-/* What was copied, or packed, is not read again. */
-static void forget_source(const ModelLoader *loader, const Tensor *tensor) {
+/* Around what reads a tensor of a file: what was copied, or packed, is not read again. */
+static void begin_reading(const ModelLoader *loader, const Tensor *tensor) {
+    if (loader->options->tiers.drop_sources) weights_expect(loader->weights, tensor);
+}
+
+static void end_reading(const ModelLoader *loader, const Tensor *tensor) {
     if (loader->options->tiers.drop_sources) weights_forget(loader->weights, tensor);
 }
 
@@ -99,8 +103,9 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     if (loader->options->device->host_addressable) return STATUS_OK; /* read from the file */
     void *host, *place;
     TRY(model_memory_stage(loader->model->memory, table.bytes, name, &host, &place));
+    begin_reading(loader, &table);
     memcpy(host, table.data, table.bytes);
-    forget_source(loader, &table);
+    end_reading(loader, &table);
     loader->model->token_embedding.data = place;
     return model_memory_send(loader->model->memory);
 }
@@ -139,8 +144,9 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
     }
     void *memory;
     TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
+    begin_reading(loader, &tensor);
     pack(loader, &source, memory, out);
-    forget_source(loader, &tensor);
+    end_reading(loader, &tensor);
     return STATUS_OK;
 }
 
@@ -183,10 +189,11 @@ static Status pack_layer_matrix(ModelLoader *loader, const LayerMatrix *matrix, 
                                 Matrix *out) {
     MatrixSource source = matrix->source;
     void *blocks = NULL;
+    begin_reading(loader, &matrix->named->tensor);
     if (!source.tensor.data) TRY(encode(loader, matrix, &source, &blocks));
     pack(loader, &source, memory, out);
     free(blocks);
-    forget_source(loader, &matrix->named->tensor);
+    end_reading(loader, &matrix->named->tensor);
     return STATUS_OK;
 }
 
@@ -263,7 +270,9 @@ static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor
         return STATUS_OK;
     }
     TRY(model_memory_stage(loader->model->memory, count * sizeof(float), name, &host, &place));
+    begin_reading(loader, tensor);
     tensor->quant->dequantise(tensor->data, count, host);
+    end_reading(loader, tensor);
     *out = place;
     return model_memory_send(loader->model->memory);
 }

@@ -43,6 +43,10 @@ struct RandomData {
     float *ones, *small; /* longest vector, and VECTOR_SHIFT_MAX more of the small ones */
 };
 
+bool random_data_maps(const RandomData *data, const uint8_t *bytes) {
+    return data && bytes >= data->addresses && bytes < data->addresses + data->address_bytes;
+}
+
 void random_data_free(RandomData *data) {
     if (!data) return;
     if (data->addresses) munmap(data->addresses, data->address_bytes);

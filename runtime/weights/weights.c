@@ -518,16 +518,44 @@ static const MappedFile *file_of(const Weights *weights, const uint8_t *bytes) {
 }
 
 /* Whole pages, those at both ends too: a neighbour's part comes back when it is read. */
-void weights_forget(const Weights *weights, const Tensor *tensor) {
+typedef struct PageRange {
+    uint8_t *address;
+    size_t bytes;
+} PageRange;
+
+static PageRange pages_of(const Tensor *tensor) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE),
               first = (uintptr_t)tensor->data & ~(page - 1);
-    size_t bytes = align_up((uintptr_t)tensor->data + tensor->bytes, page) - first;
+    return (PageRange){(uint8_t *)first,
+                       align_up((uintptr_t)tensor->data + tensor->bytes, page) - first};
+}
+
+void weights_read_alone(const Weights *weights) {
+    for (size_t i = 0; i < weights->file_count; i++)
+        if (weights->files[i].bytes)
+            madvise((void *)weights->files[i].bytes, weights->files[i].size_bytes, MADV_RANDOM);
+}
+
+/* The kernel takes no more of a call than it reads ahead, 128 KiB by default. */
+enum { EXPECT_BYTES = 128 << 10 };
+
+void weights_expect(const Weights *weights, const Tensor *tensor) {
+    PageRange pages = pages_of(tensor);
+    if (!file_of(weights, tensor->data)) return;
+    for (size_t at = 0; at < pages.bytes; at += EXPECT_BYTES) {
+        size_t left = pages.bytes - at;
+        madvise(pages.address + at, left < EXPECT_BYTES ? left : EXPECT_BYTES, MADV_WILLNEED);
+    }
+}
+
+void weights_forget(const Weights *weights, const Tensor *tensor) {
+    PageRange pages = pages_of(tensor);
     const MappedFile *file = file_of(weights, tensor->data);
-    if (!file && !weights->random_data) return;
-    madvise((void *)first, bytes, MADV_DONTNEED);
+    if (!file && !random_data_maps(weights->random_data, tensor->data)) return;
+    madvise(pages.address, pages.bytes, MADV_DONTNEED);
     int descriptor = file ? open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
     if (descriptor < 0) return;
-    posix_fadvise(descriptor, (off_t)(first - (uintptr_t)file->bytes), (off_t)bytes,
+    posix_fadvise(descriptor, (off_t)(pages.address - file->bytes), (off_t)pages.bytes,
                   POSIX_FADV_DONTNEED);
     close(descriptor);
 }

@@ -124,8 +124,13 @@ Status weights_read_float(const Weights *weights, const char *key, double *out);
 Status weights_read_bool(const Weights *weights, const char *key, bool *out);
 Status weights_read_string(const Weights *weights, const char *key, const char **out);
 
+/* Tensors are read one by one, each behind a weights_expect, and nothing around them shall come into memory: from here until the weights
+ * are closed. Advice only, as the two below. */
+void weights_read_alone(const Weights *weights);
+/* All of the tensor is read next. */
+void weights_expect(const Weights *weights, const Tensor *tensor);
 /* What has been read of the tensor leaves this process and, where nobody else has it mapped, the page cache; it is read again when it is
- * touched. Advice only. */
+ * touched. */
 void weights_forget(const Weights *weights, const Tensor *tensor);
 
 /* A file that is truncated while it is mapped raises SIGBUS in whoever reads it. Installs a handler for the process that says
