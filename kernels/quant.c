@@ -22,7 +22,7 @@ const Quant *quant_find(const char *name) {
 }
 
 const Quant *quant_find_gguf(uint32_t gguf_type) {
-    for (const Quant *const *row = quants; *row; row++)
+    for (const Quant *const *row = quants; *row && gguf_type != QUANT_NOT_IN_GGUF; row++)
         if ((*row)->gguf_type == gguf_type) return *row;
     return NULL;
 }

@@ -29,10 +29,12 @@ void bench_print_split(const BenchSplit *split) {
 }
 
 void bench_print_weights(const Session *session) {
-    const Settings *settings = session->settings;
-    if (engine_stats(session->engine)->random_weights)
-        printf("weights                     random numbers, %s, seed %lld\n", settings->weight_type,
-               (long long)settings->weight_seed);
+    const EngineStats *stats = engine_stats(session->engine);
+    if (stats->random_weights)
+        printf("weights                     random numbers, %s, seed %lld\n", stats->weight_type,
+               (long long)session->settings->weight_seed);
+    else if (stats->weight_type)
+        printf("weights                     of layers encoded as %s\n", stats->weight_type);
 }
 
 void bench_print_stored(const Session *session) {

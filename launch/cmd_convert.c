@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "launch/command.h"
 #include "launch/machine_probe.h"
+#include "launch/model_open.h"
 #include "launch/packed_writer.h"
 #include "launch/stop.h"
 #include "runtime/base/log.h"
@@ -24,13 +25,9 @@ typedef struct Conversion {
 
 static Status open_source(Conversion *conversion) {
     const Settings *settings = conversion->settings;
-    const RandomWeights random = {.allowed = settings->random_weights,
-                                  .type = settings->weight_type,
-                                  .seed = (uint64_t)settings->weight_seed,
-                                  .list_tensors = model_list_tensors};
     const BackendOptions backend = {.cpu_isa = settings->cpu_isa};
     uint32_t threads = settings->threads > 0 ? (uint32_t)settings->threads : machine_core_count();
-    TRY(weights_open_shape(&conversion->weights, settings->model, &random));
+    TRY(model_open(settings, false, &conversion->weights));
     TRY(model_read_config(conversion->weights, &conversion->config));
     TRY(backend_open("cpu", &backend, &conversion->device, &conversion->kernels));
     return team_create(&conversion->context.team, threads);

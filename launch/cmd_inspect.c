@@ -9,8 +9,8 @@
 #include <utf8proc.h>
 
 #include "launch/command.h"
+#include "launch/model_open.h"
 #include "runtime/base/invariant.h"
-#include "runtime/models/model.h"
 
 enum {
     ELEMENTS_SHOWN_MAX = 8, /* of an array */
@@ -327,9 +327,7 @@ static Status print_json_report(const Weights *weights) {
 static int inspect(const Settings *settings) {
     Weights *weights = NULL;
     weights_guard_install();
-    const RandomWeights random = {
-        .allowed = true, .type = settings->weight_type, .list_tensors = model_list_tensors};
-    Status status = weights_open_shape(&weights, settings->model, &random);
+    Status status = model_open(settings, true, &weights);
     if (status != STATUS_OK) return error_exit_code(status);
     if (settings->json)
         status = print_json_report(weights);

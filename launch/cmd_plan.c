@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "launch/command.h"
+#include "launch/model_open.h"
 #include "launch/plan_report.h"
 #include "launch/plan_settings.h"
 
@@ -45,10 +46,8 @@ static Status read_work(Plan *plan) {
 
 static Status read_shape(Plan *plan) {
     const Settings *settings = plan->settings;
-    const RandomWeights random = {
-        .allowed = true, .type = settings->weight_type, .list_tensors = model_list_tensors};
     Weights *weights;
-    TRY(weights_open_shape(&weights, settings->model, &random));
+    TRY(model_open(settings, true, &weights));
     Status status =
         plan_settings_shape(settings, weights, &plan->machine, &plan->work, &plan->shape);
     weights_close(weights);

@@ -45,6 +45,23 @@ Status durable_folder_sync(const char *path_in_folder) {
     return status;
 }
 
+Status durable_partial_open(const char *path, char **out_partial, int *out_descriptor) {
+    char *partial;
+    size_t bytes = strlen(path) + sizeof ".partial";
+    TRY(memory_take((void **)&partial, 1, bytes, "a file name"));
+    snprintf(partial, bytes, "%s.partial", path);
+    int descriptor = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (descriptor < 0) {
+        Status status =
+            error_raise(ERROR_OUTPUT_CREATE, "\"%s\": %s; see --output", path, strerror(errno));
+        free(partial);
+        return status;
+    }
+    *out_partial = partial;
+    *out_descriptor = descriptor;
+    return STATUS_OK;
+}
+
 Status durable_write_at(int descriptor, const char *path, const void *bytes, size_t size,
                         uint64_t offset) {
     const char *from = bytes;

@@ -1,8 +1,8 @@
 #ifndef LAUNCH_DURABLE_FILE_H
 #define LAUNCH_DURABLE_FILE_H
 
-/* Files that must survive a crash: whole lines appended and synced, and small files replaced as a whole.
- * All errors are final for the job: E-OUTPUT-WRITE, with what is safe. One thread. */
+/* Files that must survive a crash: whole lines appended and synced, small files replaced as a whole, and files that are
+ * written under another name. All errors are final for the job: E-OUTPUT-WRITE, with what is safe. One thread. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,6 +14,9 @@ SPILLWAY_EXTERN_C_BEGIN
 
 /* Writes path.new, syncs it, renames it to path and syncs the folder. */
 Status durable_file_replace(const char *path, const void *bytes, size_t size);
+
+/* path.partial, empty, for a file that takes its name when it is whole; *out_partial is that name, to be freed. E-OUTPUT-CREATE. */
+Status durable_partial_open(const char *path, char **out_partial, int *out_descriptor);
 
 /* All of it at an offset; path is for the error. */
 Status durable_write_at(int descriptor, const char *path, const void *bytes, size_t size,

@@ -1,7 +1,6 @@
 #include "launch/npy.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,16 +36,7 @@ Status npy_create(NpyFile *out, const char *path, const NpyShape *shape) {
     NpyFile file = {-1, path, NULL, shape->dims[0], 1};
     for (uint32_t i = 1; i < shape->dim_count; i++)
         file.column_count *= shape->dims[i];
-    size_t bytes = strlen(path) + sizeof ".partial";
-    TRY(memory_take((void **)&file.partial, 1, bytes, "a file name"));
-    snprintf(file.partial, bytes, "%s.partial", path);
-    file.descriptor = open(file.partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file.descriptor < 0) {
-        Status status =
-            error_raise(ERROR_OUTPUT_CREATE, "\"%s\": %s; see --output", path, strerror(errno));
-        free(file.partial);
-        return status;
-    }
+    TRY(durable_partial_open(path, &file.partial, &file.descriptor));
     *out = file;
     Status status = write_header(out, shape);
     if (status != STATUS_OK) npy_discard(out);

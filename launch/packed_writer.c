@@ -1,7 +1,6 @@
 #include "launch/packed_writer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +8,6 @@
 
 #include "launch/durable_file.h"
 #include "launch/stop.h"
-#include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 
 enum { CAPACITY_FIRST = 1024 };
@@ -19,16 +17,7 @@ Status packed_writer_create(PackedWriter *out, const char *path, const PackedHea
         .descriptor = -1, .path = path, .header = *facts, .offset = PACKED_UNIT_BYTES};
     memcpy(writer.header.magic, packed_magic, sizeof packed_magic);
     writer.header.version = PACKED_VERSION;
-    size_t bytes = strlen(path) + sizeof ".partial";
-    TRY(memory_take((void **)&writer.partial, 1, bytes, "a file name"));
-    snprintf(writer.partial, bytes, "%s.partial", path);
-    writer.descriptor = open(writer.partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (writer.descriptor < 0) {
-        Status status =
-            error_raise(ERROR_OUTPUT_CREATE, "\"%s\": %s; see --output", path, strerror(errno));
-        free(writer.partial);
-        return status;
-    }
+    TRY(durable_partial_open(path, &writer.partial, &writer.descriptor));
     *out = writer;
     return STATUS_OK;
 }

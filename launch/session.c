@@ -7,6 +7,7 @@
 
 #include "build_libraries.h"
 #include "launch/model_defaults.h"
+#include "launch/model_open.h"
 #include "launch/session_placement.h"
 #include "launch/stop.h"
 #include "launch/summary.h"
@@ -117,23 +118,10 @@ static Status open_text(Session *session, const SessionPlan *plan) {
     return STATUS_OK;
 }
 
-static Status open_weights(Session *session) {
-    const Settings *settings = session->settings;
-    const RandomWeights random = {.allowed = settings->random_weights,
-                                  .type = settings->weight_type,
-                                  .seed = (uint64_t)settings->weight_seed,
-                                  .list_tensors = model_list_tensors};
-    TRY(weights_open_shape(&session->weights, settings->model, &random));
-    if (settings->random_weights && !weights_are_random(session->weights))
-        FAIL(USAGE, "--random-weights is given, but \"%s\" has weights of its own: leave it out",
-             settings->model);
-    return STATUS_OK;
-}
-
 static Status open_model(Session *session, const SessionPlan *plan) {
     TRY(kv_sizes_resolve(session->settings, session->ranks.comm->local_size, &session->kv_sizes));
     TRY(weight_sizes_resolve(session->settings, &session->kv_sizes, &session->weight_sizes));
-    TRY(open_weights(session));
+    TRY(model_open(session->settings, false, &session->weights));
     TRY(open_text(session, plan));
     if (session->settings->kv_trace)
         TRY(kv_trace_read(&session->kv_trace, session->settings->kv_trace));
@@ -365,7 +353,9 @@ static void print_banner(const Session *session) {
         log_note(
             "the weights are random numbers (%s, seed %lld): it measures speed and memory, and "
             "what it answers means nothing",
-            session->settings->weight_type, (long long)session->settings->weight_seed);
+            stats->weight_type, (long long)session->settings->weight_seed);
+    else if (stats->weight_type)
+        log_line(LOG_INFO, "session", "matrices of layers are encoded as %s", stats->weight_type);
 }
 
 static Status open_files(Session *session, const SessionPlan *plan) {

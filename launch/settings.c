@@ -196,10 +196,11 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "NAME",
      .group = "model",
-     .default_text = "q4_0",
-     .expert = true,
      .help =
-         "number format of the matrices of random weights; f16 where rows do not fit its blocks",
+         "int4_group: encode the matrices of a model's layers, which must be floats, in FlexGen's "
+         "4 "
+         "bits as it is loaded; with --random-weights the format of its matrices (q4_0), f16 where "
+         "rows do not fit its blocks",
      AT(weight_type)},
     {.name = "weight-seed",
      .type = OPTION_INTEGER,

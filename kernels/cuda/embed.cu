@@ -112,6 +112,12 @@ struct EmbedQ6_K {
         return scale * (float)((int32_t)code - 32);
     }
 };
+struct EmbedInt4Group {
+    static const uint32_t elements = 64, bytes = 36;
+    DEVICE float number(const uint8_t *block, uint32_t i) {
+        return half_at(block) * (float)nibble(block + 4, 32, i) + half_at(block + 2);
+    }
+};
 
 template <class Format> KERNEL(EMBED_THREADS) void embed_rows(EmbedArgs args) {
     uint64_t row = block_index().x, elements = args.table.shape[1];
@@ -140,7 +146,7 @@ static const struct {
     {"q4_1", format_launch<EmbedQ4_1>}, {"q5_0", format_launch<EmbedQ5_0>},
     {"q5_1", format_launch<EmbedQ5_1>}, {"q8_0", format_launch<EmbedQ8_0>},
     {"q4_k", format_launch<EmbedQ4_K>}, {"q5_k", format_launch<EmbedQ5_K>},
-    {"q6_k", format_launch<EmbedQ6_K>},
+    {"q6_k", format_launch<EmbedQ6_K>}, {"int4_group", format_launch<EmbedInt4Group>},
 };
 
 static bool embed_launch(DeviceStream *stream, const EmbedArgs *args) {

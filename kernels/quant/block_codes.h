@@ -1,13 +1,27 @@
 #ifndef KERNELS_QUANT_BLOCK_CODES_H
 #define KERNELS_QUANT_BLOCK_CODES_H
 
-/* What the block formats share: how codes become numbers, and the bit layouts that ggml reuses from format to
+/* What the formats share: bits of floats, how codes become numbers, and the bit layouts that ggml reuses from format to
  * format. Internal to kernels/quant. */
+
+#include <string.h>
 
 #include "kernels/quant.h"
 #include "runtime/base/bytes.h"
 
 enum { BLOCK_CODES_MAX = 256, BLOCK_GROUPS_MAX = 16 };
+
+static inline float float_from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 
 /* Block by block through expand. A biased code is made signed first: the same value, and a zero keeps the sign that
  * ggml gives it. */

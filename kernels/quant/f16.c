@@ -1,22 +1,6 @@
 /* IEEE 754 binary16. Conversions go through f32 arithmetic that is exact or rounds once, to nearest even. */
 
-#include "kernels/quant.h"
-
-#include <string.h>
-
-#include "runtime/base/bytes.h"
-
-static float float_from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint32_t float_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
+#include "kernels/quant/block_codes.h"
 
 float f16_to_f32(uint16_t half) {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16;

@@ -143,8 +143,9 @@ typedef struct EngineStats {
     uint64_t host_attended_blocks, host_attended_bytes, host_partial_bytes;
     double seconds_host_attention;
     uint32_t kv_block_tokens;
-    uint64_t weight_bytes; /* packed, this rank */
-    bool random_weights;   /* the model is a shape: no answer means anything */
+    uint64_t weight_bytes;   /* packed, this rank */
+    bool random_weights;     /* the model is a shape: no answer means anything */
+    const char *weight_type; /* weights_type of its matrices; NULL: as the model has them */
     EngineWeightStats weights;
     /* Of this rank, as reckoned before anything was packed: of the host, and of a device with memory of its own (else 0). */
     uint64_t memory_planned_bytes, device_planned_bytes;

@@ -594,6 +594,8 @@ static Status open_all(Engine *engine) {
     memcpy(engine->stats.weights.bytes, engine->sizes.layer_bytes,
            sizeof engine->stats.weights.bytes);
     engine->stats.random_weights = weights_are_random(engine->weights);
+    const Quant *type = weights_type(engine->weights);
+    engine->stats.weight_type = type ? type->name : NULL;
     engine_note_kv(engine);
     return STATUS_OK;
 }

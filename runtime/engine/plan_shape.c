@@ -41,17 +41,19 @@ static bool is_token_embedding(const char *name) {
     return strstr(name, "token_embd") || strstr(name, "embed_tokens");
 }
 
-static double packed_bytes(const Tensor *tensor, const Kernels *kernels) {
-    if (!kernels) return (double)tensor->bytes;
+/* form: what the tensor is packed from. */
+static double packed_bytes(const Tensor *tensor, const Tensor *form, const Kernels *kernels) {
+    if (!kernels) return (double)form->bytes;
     const MatrixSource source = {
-        .tensor = *tensor, .row_end = tensor->shape[0], .column_end = tensor->shape[1]};
+        .tensor = *form, .row_end = tensor->shape[0], .column_end = tensor->shape[1]};
     return (double)kernels->matrix_bytes(&source);
 }
 
-static void add_matrix(PlanMatrices *sum, const Tensor *tensor, const Kernels *kernels) {
-    sum->elements[plan_format_of(tensor->quant)] +=
+static void add_matrix(PlanMatrices *sum, const Tensor *tensor, const Tensor *form,
+                       const Kernels *kernels) {
+    sum->elements[plan_format_of(form->quant)] +=
         (double)tensor->shape[0] * (double)tensor->shape[1];
-    sum->bytes += packed_bytes(tensor, kernels);
+    sum->bytes += packed_bytes(tensor, form, kernels);
 }
 
 static void scale(PlanMatrices *sum, double factor) {
@@ -81,18 +83,22 @@ Status plan_shape_read(const Weights *weights, const ModelConfig *config, const 
         const Tensor *tensor = &named->tensor;
         bool matrix = tensor->dim_count == 2 && tensor->quant;
         if (is_token_embedding(named->name)) embedding = tensor;
-        if (matrix && is_of_layer(named->name))
-            add_matrix(is_of_attention(named->name) ? &shape.attention : &shape.mlp, tensor,
+        if (matrix && is_of_layer(named->name)) {
+            Tensor form;
+            TRY(weights_layer_matrix(weights, named, &form));
+            add_matrix(is_of_attention(named->name) ? &shape.attention : &shape.mlp, tensor, &form,
                        kernels);
-        else if (matrix && is_head(named->name) && !config->tied_embeddings)
-            add_matrix(&shape.head, tensor, kernels);
-        else
+        } else if (matrix && is_head(named->name) && !config->tied_embeddings) {
+            add_matrix(&shape.head, tensor, tensor, kernels);
+        } else {
             shape.other_bytes += (double)tensor->bytes;
+        }
     }
     if (shape.attention.bytes == 0 || shape.mlp.bytes == 0 || !embedding)
         FAIL(TENSOR, "%s: no matrices of layers, or no token embedding, to plan for",
              weights_path(weights));
-    if (shape.head.bytes == 0) add_matrix(&shape.head, embedding, kernels); /* the same numbers */
+    if (shape.head.bytes == 0) /* the same numbers */
+        add_matrix(&shape.head, embedding, embedding, kernels);
     scale(&shape.attention, 1.0 / shape.layer_count);
     scale(&shape.mlp, 1.0 / shape.layer_count);
     *out = shape;

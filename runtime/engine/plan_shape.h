@@ -35,7 +35,8 @@ typedef struct PlanShape {
     double other_bytes; /* embeddings, positions, vectors: in memory, never on disk */
 } PlanShape;
 
-/* From the tensor directory; data is not read. kernels: whose packed form counts; NULL: the file's. E-TENSOR: no layers. */
+/* From the tensor directory; data is not read. kernels: whose packed form counts; NULL: the file's, or that which layers are encoded in.
+ * E-TENSOR: no layers, or they cannot be encoded. */
 Status plan_shape_read(const Weights *weights, const ModelConfig *config, const Kernels *kernels,
                        PlanShape *out);
 

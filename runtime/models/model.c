@@ -122,7 +122,8 @@ Status model_read_config(const Weights *weights, ModelConfig *out) {
 
 /* MLP columns are cut at quant groups of the matrix that is cut along them. */
 static uint32_t column_granule(const Weights *weights) {
-    uint32_t granule = 1;
+    const Quant *type = weights_type(weights);
+    uint32_t granule = type && type->group_elements ? 32 : 1;
     for (size_t i = 0; i < weights_tensor_count(weights); i++) {
         const Tensor *tensor = &weights_tensor(weights, i)->tensor;
         if (tensor->quant && tensor->quant->group_elements) granule = 32;
@@ -214,6 +215,7 @@ Status model_load(Model *model, const Weights *weights, const ModelLoadOptions *
                           .options = options,
                           .model = model,
                           .taken = taken};
+    if (options->tiers.drop_sources) weights_read_alone(weights);
     Status status = load(&loader);
     free(taken);
     return status;
@@ -284,6 +286,7 @@ Status model_pack_layers(const Weights *weights, const ModelConfig *config,
                          const ModelLoadOptions *options, const PackedSink *sink) {
     Model model;
     ModelSizes sizes;
+    if (options->tiers.drop_sources) weights_read_alone(weights);
     TRY(look_over(&model, weights, config, options, sink, &sizes));
     model_unload(&model);
     return STATUS_OK;

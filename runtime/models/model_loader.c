@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/matrix_source.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
@@ -74,8 +75,12 @@ void loader_note_staged(ModelLoader *loader, uint64_t bytes) {
     if (passes && bytes > loader->sizes->staged_bytes) loader->sizes->staged_bytes = bytes;
 }
 
-/* What was copied, or packed, is not read again. */
-static void forget_source(const ModelLoader *loader, const Tensor *tensor) {
+/* Around what reads a tensor of a file: what was copied, or packed, is not read again. */
+static void begin_reading(const ModelLoader *loader, const Tensor *tensor) {
+    if (loader->options->tiers.drop_sources) weights_expect(loader->weights, tensor);
+}
+
+static void end_reading(const ModelLoader *loader, const Tensor *tensor) {
     if (loader->options->tiers.drop_sources) weights_forget(loader->weights, tensor);
 }
 
@@ -98,8 +103,9 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     if (loader->options->device->host_addressable) return STATUS_OK; /* read from the file */
     void *host, *place;
     TRY(model_memory_stage(loader->model->memory, table.bytes, name, &host, &place));
+    begin_reading(loader, &table);
     memcpy(host, table.data, table.bytes);
-    forget_source(loader, &table);
+    end_reading(loader, &table);
     loader->model->token_embedding.data = place;
     return model_memory_send(loader->model->memory);
 }
@@ -116,14 +122,13 @@ static MatrixSource source_of(const Tensor *tensor, const LoaderSlice *slice) {
                           .column_end = slice->column_share.end};
 }
 
-static void note_source(ModelLoader *loader, const Tensor *tensor) {
-    if (tensor->bytes > loader->sizes->source_bytes) loader->sizes->source_bytes = tensor->bytes;
+static void note_source(ModelLoader *loader, uint64_t bytes) {
+    if (bytes > loader->sizes->source_bytes) loader->sizes->source_bytes = bytes;
 }
 
 static void pack(ModelLoader *loader, const MatrixSource *source, void *memory, Matrix *out) {
     loader->options->kernels->matrix_pack(loader->options->context, source, memory, out);
     loader->model->weight_bytes += out->bytes;
-    forget_source(loader, &source->tensor);
 }
 
 Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *slice, Matrix *out) {
@@ -133,56 +138,104 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
     MatrixSource source = source_of(&tensor, slice);
     uint64_t bytes = loader->options->kernels->matrix_bytes(&source);
     if (loader->phase != LOADER_LOAD) {
-        note_source(loader, &tensor);
+        note_source(loader, tensor.bytes);
         loader->sizes->fixed_bytes += bytes;
         return STATUS_OK;
     }
     void *memory;
     TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
+    begin_reading(loader, &tensor);
     pack(loader, &source, memory, out);
+    end_reading(loader, &tensor);
+    return STATUS_OK;
+}
+
+/* A layer's matrix in its file, and what it is packed from: the same, or its numbers in another format. */
+typedef struct LayerMatrix {
+    const NamedTensor *named;
+    MatrixSource source; /* tensor.data NULL: still to be encoded */
+} LayerMatrix;
+
+/* The rows of this rank in memory of their own. */
+static Status encode(const ModelLoader *loader, const LayerMatrix *matrix, MatrixSource *out,
+                     void **out_blocks) {
+    const MatrixSource *source = &matrix->source;
+    MatrixSource floats = *source, encoded = *source;
+    uint64_t rows = source->row_end - source->row_begin, wrong_row;
+    uint64_t row_bytes = source->tensor.bytes / source->tensor.shape[0];
+    void *blocks;
+    floats.tensor = matrix->named->tensor;
+    TRY(memory_take(&blocks, rows, row_bytes, matrix->named->name));
+    if (!matrix_source_encode(loader->options->context->team, &floats, source->tensor.quant, blocks,
+                              &wrong_row)) {
+        free(blocks);
+        FAIL(TENSOR,
+             "%s: row %llu of tensor %s holds a number that is not finite or too large for "
+             "--weight-type %s",
+             matrix->named->file, (unsigned long long)(source->row_begin + wrong_row),
+             matrix->named->name, source->tensor.quant->name);
+    }
+    encoded.tensor.data = blocks;
+    encoded.tensor.shape[0] = rows;
+    encoded.tensor.bytes = rows * row_bytes;
+    encoded.row_begin = 0;
+    encoded.row_end = rows;
+    *out = encoded;
+    *out_blocks = blocks;
+    return STATUS_OK;
+}
+
+static Status pack_layer_matrix(ModelLoader *loader, const LayerMatrix *matrix, void *memory,
+                                Matrix *out) {
+    MatrixSource source = matrix->source;
+    void *blocks = NULL;
+    begin_reading(loader, &matrix->named->tensor);
+    if (!source.tensor.data) TRY(encode(loader, matrix, &source, &blocks));
+    pack(loader, &source, memory, out);
+    free(blocks);
+    end_reading(loader, &matrix->named->tensor);
     return STATUS_OK;
 }
 
 /* Packed into memory of its own, for the sink. */
-static Status convert(ModelLoader *loader, const char *full_name, uint32_t layer_index,
-                      const MatrixSource *source, uint64_t bytes) {
+static Status convert(ModelLoader *loader, const LayerMatrix *layer_matrix, uint32_t layer_index,
+                      uint64_t bytes) {
+    const NamedTensor *named = layer_matrix->named;
     const PackedEntry entry = {.rank = (uint32_t)loader->options->rank,
                                .layer = layer_index,
                                .bytes = bytes,
-                               .name_hash = packed_name_hash(full_name),
-                               .sample = packed_sample(&source->tensor)};
+                               .name_hash = packed_name_hash(named->name),
+                               .sample = packed_sample(&named->tensor)};
     void *memory;
     Matrix matrix;
-    TRY(memory_take(&memory, 1, bytes, full_name));
-    pack(loader, source, memory, &matrix);
-    Status status = loader->sink->add(loader->sink->user, &entry, memory);
+    TRY(memory_take(&memory, 1, bytes, named->name));
+    Status status = pack_layer_matrix(loader, layer_matrix, memory, &matrix);
+    if (status == STATUS_OK) status = loader->sink->add(loader->sink->user, &entry, memory);
     free(memory);
     return status;
 }
 
-static Status measure_layer_matrix(ModelLoader *loader, const char *name, uint32_t layer_index,
-                                   const MatrixSource *source, Matrix *out) {
-    const NamedTensor *found = loader_find(loader, name);
-    uint64_t bytes = loader->options->kernels->matrix_bytes(source);
-    CHECK(found);
-    note_source(loader, &source->tensor);
-    if (loader->phase == LOADER_CONVERT)
-        TRY(convert(loader, found->name, layer_index, source, bytes));
-    return layer_tiers_add(loader->model->tiers, found->name, layer_index, bytes, out);
+static Status measure_layer_matrix(ModelLoader *loader, const LayerMatrix *matrix,
+                                   uint32_t layer_index, uint64_t bytes, Matrix *out) {
+    const Tensor *tensor = &matrix->named->tensor, *encoded = &matrix->source.tensor;
+    note_source(loader, tensor->bytes + (encoded->data ? 0 : encoded->bytes));
+    if (loader->phase == LOADER_CONVERT) TRY(convert(loader, matrix, layer_index, bytes));
+    return layer_tiers_add(loader->model->tiers, matrix->named->name, layer_index, bytes, out);
 }
 
 /* Nothing is packed: the bytes are those of the file, now or, where the matrix streams, later. */
-static Status unpack(ModelLoader *loader, const char *name, const MatrixSource *source,
-                     const LayerPlace *place, Matrix *out) {
+static Status unpack(ModelLoader *loader, const LayerMatrix *matrix, const LayerPlace *place,
+                     Matrix *out) {
     const PackedFile *file = loader->options->tiers.packed;
-    if (packed_sample(&source->tensor) != place->packed->entry.sample)
+    const char *name = matrix->named->name;
+    if (packed_sample(&matrix->named->tensor) != place->packed->entry.sample)
         FAIL(PACKED_WEIGHTS,
              "\"%s\" was made of another model: its tensor %s has other numbers than \"%s\"; "
              "convert "
              "this one",
              file->path, name, weights_path(loader->weights));
     if (place->memory) TRY(packed_file_read(file, place->packed, name, place->memory));
-    loader->options->kernels->matrix_describe(source, out);
+    loader->options->kernels->matrix_describe(&matrix->source, out);
     out->data = place->memory;
     loader->model->weight_bytes += out->bytes;
     return STATUS_OK;
@@ -195,16 +248,17 @@ static Status layer_matrix(ModelLoader *loader, const char *name, uint32_t layer
     LayerPlace place;
     TRY(loader_tensor(loader, name, slice->rows, slice->columns, &tensor));
     if (loader->phase == LOADER_LIST) return STATUS_OK;
-    MatrixSource source = source_of(&tensor, slice);
-    uint64_t bytes = loader->options->kernels->matrix_bytes(&source);
+    LayerMatrix matrix = {.named = loader_find(loader, name), .source = source_of(&tensor, slice)};
+    CHECK(matrix.named);
+    TRY(weights_layer_matrix(loader->weights, matrix.named, &matrix.source.tensor));
+    uint64_t bytes = loader->options->kernels->matrix_bytes(&matrix.source);
     if (loader->phase != LOADER_LOAD)
-        return measure_layer_matrix(loader, name, layer_index, &source, out);
+        return measure_layer_matrix(loader, &matrix, layer_index, bytes, out);
     TRY(layer_tiers_next(loader->model->tiers, bytes, &place));
     if (place.tier == TIER_DEVICE)
         TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &place.memory));
-    if (place.packed) return unpack(loader, name, &source, &place, out);
-    pack(loader, &source, place.memory, out);
-    return STATUS_OK;
+    if (place.packed) return unpack(loader, &matrix, &place, out);
+    return pack_layer_matrix(loader, &matrix, place.memory, out);
 }
 
 static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor, uint64_t count,
@@ -216,7 +270,9 @@ static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor
         return STATUS_OK;
     }
     TRY(model_memory_stage(loader->model->memory, count * sizeof(float), name, &host, &place));
+    begin_reading(loader, tensor);
     tensor->quant->dequantise(tensor->data, count, host);
+    end_reading(loader, tensor);
     *out = place;
     return model_memory_send(loader->model->memory);
 }

@@ -194,8 +194,8 @@ Status packed_file_check(const PackedFile *file, const char *layout, uint32_t ra
              file->path, header->rank_count, rank_count);
     if (header->fingerprint != fingerprint)
         FAIL(PACKED_WEIGHTS,
-             "\"%s\" was made of another model (fingerprint %016" PRIx64 ", not %016" PRIx64
-             "): convert this one",
+             "\"%s\" was made of another model, or with another --weight-type (fingerprint "
+             "%016" PRIx64 ", not %016" PRIx64 "): convert this one",
              file->path, header->fingerprint, fingerprint);
     return STATUS_OK;
 }

@@ -26,6 +26,7 @@ enum {
 
 /* As models are initialised before they are trained; over 80 layers of 8,192 the residual stream stays below 1,000. */
 static const float deviation = 0.02f;
+static const char default_type[] = "q4_0"; /* of matrices */
 
 typedef struct Pattern {
     const Quant *quant;
@@ -41,6 +42,10 @@ struct RandomData {
     uint64_t address_bytes;
     float *ones, *small; /* longest vector, and VECTOR_SHIFT_MAX more of the small ones */
 };
+
+bool random_data_maps(const RandomData *data, const uint8_t *bytes) {
+    return data && bytes >= data->addresses && bytes < data->addresses + data->address_bytes;
+}
 
 void random_data_free(RandomData *data) {
     if (!data) return;
@@ -58,8 +63,7 @@ Status weights_add_random(Weights *weights, const char *name, uint64_t rows, uin
     NamedTensor added = {.file = weights->path};
     Tensor *tensor = &added.tensor;
     bool is_matrix = columns > 0;
-    const Quant *quant = is_matrix ? quant_find(weights->random.type) : &quant_f32;
-    if (!quant) FAIL(USAGE, "--weight-type %s: no such format", weights->random.type);
+    const Quant *quant = is_matrix ? weights->type : &quant_f32;
     if (is_matrix && columns % quant->block_elements != 0) quant = &quant_f16;
     *tensor = (Tensor){.quant = quant, .dim_count = is_matrix ? 2 : 1, .shape = {rows, 1, 1, 1}};
     if (is_matrix) tensor->shape[1] = columns;
@@ -201,7 +205,8 @@ static Status fill_vectors(Weights *weights) {
 Status random_weights_fill(Weights *weights) {
     TRY(memory_take((void **)&weights->random_data, 1, sizeof(RandomData), "random weights"));
     TRY(weights_index_metadata(weights));
-    weights_digest(weights, weights->random.type, strlen(weights->random.type));
+    if (!weights->type) weights->type = quant_find(default_type);
+    weights_digest(weights, weights->type->name, strlen(weights->type->name));
     weights_digest(weights, &weights->random.seed, sizeof weights->random.seed);
     TRY(weights->random.list_tensors(weights));
     TRY(map_matrices(weights));

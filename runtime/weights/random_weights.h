@@ -12,6 +12,9 @@ SPILLWAY_EXTERN_C_BEGIN
 /* With the metadata read: lists the tensors and gives them data. */
 Status random_weights_fill(Weights *weights);
 
+/* Of a matrix: mapped, and so to be forgotten. Takes NULL. */
+bool random_data_maps(const RandomData *data, const uint8_t *bytes);
+
 void random_data_free(RandomData *data); /* takes NULL */
 
 SPILLWAY_EXTERN_C_END

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <utf8proc.h>
 
+#include "kernels/matrix_source.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/hash.h"
@@ -305,30 +306,50 @@ static Status find_format(const char *path, const WeightsFormat **out) {
         path, start[0], start[1], start[2], start[3], start_bytes);
 }
 
-static Status fill(Weights *weights, const char *path) {
+/* Of a model with numbers of its own. */
+static Status check_type(Weights *weights) {
+    char names[256];
+    size_t at = 0;
+    if (!weights->type || weights->random_data) return STATUS_OK;
+    weights_digest(weights, weights->type->name, strlen(weights->type->name));
+    if (weights->type->encode) return STATUS_OK;
+    for (const Quant *const *row = quants; *row && at < sizeof names; row++)
+        if ((*row)->encode)
+            at += (size_t)snprintf(names + at, sizeof names - at, at ? ", %s" : "%s", (*row)->name);
+    FAIL(USAGE,
+         "--weight-type %s: \"%s\" has numbers of its own, and what can be made of them is %s: "
+         "leave "
+         "it out to take them as they are",
+         weights->type->name, weights->path, names);
+}
+
+static Status fill(Weights *weights, const char *path, const char *type) {
     void *files = NULL;
     TRY(memory_take(&files, FILES_MAX, sizeof(MappedFile), "weight files"));
     weights->files = files;
     TRY(weights_copy_text(weights, path, strlen(path), &weights->path));
     weights->metadata_path = weights->path;
+    weights->type = type ? quant_find(type) : NULL;
+    if (type && !weights->type) FAIL(USAGE, "--weight-type %s: no such format", type);
     TRY(weights->format->open(weights, path));
+    TRY(check_type(weights));
     TRY(weights_index_tensors(weights));
     return weights_index_metadata(weights);
 }
 
 Status weights_open(Weights **out, const char *path) {
-    return weights_open_shape(out, path, &(RandomWeights){.allowed = false});
+    return weights_open_with(out, path, &(WeightsOptions){.type = NULL});
 }
 
-Status weights_open_shape(Weights **out, const char *path, const RandomWeights *random) {
+Status weights_open_with(Weights **out, const char *path, const WeightsOptions *options) {
     const WeightsFormat *format = NULL;
     TRY(find_format(path, &format));
     void *taken = NULL;
     TRY(memory_take(&taken, 1, sizeof(Weights), "weights"));
     Weights *weights = taken;
     weights->format = format;
-    weights->random = *random;
-    Status status = fill(weights, path);
+    weights->random = options->random;
+    Status status = fill(weights, path, options->type);
     if (status != STATUS_OK) {
         weights_close(weights);
         return status;
@@ -374,6 +395,24 @@ const char *weights_format_name(const Weights *weights) {
 
 bool weights_are_random(const Weights *weights) {
     return weights->random_data != NULL;
+}
+
+const Quant *weights_type(const Weights *weights) {
+    return weights->type;
+}
+
+Status weights_layer_matrix(const Weights *weights, const NamedTensor *named, Tensor *out) {
+    const Tensor *tensor = &named->tensor;
+    if (!weights->type || weights->random_data) {
+        *out = *tensor;
+        return STATUS_OK;
+    }
+    if (!tensor->quant || !matrix_encoded(tensor, weights->type, out))
+        FAIL(TENSOR,
+             "%s: tensor %s is %s, and --weight-type %s is made of matrices of f32, f16 or bf16 "
+             "alone: leave it out to take them as they are",
+             named->file, named->name, named->type_name, weights->type->name);
+    return STATUS_OK;
 }
 
 size_t weights_tensor_count(const Weights *weights) {
@@ -479,16 +518,44 @@ static const MappedFile *file_of(const Weights *weights, const uint8_t *bytes) {
 }
 
 /* Whole pages, those at both ends too: a neighbour's part comes back when it is read. */
-void weights_forget(const Weights *weights, const Tensor *tensor) {
+typedef struct PageRange {
+    uint8_t *address;
+    size_t bytes;
+} PageRange;
+
+static PageRange pages_of(const Tensor *tensor) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE),
               first = (uintptr_t)tensor->data & ~(page - 1);
-    size_t bytes = align_up((uintptr_t)tensor->data + tensor->bytes, page) - first;
+    return (PageRange){(uint8_t *)first,
+                       align_up((uintptr_t)tensor->data + tensor->bytes, page) - first};
+}
+
+void weights_read_alone(const Weights *weights) {
+    for (size_t i = 0; i < weights->file_count; i++)
+        if (weights->files[i].bytes)
+            madvise((void *)weights->files[i].bytes, weights->files[i].size_bytes, MADV_RANDOM);
+}
+
+/* The kernel takes no more of a call than it reads ahead, 128 KiB by default. */
+enum { EXPECT_BYTES = 128 << 10 };
+
+void weights_expect(const Weights *weights, const Tensor *tensor) {
+    PageRange pages = pages_of(tensor);
+    if (!file_of(weights, tensor->data)) return;
+    for (size_t at = 0; at < pages.bytes; at += EXPECT_BYTES) {
+        size_t left = pages.bytes - at;
+        madvise(pages.address + at, left < EXPECT_BYTES ? left : EXPECT_BYTES, MADV_WILLNEED);
+    }
+}
+
+void weights_forget(const Weights *weights, const Tensor *tensor) {
+    PageRange pages = pages_of(tensor);
     const MappedFile *file = file_of(weights, tensor->data);
-    if (!file && !weights->random_data) return;
-    madvise((void *)first, bytes, MADV_DONTNEED);
+    if (!file && !random_data_maps(weights->random_data, tensor->data)) return;
+    madvise(pages.address, pages.bytes, MADV_DONTNEED);
     int descriptor = file ? open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
     if (descriptor < 0) return;
-    posix_fadvise(descriptor, (off_t)(first - (uintptr_t)file->bytes), (off_t)bytes,
+    posix_fadvise(descriptor, (off_t)(pages.address - file->bytes), (off_t)pages.bytes,
                   POSIX_FADV_DONTNEED);
     close(descriptor);
 }

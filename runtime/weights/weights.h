@@ -28,23 +28,32 @@ typedef struct Weights Weights;
  * It opens when the caller allows random numbers in their place. */
 typedef struct RandomWeights {
     bool allowed;
-    const char *type; /* of matrices: name of a row of quants[] */
     uint64_t seed;
     /* Adds every tensor of the model with weights_add_random, as its metadata say: model_list_tensors. */
     Status (*list_tensors)(Weights *weights);
 } RandomWeights;
 
+/* How a model is opened that is not taken just as it lies. */
+typedef struct WeightsOptions {
+    /* Name of a row of quants[]. Of a shape: what its matrices hold; NULL: q4_0. Of a model with numbers: what the matrices of its layers,
+     * which must be floats, are encoded in as they are packed (Quant.encode); NULL: they stay as they are. */
+    const char *type;
+    RandomWeights random;
+} WeightsOptions;
+
 /* path: a GGUF file (the first of a split one), a folder with config.json, or a single safetensors file (tensors and the
  * header's __metadata__ only: enough to inspect it). */
 Status weights_open(Weights **out, const char *path);
-/* The same, and shapes. E-FILE-MISSING for one where random numbers are not allowed. */
-Status weights_open_shape(Weights **out, const char *path, const RandomWeights *random);
+/* The same, and shapes. E-FILE-MISSING for one where random numbers are not allowed; E-USAGE: no such type, or it cannot be made of floats. */
+Status weights_open_with(Weights **out, const char *path, const WeightsOptions *options);
 void weights_close(Weights *weights);
 
 WeightsNaming weights_naming(const Weights *weights);
 const char *weights_path(const Weights *weights);
 const char *weights_format_name(const Weights *weights); /* "gguf", "safetensors", "random" */
 bool weights_are_random(const Weights *weights);
+/* As opened with, or q4_0 of a shape; NULL: a model as it lies. */
+const Quant *weights_type(const Weights *weights);
 
 typedef struct NamedTensor {
     const char *name;
@@ -59,11 +68,16 @@ size_t weights_tensor_count(const Weights *weights);
 const NamedTensor *weights_tensor(const Weights *weights, size_t index);   /* in file order */
 const NamedTensor *weights_find(const Weights *weights, const char *name); /* NULL when absent */
 
+/* What a layer's matrix is packed from: its tensor or, where layers are encoded, that in its new form, with data NULL until whoever
+ * packs has encoded them. E-TENSOR: it is no matrix of floats. */
+Status weights_layer_matrix(const Weights *weights, const NamedTensor *named, Tensor *out);
+
 /* For RandomWeights.list_tensors: a matrix [rows][columns], or with columns 0 a vector. Data follow when all are listed: vectors
  * are f32, weights of norms ones, the rest pseudo-random with a deviation that keeps activations finite. */
 Status weights_add_random(Weights *weights, const char *name, uint64_t rows, uint64_t columns);
 
-/* 64 bits that change when metadata or the tensor directory change (names, types, shapes, offsets): ranks compare it. */
+/* 64 bits that change when metadata or the tensor directory change (names, types, shapes, offsets), or the type that layers are
+ * encoded in: ranks compare it. */
 uint64_t weights_fingerprint(const Weights *weights);
 
 /* ---- metadata: GGUF keys as they are; config.json flattened with dots ("rope_scaling.factor"). A list is one array;
@@ -110,8 +124,13 @@ Status weights_read_float(const Weights *weights, const char *key, double *out);
 Status weights_read_bool(const Weights *weights, const char *key, bool *out);
 Status weights_read_string(const Weights *weights, const char *key, const char **out);
 
+/* Tensors are read one by one, each behind a weights_expect, and nothing around them shall come into memory: from here until the weights
+ * are closed. Advice only, as the two below. */
+void weights_read_alone(const Weights *weights);
+/* All of the tensor is read next. */
+void weights_expect(const Weights *weights, const Tensor *tensor);
 /* What has been read of the tensor leaves this process and, where nobody else has it mapped, the page cache; it is read again when it is
- * touched. Advice only. */
+ * touched. */
 void weights_forget(const Weights *weights, const Tensor *tensor);
 
 /* A file that is truncated while it is mapped raises SIGBUS in whoever reads it. Installs a handler for the process that says

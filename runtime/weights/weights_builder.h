@@ -48,6 +48,7 @@ struct Weights {
     struct PoolChunk *pool;
     size_t pool_bytes;
     uint64_t fingerprint;
+    const Quant *type;       /* as weights_type */
     RandomWeights random;    /* as asked for */
     RandomData *random_data; /* NULL: the numbers are a file's */
 };

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes a GGUF model again with its 4-bit matrices in another block format, for benchmarks on other formats.
+"""Writes a GGUF model again with its 4-bit matrices in another format, for benchmarks on other formats.
 
-    make_quants.py SOURCE.gguf q4_0|q8_0 OUTPUT.gguf
+    make_quants.py SOURCE.gguf q4_0|q8_0|f16 OUTPUT.gguf
 
 Every matrix of type Q4_0 or Q4_1 is dequantised and quantised anew; everything else is copied. Needs the PyPI packages gguf and
 numpy. The result is a benchmark file: its weights have been rounded twice.
@@ -12,7 +12,7 @@ import sys
 import gguf
 import numpy as np
 
-TARGETS = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
+TARGETS = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0, "f16": gguf.GGMLQuantizationType.F16}
 CHANGED = {gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q4_1}
 
 

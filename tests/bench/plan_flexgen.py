@@ -25,7 +25,7 @@ RUNS = [  # model, 4 bits, batch, placement, tok/s published
 
 def plan(spillway, machine, model, four_bits, *more):
     command = [spillway, "plan", model, "--machine", str(machine), "--prompt", "512", "--output", "32", "--json", *more]
-    command += ["--weight-type", "q4_0", "--kv-codec", "int4_group"] if four_bits else ["--weight-type", "f16"]
+    command += ["--weight-type", "int4_group", "--kv-codec", "int4_group"] if four_bits else ["--weight-type", "f16"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode in (0, 65), done.stderr
     return json.loads(done.stdout)

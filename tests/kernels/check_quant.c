@@ -1,5 +1,5 @@
-/* Weight formats against the numbers that the gguf package decodes (golden/quant), the halves against their definition,
- * and expand against dequantise. */
+/* Weight formats against the numbers that the gguf package decodes (golden/quant) and blocks that FlexGen's arithmetic gives, the
+ * halves against their definition, expand against dequantise, and what encoding promises for any numbers. */
 
 #include <math.h>
 #include <stdio.h>
@@ -110,6 +110,132 @@ static void run_expand(Check *check) {
     }
 }
 
+/* A row of golden/quant/<format>_encoded.bin: numbers, the blocks they become, and what the method's own arithmetic decodes those to,
+ * from which a block's numbers may be a 32nd of a step away. Returns what follows, or NULL. */
+static const uint8_t *encoded_row_agrees(Check *check, const Quant *quant, const uint8_t *row,
+                                         const uint8_t *end) {
+    static uint8_t blocks[GOLDEN_BYTES_MAX], codes[ELEMENTS_MAX];
+    static float given[ELEMENTS_MAX], wanted[ELEMENTS_MAX], decoded[ELEMENTS_MAX];
+    static float scales[ELEMENTS_MAX], offsets[ELEMENTS_MAX];
+    uint32_t count = load_u32(row), block_count = (uint32_t)divide_up(count, quant->block_elements);
+    size_t bytes = (size_t)block_count * quant->block_bytes, numbers = count * sizeof(float);
+    if (block_count * quant->block_elements > ELEMENTS_MAX || row + 4 + 2 * numbers + bytes > end)
+        return NULL;
+    memcpy(given, row + 4, numbers);
+    memcpy(wanted, row + 4 + numbers + bytes, numbers);
+    if (!quant->encode(given, count, blocks)) return NULL;
+    if (!check_same_bits(check, quant->name, row + 4 + numbers, blocks, bytes)) return NULL;
+    quant->dequantise(blocks, block_count * quant->block_elements, decoded);
+    quant->expand(blocks, block_count * quant->block_elements, codes, scales, offsets);
+    for (uint32_t i = 0; i < count; i++) {
+        float step = scales[i / quant->group_elements];
+        if (!(fabsf(decoded[i] - wanted[i]) <= step / 32 + fabsf(wanted[i]) * 0x1p-23f))
+            check_fail(check, "%s: number %u decodes to %g, by the method to %g", quant->name, i,
+                       (double)decoded[i], (double)wanted[i]);
+    }
+    return row + 4 + 2 * numbers + bytes;
+}
+
+static void run_encode_golden(Check *check) {
+    static uint8_t bytes[GOLDEN_BYTES_MAX];
+    for (const Quant *const *row = quants; *row; row++) {
+        char name[64];
+        if (!(*row)->encode) continue;
+        snprintf(name, sizeof name, "%s_encoded", (*row)->name);
+        size_t size = read_golden(name, bytes);
+        uint32_t left = size >= 4 ? load_u32(bytes) : 0;
+        const uint8_t *at = left > 0 ? bytes + 4 : NULL;
+        for (; at && left > 0; left--)
+            at = encoded_row_agrees(check, *row, at, bytes + size);
+        if (at != bytes + size)
+            check_fail(check,
+                       "golden/quant/%s.bin: missing, of another size, or other blocks, %u "
+                       "rows before its end",
+                       name, left);
+    }
+}
+
+/* Numbers of a range that is drawn too, some of them all alike. */
+static void draw_numbers(Check *check, uint32_t count, float *out) {
+    float deviation = ldexpf(1, (int)check_below(check, 24) - 14);
+    float mean = check_below(check, 3) == 0 ? 4 * deviation : 0;
+    bool alike = check_below(check, 8) == 0;
+    for (uint32_t i = 0; i < count; i++)
+        out[i] = alike && i > 0 ? out[0] : mean + deviation * random_normal(&check->random);
+}
+
+/* What a block was made of: its numbers as halves, zeros behind the last. */
+typedef struct MadeBlock {
+    float halves[256], low, high;
+} MadeBlock;
+
+static MadeBlock made_block(uint32_t elements, uint32_t count, const float *numbers) {
+    MadeBlock made = {.low = INFINITY, .high = -INFINITY};
+    for (uint32_t i = 0; i < elements; i++) {
+        made.halves[i] = i < count ? f16_to_f32(f32_to_f16(numbers[i])) : 0.0f;
+        made.low = fminf(made.low, made.halves[i]);
+        made.high = fmaxf(made.high, made.halves[i]);
+    }
+    return made;
+}
+
+/* Every number within half a step of its half, and a few places of f16; the smallest exact. A range below 15 / 65504 is lost. Then true. */
+static bool made_block_agrees(Check *check, const Quant *quant, const MadeBlock *made,
+                              const float *decoded) {
+    float range = made->high - made->low, largest = fmaxf(-made->low, made->high);
+    bool lost = range * 65504 < 1.05f * 15;
+    float allowed = lost ? range : range / 15 * (0.5f + 0x1p-4f) + largest * 0x1p-22f;
+    for (uint32_t i = 0; i < quant->block_elements; i++)
+        if (!(fabsf(decoded[i] - made->halves[i]) <= allowed) ||
+            (made->halves[i] == made->low && decoded[i] != made->low))
+            check_fail(check, "%s: %g becomes %g in a block from %g to %g", quant->name,
+                       (double)made->halves[i], (double)decoded[i], (double)made->low,
+                       (double)made->high);
+    return !lost;
+}
+
+/* A block at a time; what was decoded has the same codes again. */
+static void check_encoded(Check *check, const Quant *quant, uint32_t count, const float *numbers) {
+    uint32_t elements = quant->block_elements, blocks = (uint32_t)divide_up(count, elements);
+    uint8_t *bytes = check_memory(check, blocks, quant->block_bytes);
+    if (!quant->encode(numbers, count, bytes)) {
+        check_fail(check, "%s: finite numbers are refused", quant->name);
+        return;
+    }
+    for (uint32_t b = 0; b < blocks; b++) {
+        uint32_t left = count - b * elements;
+        MadeBlock made =
+            made_block(elements, left < elements ? left : elements, numbers + b * elements);
+        const uint8_t *block = bytes + b * quant->block_bytes;
+        float decoded[256], scales[16], offsets[16];
+        uint8_t again[512], codes[2][256] = {{0}};
+        CHECK(elements <= 256 && quant->block_bytes <= sizeof again);
+        quant->dequantise(block, elements, decoded);
+        if (!made_block_agrees(check, quant, &made, decoded)) continue;
+        quant->expand(block, elements, codes[0], scales, offsets);
+        if (quant->encode(decoded, elements, again))
+            quant->expand(again, elements, codes[1], scales, offsets);
+        check_same_bits(check, quant->name, codes[0], codes[1], elements);
+    }
+}
+
+static void run_encode(Check *check) {
+    for (const Quant *const *row = quants; *row; row++) {
+        uint32_t count = 1 + check_below(check, ELEMENTS_MAX);
+        if (!(*row)->encode) continue;
+        float *numbers = check_memory(check, count, sizeof *numbers);
+        draw_numbers(check, count, numbers);
+        check_encoded(check, *row, count, numbers);
+        static const float wrong[] = {INFINITY, -INFINITY, NAN, 65520.0f, -1e30f};
+        numbers[check_below(check, count)] = wrong[check_below(check, 5)];
+        uint8_t *blocks =
+            check_memory(check, divide_up(count, (*row)->block_elements), (*row)->block_bytes);
+        if ((*row)->encode(numbers, count, blocks))
+            check_fail(check, "%s: a number that is not finite, or too large, is encoded",
+                       (*row)->name);
+    }
+}
+
 /* Random blocks of every format have the deviation asked for and no mean. */
 static void run_draw(Check *check) {
     enum { DRAWN = 4096 };
@@ -141,8 +267,9 @@ static void run_draw(Check *check) {
 static void run_table(Check *check) {
     uint64_t bytes;
     for (const Quant *const *quant = quants; *quant; quant++) {
+        bool in_gguf = (*quant)->gguf_type != QUANT_NOT_IN_GGUF;
         if (quant_find((*quant)->name) != *quant ||
-            quant_find_gguf((*quant)->gguf_type) != *quant ||
+            quant_find_gguf((*quant)->gguf_type) != (in_gguf ? *quant : NULL) ||
             ((*quant)->safetensors_name &&
              quant_find_safetensors((*quant)->safetensors_name) != *quant))
             check_fail(check, "%s: a lookup finds another row", (*quant)->name);
@@ -164,5 +291,7 @@ const CheckGroup check_quant = {{
     {"halves_round", CHECK_NO_SLOT, run_halves_round, NULL},
     {"expand", CHECK_NO_SLOT, run_expand, NULL},
     {"draw", CHECK_NO_SLOT, run_draw, NULL},
+    {"encode_golden", CHECK_NO_SLOT, run_encode_golden, NULL},
+    {"encode", CHECK_NO_SLOT, run_encode, NULL},
     {0},
 }};

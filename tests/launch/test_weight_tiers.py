@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""Weights that stream, end to end: test_weight_tiers.py SPILLWAY [emulated | ranks | root | model]"""
+"""Weights that stream, end to end: test_weight_tiers.py SPILLWAY [emulated | ranks | root | model | cache]"""
 
+import ctypes
 import json
+import mmap
 import os
 import pathlib
+import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
 import golden_files
+import llama_folder
 
 SPILLWAY = sys.argv[1]
 SKIPPED, UNAVAILABLE = 77, 69  # for meson; a build without MPI
@@ -217,6 +222,87 @@ def model_test():
     assert resident.returncode == streamed.returncode == 0 and resident.stdout == streamed.stdout != "", (resident, streamed)
 
 
+def cached_bytes(path):
+    """Of the page cache, as mincore tells it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    descriptor = os.open(path, os.O_RDONLY)
+    size = os.fstat(descriptor).st_size
+    if size == 0:
+        os.close(descriptor)
+        return 0
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    os.close(descriptor)
+    pages = ctypes.create_string_buffer((size + mmap.PAGESIZE - 1) // mmap.PAGESIZE)
+    assert address != ctypes.c_void_p(-1).value and libc.mincore(address, size, pages) == 0, os.strerror(ctypes.get_errno())
+    libc.munmap(address, size)
+    return mmap.PAGESIZE * sum(page & 1 for page in pages.raw)
+
+
+def drop_cache(path):
+    descriptor = os.open(path, os.O_RDWR)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def spill_files(process):
+    """What it has open without a name, in this test's folder."""
+    for path in pathlib.Path(f"/proc/{process.pid}/fd").iterdir():
+        try:
+            if str(folder) in os.readlink(path) and path.stat().st_nlink == 0:
+                yield path
+        except OSError:
+            pass  # closed since
+
+
+def memory_of(process, file):
+    """Resident, and in the page cache: of the model's file, and of spill files. What it has mapped of the former counts twice."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    resident = re.search(r"VmRSS:\s+(\d+) kB", status)
+    try:
+        return (int(resident[1]) << 10 if resident else 0), cached_bytes(file), sum(cached_bytes(path) for path in spill_files(process))
+    except OSError:
+        return 0, 0, 0  # it ended
+
+
+def cache_test():
+    """Packing a mapped model leaves no more of it in the page cache than the matrix at hand, and nothing of what is spilled: with what is
+    resident that is less than --memory-limit all the time."""
+    pattern = bytes(byte & 0xAF if i % 2 else byte for i, byte in enumerate(random.Random(1).randbytes(1 << 16)))  # halves below 0.2
+    data_of = lambda name, count: (b"\x00\x3c" * count if "norm" in name else (pattern * (count // 32768 + 1))[: 2 * count])
+    model = llama_folder.write(folder / "cached", 768, 2048, 12, 4, 8, 131, "F16", data_of)
+    file = model / "model.safetensors"
+    size = file.stat().st_size
+    drop_cache(file)
+    kept = cached_bytes(file)
+    small = ["--max-num-seqs", 1, "--max-model-len", 64, "--max-num-batched-tokens", 32, "--kv-device-size", "16MiB"]
+    resident, _ = logits([model], *small)
+    if kept > size // 20 or cached_bytes(file) < size // 2:
+        print(f"this file system does not tell what it caches: {kept} of {size} bytes after they were dropped, {cached_bytes(file)} when all were read")
+        sys.exit(SKIPPED)
+    limit, bound = "150MiB", 150 * MIB
+    for more in ([], ["--weight-type", "int4_group"]):
+        drop_cache(file)
+        words = ["logits", model, *small, "--tokens-file", folder / "tokens.json", "--output", folder / "cached.npy", "--threads", 1,
+                 "--memory-limit", limit, *DISK, "--weights-device-size", "min", *more]
+        process = subprocess.Popen([SPILLWAY, *map(str, words)], stderr=subprocess.PIPE, text=True)
+        seen = []
+        while process.poll() is None:
+            seen.append(memory_of(process, file))
+            time.sleep(0.001)
+        assert process.returncode == 0, process.stderr.read()
+        left, most = cached_bytes(file), max(cached for _, cached, _ in seen)
+        print(f"{len(seen)} looks: resident and cached {max(map(sum, seen)) / MIB:.1f} MiB, of the file {most / MIB:.1f}, of spill files "
+              f"{max(spilled for *_, spilled in seen) / MIB:.1f}, and at the end {left / MIB:.1f} of {size / MIB:.1f}")
+        # the largest matrix has 3 MiB; who opens a file reads ahead of its header, by up to 8 MiB where this was written
+        assert len(seen) > 10 and 0 < most < 16 * MIB and left < MIB, (len(seen), most, left)
+        assert max(map(sum, seen)) <= bound, max(map(sum, seen))
+        assert more or (folder / "cached.npy").read_bytes() == resident
+
+
 class MemoryGroup:
     """A control group with a limit on memory, page cache included: version 2 where it is mounted, else version 1."""
 
@@ -260,7 +346,7 @@ def root_test():
         group.close()
 
 
-single = {"emulated": emulated_test, "ranks": ranks_test, "root": root_test, "model": model_test}
+single = {"emulated": emulated_test, "ranks": ranks_test, "root": root_test, "model": model_test, "cache": cache_test}
 tests = [single[sys.argv[2]]] if sys.argv[2:] else [test for name, test in list(globals().items()) if name.startswith("test_")]
 try:
     for test in tests:

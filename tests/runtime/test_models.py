@@ -2,12 +2,12 @@
 """Golden logits: `spillway logits` on every model of tests/golden/models against what transformers gave.
 
     test_models.py SPILLWAY [NAME …] [--ranks 1,2,3] [--isa auto,reference] [--threads 1,2,3]
-        [--block-size N] [--chunk N] [--backend NAME] [--comm NAME]
+        [--block-size N] [--chunk N] [--backend NAME] [--comm NAME] [--weight-type NAME]
 
 Two tolerances, both as shares of the deviation of a model's logits. Float weights, and encoded weights on the
 reference kernels, are exact up to float32 rounding; what remains is a key or value that falls on the other side of a
 float16 rounding. Encoded weights on the other kernels are multiplied with activations rounded to int8. The number of threads must
-not change a bit. Prints the worst error of every kind of run; the last line counts.
+not change a bit. With --weight-type the models are those that have logits for it: logits_NAME.npy. Prints the worst error of every kind of run; the last line counts.
 """
 import argparse
 import pathlib
@@ -27,17 +27,18 @@ TOO_MANY_RANKS = {("gguf_llama_q5_1", 3), ("gguf_llama_factors", 3)}
 UNAVAILABLE = 69
 
 
-def is_encoded(name):
-    return name.startswith("gguf_") and not any(kind in name for kind in ("f32", "f16", "bf16"))
-
-
 class Driver:
-    def __init__(self, spillway, scratch, more):
+    def __init__(self, spillway, scratch, more, weight_type):
         self.spillway = spillway
-        self.more = more  # flags of every run
+        self.more = more + (["--weight-type", weight_type] if weight_type else [])  # flags of every run
+        self.golden = f"logits_{weight_type}.npy" if weight_type else "logits.npy"
+        self.encoded = bool(weight_type)
         self.output = pathlib.Path(scratch) / "logits.npy"
         self.passed = self.failed = self.skipped = 0
         self.worst = {}
+
+    def is_encoded(self, name):
+        return self.encoded or name.startswith("gguf_") and not any(kind in name for kind in ("f32", "f16", "bf16"))
 
     def run(self, name, ranks, isa, threads):
         self.output.unlink(missing_ok=True)
@@ -47,11 +48,11 @@ class Driver:
 
     def judge(self, name, ranks, isa):
         """What is wrong with the logits just written; None: nothing."""
-        largest, mean = differences(load_npy(self.output), load_npy(MODELS / name / "logits.npy"))
-        limits = INT8 if is_encoded(name) and isa != "reference" else EXACT
+        largest, mean = differences(load_npy(self.output), load_npy(MODELS / name / self.golden))
+        limits = INT8 if self.is_encoded(name) and isa != "reference" else EXACT
         if not (largest <= limits[0] and mean <= limits[1]):
             return f"differs by {largest:.2e} at most and {mean:.2e} in the mean, limits {limits}"
-        kind = f"{'encoded' if is_encoded(name) else 'float'} weights, ranks {ranks}, {isa}"
+        kind = f"{'encoded' if self.is_encoded(name) else 'float'} weights, ranks {ranks}, {isa}"
         self.worst[kind] = max(self.worst.get(kind, (0.0, 0.0, "")), (largest, mean, name))
         return None
 
@@ -97,11 +98,12 @@ def main():
     parser.add_argument("--chunk", default="512", help="tokens of a step")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--comm", default="auto")
+    parser.add_argument("--weight-type", help="that layers are encoded in as they are loaded")
     arguments = parser.parse_intermixed_args()
     more = ["--backend", arguments.backend, "--comm", arguments.comm, "--block-size", arguments.block_size, "--max-num-batched-tokens", arguments.chunk, "--max-num-seqs", "1"]
     with tempfile.TemporaryDirectory() as scratch:
-        driver = Driver(arguments.spillway, scratch, more)
-        for name in arguments.names or model_names():
+        driver = Driver(arguments.spillway, scratch, more, arguments.weight_type)
+        for name in arguments.names or [name for name in model_names() if (MODELS / name / driver.golden).exists()]:
             for ranks in map(int, arguments.ranks.split(",")):
                 for isa in arguments.isa.split(","):
                     first_bytes = None

@@ -31,18 +31,18 @@ static const char *const shapes[] = {
 };
 
 static Weights *open_shape(Random *random, uint32_t index) {
-    static const char *const types[] = {"q4_0", "q5_1", "q8_0", "f16", "f32"};
+    static const char *const types[] = {"q4_0", "q5_1", "q8_0", "f16", "f32", "int4_group"};
     char path[256];
     Weights *weights;
     snprintf(path, sizeof path, "%s/spillway_shape_%u_%ld.json", directories[0], index,
              (long)getpid());
     FILE *file = fopen(path, "w");
     CHECK(file && fputs(shapes[index], file) >= 0 && fclose(file) == 0);
-    const RandomWeights options = {.allowed = true,
-                                   .type = types[pick(random, 0, 4)],
-                                   .seed = random_u64(random),
-                                   .list_tensors = model_list_tensors};
-    CHECK(weights_open_shape(&weights, path, &options) == STATUS_OK);
+    const WeightsOptions options = {.type = types[pick(random, 0, 5)],
+                                    .random = {.allowed = true,
+                                               .seed = random_u64(random),
+                                               .list_tensors = model_list_tensors}};
+    CHECK(weights_open_with(&weights, path, &options) == STATUS_OK);
     unlink(path);
     return weights;
 }
