@@ -101,7 +101,7 @@ void turbo_channels(const TurboPlan *plan, const uint8_t *mask, uint32_t head_di
         other += (uint32_t)__builtin_popcount(mask[byte]);
     for (uint32_t d = 0; d < head_dim; d++) {
         uint32_t bit = plan->mask_bytes ? mask[d / 8] >> d % 8 & 1u : 0;
-        channels[bit ? outlier : other] = (uint16_t)d;
+        channels[other ^ ((other ^ outlier) & (0 - bit))] = (uint16_t)d; /* no branch to miss */
         outlier += bit;
         other += 1 - bit;
     }

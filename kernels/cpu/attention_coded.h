@@ -68,12 +68,6 @@ typedef struct CodedKernels {
     TileValues *values; /* its source is a CodedHead */
 } CodedKernels;
 
-INLINE void fetch_bytes(const uint8_t *bytes, uint64_t count) {
-    enum { LINE_BYTES = 64 };
-    for (uint64_t i = 0; i < count; i += LINE_BYTES)
-        _mm_prefetch((const char *)(bytes + i), _MM_HINT_T0);
-}
-
 /* Dimensions that share a scale. */
 INLINE uint32_t form_group(CodeForm form) {
     return form == FORM_HIGH4 ? 64 : 32;

@@ -27,13 +27,7 @@ INLINE void turbo_butterflies_of(uint32_t count, TurboWay way, const float *sign
         x[v] = way == TURBO_THERE ? vector_multiply(x[v], vector_multiply(sign, vector_set(unit)))
                                   : vector_from_code_order(x[v]);
     }
-    for (uint32_t reach = vectors / 2; reach > 0; reach /= 2)
-        for (uint32_t v = 0; v < vectors; v++)
-            if (!(v & reach)) {
-                Vector a = x[v], b = x[v + reach];
-                x[v] = vector_add(a, b);
-                x[v + reach] = vector_subtract(a, b);
-            }
+    turbo_stages(vectors, x);
     for (int reach = VECTOR_LANES / 2; reach > 0; reach /= 2)
         for (uint32_t v = 0; v < vectors; v++)
             x[v] = vector_butterfly(x[v], reach);

@@ -44,6 +44,13 @@ INLINE uint32_t form_bits(CodeForm form) {
                                                         : 4;
 }
 
+/* Bytes that will be needed; any address. */
+INLINE void fetch_bytes(const void *bytes, uint64_t count) {
+    enum { LINE_BYTES = 64 };
+    for (uint64_t i = 0; i < count; i += LINE_BYTES)
+        _mm_prefetch((const char *)bytes + i, _MM_HINT_T0);
+}
+
 INLINE uint32_t load_word(const uint8_t *bytes) {
     uint32_t word;
     memcpy(&word, bytes, sizeof word);

@@ -9,6 +9,27 @@
 
 #ifdef VECTOR_LANES
 
+/* Numbers `reach` apart meet. count and reach are constants: x stays in registers. */
+INLINE void turbo_stage(uint32_t count, uint32_t reach, Vector *x) {
+#pragma GCC unroll 16
+    for (uint32_t first = 0; first + reach < count; first += 2 * reach)
+#pragma GCC unroll 16
+        for (uint32_t i = first; i < first + reach; i++) {
+            Vector a = x[i], b = x[i + reach];
+            x[i] = vector_add(a, b);
+            x[i + reach] = vector_subtract(a, b);
+        }
+}
+
+/* All stages of a transform of vectors; at most 32 of them. */
+INLINE void turbo_stages(uint32_t count, Vector *x) {
+    turbo_stage(count, 16, x);
+    turbo_stage(count, 8, x);
+    turbo_stage(count, 4, x);
+    turbo_stage(count, 2, x);
+    turbo_stage(count, 1, x);
+}
+
 /* The reflection across three parts. */
 INLINE void turbo_reflect(float *x, uint32_t part_dim) {
     for (uint32_t i = 0; i < part_dim; i += VECTOR_LANES) {

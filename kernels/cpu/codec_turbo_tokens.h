@@ -78,15 +78,11 @@ INLINE void rows_from_columns(const TokenHalves *columns, uint32_t head_dim, uin
 /* The stages that reach radix / 2 … 1 strides; radix is a constant: numbers stay in registers. */
 INLINE void tokens_stages(uint32_t radix, uint32_t stride, TokenFloats *x) {
     Vector y[VECTOR_REGISTERS / 2];
+#pragma GCC unroll 16
     for (uint32_t k = 0; k < radix; k++)
         y[k] = vector_load(x[k * stride]);
-    for (uint32_t reach = radix / 2; reach > 0; reach /= 2)
-        for (uint32_t k = 0; k < radix; k++)
-            if (!(k & reach)) {
-                Vector a = y[k], b = y[k + reach];
-                y[k] = vector_add(a, b);
-                y[k + reach] = vector_subtract(a, b);
-            }
+    turbo_stages(radix, y);
+#pragma GCC unroll 16
     for (uint32_t k = 0; k < radix; k++)
         vector_store(x[k * stride], y[k]);
 }
@@ -124,19 +120,19 @@ static void tokens_parts_transform(const TurboVector *vector, TokenFloats *x) {
 INLINE Vector tokens_load(const TurboPlan *plan, const TurboVector *vector,
                           const uint16_t *channels, TokenBatch *batch) {
     Vector sums[CHUNK];
-    for (uint32_t l = 0; l < CHUNK; l++) {
-        Vector sum = vector_zero();
-        for (uint32_t i = l; i < vector->dim; i += CHUNK) {
-            Vector x = vector_load_half(batch->columns[channels[i]]);
-            sum = vector_fma(x, x, sum);
-            vector_store(batch->x[i], vector_multiply(x, vector_set(plan->signs[i])));
+    for (uint32_t l = 0; l < CHUNK; l++)
+        sums[l] = vector_zero();
+    for (uint32_t i = 0; i < vector->dim; i += CHUNK)
+#pragma GCC unroll 16
+        for (uint32_t l = 0; l < CHUNK; l++) {
+            Vector x = vector_load_half(batch->columns[channels[i + l]]);
+            sums[l] = vector_fma(x, x, sums[l]);
+            vector_store(batch->x[i + l], vector_multiply(x, vector_set(plan->signs[i + l])));
         }
-        sums[l] = l < CHUNK / 2 ? sum : vector_add(sums[l - CHUNK / 2], sum);
-    }
-    for (uint32_t reach = CHUNK / 4; reach > 0; reach /= 2)
-        for (uint32_t l = CHUNK / 2; l < CHUNK / 2 + reach; l++)
+    for (uint32_t reach = CHUNK / 2; reach > 0; reach /= 2)
+        for (uint32_t l = 0; l < reach; l++)
             sums[l] = vector_add(sums[l], sums[l + reach]);
-    return sums[CHUNK / 2];
+    return sums[0];
 }
 
 /* Codes of the numbers [first, end), the first in the lowest bits. */
@@ -253,6 +249,7 @@ static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, u
     const TurboPlan *plan = turbo_plan(head);
     uint16_t channels[CODEC_HEAD_DIM_MAX], padded[VECTOR_LANES * CODEC_HEAD_DIM_MAX];
     CodeSearch searches[TURBO_VECTORS_MAX];
+    const uint64_t batch_bytes = VECTOR_LANES * head->head_dim * sizeof *halves;
     TokenBatch batch;
     if (plan->mask_bytes) turbo_outliers(head, halves, out_bytes);
     turbo_channels(plan, out_bytes, head->head_dim, channels);
@@ -260,6 +257,7 @@ static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, u
         searches[v] = search_open(plan->vectors[v].thresholds, plan->vectors[v].bits);
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
         TokenPlace place = tokens_place(head, plan, first);
+        fetch_bytes(halves + (first + VECTOR_LANES) * head->head_dim, batch_bytes);
         const uint16_t *rows =
             tokens_padded(halves + first * head->head_dim, place.count, head->head_dim, padded);
         columns_from_rows(rows, head->head_dim, batch.columns);
@@ -316,25 +314,29 @@ static void tokens_decode_vector(const TurboPlan *plan, uint32_t v, const uint16
     if (vector->part_dim < vector->dim) turbo_reflect(batch->x[0], vector->part_dim * VECTOR_LANES);
     tokens_parts_transform(vector, batch->x);
     Vector norm = vector_multiply(vector_load_half(norms), vector_set(vector->unit));
-    for (uint32_t i = 0; i < vector->dim; i++) {
-        Vector factor = vector_multiply(norm, vector_set(plan->signs[i])); /* exact */
-        vector_store_half(batch->columns[channels[vector->first + i]],
-                          vector_multiply(vector_load(batch->x[i]), factor));
-    }
+    for (uint32_t i = 0; i < vector->dim; i += CHUNK)
+#pragma GCC unroll 16
+        for (uint32_t l = 0; l < CHUNK; l++) {
+            Vector factor = vector_multiply(norm, vector_set(plan->signs[i + l])); /* exact */
+            vector_store_half(batch->columns[channels[vector->first + i + l]],
+                              vector_multiply(vector_load(batch->x[i + l]), factor));
+        }
 }
 
 static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
     const TurboPlan *plan = turbo_plan(head);
     uint16_t channels[CODEC_HEAD_DIM_MAX], padded[VECTOR_LANES * CODEC_HEAD_DIM_MAX];
     CodeTable tables[TURBO_VECTORS_MAX];
+    const uint64_t batch_bytes = VECTOR_LANES * head->head_dim * sizeof *out_halves;
     TokenBatch batch;
-    memset(batch.codes, 0, sizeof batch.codes);
+    if (head->token_count % VECTOR_LANES) memset(batch.codes, 0, sizeof batch.codes);
     turbo_channels(plan, bytes, head->head_dim, channels);
     for (uint32_t v = 0; v < plan->vector_count; v++)
         tables[v] = table_load(turbo_form(&plan->vectors[v]), plan->vectors[v].centroids);
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
         TokenPlace place = tokens_place(head, plan, first);
         uint16_t *rows = out_halves + first * head->head_dim;
+        fetch_bytes(rows + VECTOR_LANES * head->head_dim, batch_bytes);
         for (uint32_t v = 0; v < plan->vector_count; v++)
             tokens_decode_vector(plan, v, channels, &tables[v], &batch, &place, bytes);
         rows_from_columns(batch.columns, head->head_dim,
