@@ -2,7 +2,7 @@
 #define LAUNCH_CODEC_BENCH_H
 
 /* How good and how fast a KV codec is here: N(0, 1) numbers in blocks of a usual shape, more of them than caches hold, one
- * thread. Rates of encode, decode and copy are of f16 bytes, medians of a few rounds. */
+ * thread. Rates of encode, decode and copy are of f16 bytes; all are medians over pieces of a fraction of a millisecond. */
 
 #include "kernels/kernels.h"
 

@@ -94,23 +94,17 @@ static uint64_t head_bytes_turboquant(const CodecHead *head) {
     return norms_offset(head, plan) + 2u * (uint64_t)head->token_count * plan->vector_count;
 }
 
-/* Places of the bits of a word, in rising order; returns the next place. */
-static uint32_t list_bits(uint64_t word, uint32_t first, uint32_t place, uint16_t *channels) {
-    for (; word; word &= word - 1)
-        channels[place++] = (uint16_t)(first + (uint32_t)__builtin_ctzll(word));
-    return place;
-}
-
 void turbo_channels(const TurboPlan *plan, const uint8_t *mask, uint32_t head_dim,
                     uint16_t *channels) {
-    uint32_t place = 0;
-    for (uint32_t d = 0; d < head_dim && !plan->mask_bytes; d++)
-        channels[d] = (uint16_t)d;
-    for (uint32_t byte = 0; byte < plan->mask_bytes;
-         byte += 8) /* heads with outliers: 64 and more */
-        place = list_bits(load_u64(mask + byte), 8 * byte, place, channels);
-    for (uint32_t byte = 0; byte < plan->mask_bytes; byte += 8)
-        place = list_bits(~load_u64(mask + byte), 8 * byte, place, channels);
+    uint32_t outlier = 0, other = 0;
+    for (uint32_t byte = 0; byte < plan->mask_bytes; byte++)
+        other += (uint32_t)__builtin_popcount(mask[byte]);
+    for (uint32_t d = 0; d < head_dim; d++) {
+        uint32_t bit = plan->mask_bytes ? mask[d / 8] >> d % 8 & 1u : 0;
+        channels[other ^ ((other ^ outlier) & (0 - bit))] = (uint16_t)d; /* no branch to miss */
+        outlier += bit;
+        other += 1 - bit;
+    }
 }
 
 /* ---- the rotation */

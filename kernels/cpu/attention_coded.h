@@ -14,8 +14,8 @@
  * All items of a task go this way, however many: a row's bits do not depend on its neighbours. A codec without a row here
  * goes through Codec.expand into panels. */
 
+#include "kernels/cpu/attention_turbo.h"
 #include "kernels/cpu/attention_vector.h"
-#include "kernels/cpu/codec_turbo.h"
 
 #ifdef VECTOR_LANES
 
@@ -27,8 +27,9 @@ enum {
 };
 
 typedef enum ScaleKind {
-    SCALE_ROW,          /* one a token */
-    SCALE_GROUP,        /* one a group of a token */
+    SCALE_ROW,   /* one a token */
+    SCALE_TABLE, /* one a token's vector: its codes' numbers are scaled before they are found */
+    SCALE_GROUP, /* one a group of a token */
     SCALE_GROUP_OFFSET, /* and an offset */
 } ScaleKind;
 
@@ -40,8 +41,8 @@ typedef struct CodedRows {
     const float *scales, *offsets; /* of token t, group g: [t * scale_stride + g * group_stride] */
     uint32_t scale_stride, group_stride;
     const float *centroids; /* NULL: codes stand for themselves */
-    uint32_t dim;
-    uint32_t out_stride; /* between items of q and out */
+    uint32_t first, dim;    /* the numbers of q and out that they meet */
+    uint32_t out_stride;    /* between items of q and out */
 } CodedRows;
 
 /* The keys or values of one KV head, and what was made of its scales. */
@@ -51,8 +52,7 @@ typedef struct CodedHead {
     float *scales; /* scratch: as many floats as the head has tokens and padded dimensions */
     uint32_t padded_dim;
     CodedRows rows[TURBO_VECTORS_MAX];
-    uint32_t row_count;
-    uint16_t channels[CODEC_HEAD_DIM_MAX]; /* turbo with outliers */
+    const uint8_t *outliers; /* turbo: a bit a channel */
 } CodedHead;
 
 typedef void CodedScores(uint32_t items, const float *q, const CodedHead *keys, TokenRange seen,
@@ -61,22 +61,37 @@ typedef void CodedScores(uint32_t items, const float *q, const CodedHead *keys, 
 typedef struct CodedKernels {
     const char *name;
     void (*open)(CodedHead *head);
-    /* queries and sums of values as the codes mean them; NULL: as they are */
-    void (*turn)(const CodedHead *keys, float *q);
-    void (*turn_back)(const CodedHead *values, float *out);
+    /* queries and sums of values as the codes mean them, rows padded_dim apart; NULL: as they are */
+    void (*turn)(const CodedHead *keys, uint32_t items, const float *q, float *out);
+    void (*turn_back)(const CodedHead *values, uint32_t items, float *out);
     CodedScores *scores;
     TileValues *values; /* its source is a CodedHead */
 } CodedKernels;
 
-INLINE void fetch_bytes(const uint8_t *bytes, uint64_t count) {
-    enum { LINE_BYTES = 64 };
-    for (uint64_t i = 0; i < count; i += LINE_BYTES)
-        _mm_prefetch((const char *)(bytes + i), _MM_HINT_T0);
-}
-
 /* Dimensions that share a scale. */
 INLINE uint32_t form_group(CodeForm form) {
     return form == FORM_HIGH4 ? 64 : 32;
+}
+
+/* How the codes of one vector are written, or of two: there the second has three chunks for one of the first. */
+typedef struct RowForms {
+    CodeForm first, second;
+} RowForms;
+
+INLINE bool rows_have_runs(RowForms forms) {
+    return form_has_runs(forms.first) && forms.second == FORM_NONE;
+}
+
+typedef struct RowTables {
+    CodeTable first, second;
+} RowTables;
+
+INLINE RowTables rows_tables(RowForms forms, const CodedRows *rows) {
+    RowTables tables;
+    tables.first = table_load(forms.first, rows[0].centroids);
+    tables.second =
+        forms.second == FORM_NONE ? tables.first : table_load(forms.second, rows[1].centroids);
+    return tables;
 }
 
 /* Where a token's codes and scales are. */
@@ -92,128 +107,203 @@ INLINE CodedToken coded_token(ScaleKind kind, const CodedRows *rows, uint32_t to
     return place;
 }
 
-/* The numbers of codes [d, d + CHUNK) of a token. */
-INLINE void coded_chunk(CodeForm form, ScaleKind kind, uint32_t group_stride,
-                        const CodeTable *table, const CodedToken *token, uint32_t d, Vector *out) {
-    form_chunk(form, token->codes + d / 8 * form_bits(form), table, out);
-    if (kind == SCALE_ROW) return;
+/* The numbers of codes [d, d + CHUNK) of a token, or [d, d + RUN) where they share a scale. */
+INLINE void coded_numbers(CodeForm form, ScaleKind kind, uint32_t group_stride,
+                          const CodeTable *table, const CodedToken *token, uint32_t d,
+                          uint32_t count, Vector *out) {
+    const uint8_t *codes = token->codes + d / 8 * form_bits(form);
+    CodeTable own;
+    if (kind == SCALE_TABLE) own = table_scaled(table, *token->scales);
+    if (count == RUN)
+        form_run(form, codes, table, out);
+    else
+        form_chunk(form, codes, kind == SCALE_TABLE ? &own : table, out);
+    if (kind == SCALE_ROW || kind == SCALE_TABLE) return;
     uint64_t group = d / form_group(form) * group_stride;
     Vector scale = vector_set(token->scales[group]);
-    for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
+    for (uint32_t v = 0; v < count / VECTOR_LANES; v++)
         out[v] = kind == SCALE_GROUP_OFFSET
                      ? vector_fma(out[v], scale, vector_set(token->offsets[group]))
                      : vector_multiply(out[v], scale);
 }
 
-/* Products of the queries with STEP_TOKENS tokens, lanes not yet added up. */
-INLINE void rows_products(uint32_t items, CodeForm form, ScaleKind kind, const float *q,
-                          const CodedRows *rows, const CodeTable *table, const CodedToken *tokens,
-                          Vector out[TILE_ITEMS][TILE_TOKENS]) {
-    Vector sums[TILE_ITEMS][STEP_TOKENS];
-    for (uint32_t i = 0; i < items; i++)
-        for (uint32_t t = 0; t < STEP_TOKENS; t++)
-            sums[i][t] = vector_zero();
-    for (uint32_t d = 0; d < rows->dim; d += CHUNK)
-        for (uint32_t t = 0; t < STEP_TOKENS; t++) {
-            Vector numbers[CHUNK_VECTORS];
-            coded_chunk(form, kind, rows->group_stride, table, &tokens[t], d, numbers);
-            for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
-                for (uint32_t i = 0; i < items; i++)
-                    sums[i][t] = vector_fma(
-                        vector_load(q + (size_t)i * rows->out_stride + d + v * VECTOR_LANES),
-                        numbers[v], sums[i][t]);
-        }
-    for (uint32_t i = 0; i < items; i++)
-        for (uint32_t t = 0; t < STEP_TOKENS; t++)
-            out[i][t] = sums[i][t];
+/* Adds the products of `count` numbers of the queries, from `d` on, with those of `step` tokens. */
+INLINE void rows_products(uint32_t items, CodeForm form, ScaleKind kind, uint32_t count,
+                          uint32_t step, const float *q, const CodedRows *rows,
+                          const CodeTable *table, const CodedToken *tokens, uint32_t d,
+                          Vector sums[TILE_ITEMS][TILE_TOKENS]) {
+    for (uint32_t t = 0; t < step; t++) {
+        Vector numbers[RUN_VECTORS];
+        coded_numbers(form, kind, rows->group_stride, table, &tokens[t], d, count, numbers);
+        for (uint32_t v = 0; v < count / VECTOR_LANES; v++)
+            for (uint32_t i = 0; i < items; i++)
+                sums[i][t] = vector_fma(vector_load(q + (size_t)i * rows->out_stride + rows->first +
+                                                    d + v * VECTOR_LANES),
+                                        numbers[v], sums[i][t]);
+    }
 }
 
-INLINE void rows_scores(uint32_t items, CodeForm form, ScaleKind kind, bool more, const float *q,
+/* The products of the queries with `step` tokens; lanes are not yet added up. */
+INLINE void rows_sums(uint32_t items, RowForms forms, ScaleKind kind, uint32_t step, const float *q,
+                      const CodedRows *rows, const RowTables *tables,
+                      CodedToken tokens[TURBO_VECTORS_MAX][TILE_TOKENS], uint32_t first,
+                      Vector out[TILE_ITEMS][TILE_TOKENS]) {
+    Vector sums[TILE_ITEMS][TILE_TOKENS];
+    uint32_t d = 0;
+    for (uint32_t i = 0; i < items; i++)
+        for (uint32_t t = 0; t < step; t++)
+            sums[i][t] = vector_zero();
+    for (; rows_have_runs(forms) && d + RUN <= rows->dim; d += RUN)
+        rows_products(items, forms.first, kind, RUN, step, q, &rows[0], &tables->first,
+                      tokens[0] + first, d, sums);
+    for (; d < rows->dim; d += CHUNK) {
+        rows_products(items, forms.first, kind, CHUNK, step, q, &rows[0], &tables->first,
+                      tokens[0] + first, d, sums);
+        for (uint32_t third = 0; third < 3 && forms.second != FORM_NONE; third++)
+            rows_products(items, forms.second, kind, CHUNK, step, q, &rows[1], &tables->second,
+                          tokens[1] + first, 3 * d + third * CHUNK, sums);
+    }
+    for (uint32_t i = 0; i < items; i++)
+        for (uint32_t t = 0; t < step; t++)
+            out[i][first + t] = sums[i][t];
+}
+
+INLINE void rows_scores(uint32_t items, RowForms forms, ScaleKind kind, const float *q,
                         const CodedRows *rows, uint32_t token_count, TokenRange seen, float scale,
                         float *scores, uint32_t scores_stride) {
-    const CodeTable table = table_load(form, rows->centroids);
+    const RowTables tables = rows_tables(forms, rows);
+    const uint32_t step = rows_have_runs(forms) ? 1 : STEP_TOKENS;
     uint32_t first = seen.begin - seen.begin % TILE_TOKENS;
     for (uint32_t token = first; token < seen.end; token += TILE_TOKENS) {
-        Vector sums[TILE_TOKENS / STEP_TOKENS][TILE_ITEMS][TILE_TOKENS];
-        CodedToken tokens[TILE_TOKENS];
-        for (uint32_t t = 0; t < TILE_TOKENS; t++)
-            tokens[t] =
-                coded_token(kind, rows, token + t < token_count ? token + t : token_count - 1);
+        Vector sums[TILE_ITEMS][TILE_TOKENS];
+        CodedToken tokens[TURBO_VECTORS_MAX][TILE_TOKENS];
+        for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+            uint32_t inside = token + t < token_count ? token + t : token_count - 1;
+            tokens[0][t] = coded_token(kind, &rows[0], inside);
+            if (forms.second != FORM_NONE) tokens[1][t] = coded_token(kind, &rows[1], inside);
+        }
         if (rows->next)
             fetch_bytes(rows->next + token * rows->row_bytes, TILE_TOKENS * rows->row_bytes);
-        for (uint32_t step = 0; step < TILE_TOKENS / STEP_TOKENS; step++)
-            rows_products(items, form, kind, q, rows, &table, tokens + step * STEP_TOKENS,
-                          sums[step]);
+        for (uint32_t t = 0; t < TILE_TOKENS; t += step)
+            rows_sums(items, forms, kind, step, q, rows, &tables, tokens, t, sums);
         __m128 factors = _mm_set1_ps(scale);
         if (kind == SCALE_ROW)
-            factors = _mm_mul_ps(factors, _mm_setr_ps(*tokens[0].scales, *tokens[1].scales,
-                                                      *tokens[2].scales, *tokens[3].scales));
+            factors = _mm_mul_ps(factors, _mm_setr_ps(*tokens[0][0].scales, *tokens[0][1].scales,
+                                                      *tokens[0][2].scales, *tokens[0][3].scales));
         for (uint32_t i = 0; i < items; i++) {
-            float *at = scores + (size_t)i * scores_stride + token;
-            Vector *low = sums[0][i], *high = sums[TILE_TOKENS / STEP_TOKENS - 1][i];
-            __m128 four = vector_sum_four(low[0], low[1], high[TILE_TOKENS - STEP_TOKENS ? 0 : 2],
-                                          high[TILE_TOKENS - STEP_TOKENS ? 1 : 3]);
-            four = _mm_mul_ps(four, factors);
-            _mm_storeu_ps(at, more ? _mm_add_ps(_mm_loadu_ps(at), four) : four);
+            __m128 four = vector_sum_four(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+            _mm_storeu_ps(scores + (size_t)i * scores_stride + token, _mm_mul_ps(four, factors));
         }
     }
 }
 
-INLINE void rows_values_step(uint32_t items, CodeForm form, ScaleKind kind, uint32_t chunks,
-                             const CodeTable *table, const float *weights, uint32_t weights_stride,
-                             const CodedRows *rows, TokenRange range, uint32_t d, float *out) {
+/* Chunks of the first and of the second vector, side by side in `sums`. */
+typedef struct ValueChunks {
+    uint32_t first, second; /* how many */
+    uint32_t d, second_d;   /* where they begin */
+} ValueChunks;
+
+INLINE uint32_t value_place(const CodedRows *rows, ValueChunks chunks, uint32_t v) {
+    uint32_t first_vectors = chunks.first * CHUNK_VECTORS;
+    return v < first_vectors ? rows[0].first + chunks.d + v * VECTOR_LANES
+                             : rows[1].first + chunks.second_d + (v - first_vectors) * VECTOR_LANES;
+}
+
+INLINE void values_add(uint32_t items, CodeForm form, ScaleKind kind, const CodedRows *rows,
+                       const CodeTable *table, const CodedToken *token, uint32_t d, uint32_t count,
+                       const Vector *weight, uint32_t place,
+                       Vector sums[TILE_ITEMS][TILE_VECTORS]) {
+    Vector numbers[RUN_VECTORS];
+    coded_numbers(form, kind, rows->group_stride, table, token, d, count, numbers);
+    for (uint32_t v = 0; v < count / VECTOR_LANES; v++)
+        for (uint32_t i = 0; i < items; i++)
+            sums[i][place + v] = vector_fma(weight[i], numbers[v], sums[i][place + v]);
+}
+
+/* chunks: a constant */
+INLINE void values_add_chunks(uint32_t items, CodeForm form, ScaleKind kind, const CodedRows *rows,
+                              const CodeTable *table, const CodedToken *token, uint32_t d,
+                              uint32_t chunks, const Vector *weight, uint32_t place,
+                              Vector sums[TILE_ITEMS][TILE_VECTORS]) {
+    uint32_t i = 0;
+    for (; form_has_runs(form) && i + RUN / CHUNK <= chunks; i += RUN / CHUNK)
+        values_add(items, form, kind, rows, table, token, d + i * CHUNK, RUN, weight,
+                   place + i * CHUNK_VECTORS, sums);
+    for (; i < chunks; i++)
+        values_add(items, form, kind, rows, table, token, d + i * CHUNK, CHUNK, weight,
+                   place + i * CHUNK_VECTORS, sums);
+}
+
+INLINE void rows_values_step(uint32_t items, RowForms forms, ScaleKind kind, ValueChunks chunks,
+                             const RowTables *tables, const float *weights, uint32_t weights_stride,
+                             const CodedRows *rows, TokenRange range, float *out) {
+    const uint32_t vectors = (chunks.first + chunks.second) * CHUNK_VECTORS;
     Vector sums[TILE_ITEMS][TILE_VECTORS];
     for (uint32_t i = 0; i < items; i++)
-        for (uint32_t v = 0; v < chunks * CHUNK_VECTORS; v++)
-            sums[i][v] = vector_load(out + (size_t)i * rows->out_stride + d + v * VECTOR_LANES);
+        for (uint32_t v = 0; v < vectors; v++)
+            sums[i][v] =
+                vector_load(out + (size_t)i * rows->out_stride + value_place(rows, chunks, v));
     for (uint32_t token = range.begin; token < range.end; token++) {
-        if (rows->next && d == 0)
+        if (rows->next && chunks.first && chunks.d == 0)
             fetch_bytes(rows->next + token * rows->row_bytes, rows->row_bytes);
-        const CodedToken place = coded_token(kind, rows, token);
         Vector weight[TILE_ITEMS];
+        CodedToken place = coded_token(kind, &rows[0], token);
         for (uint32_t i = 0; i < items; i++) {
             weight[i] = vector_set(weights[(size_t)i * weights_stride + token]);
             if (kind == SCALE_ROW)
                 weight[i] = vector_multiply(weight[i], vector_set(*place.scales));
         }
-        for (uint32_t chunk = 0; chunk < chunks; chunk++) {
-            Vector numbers[CHUNK_VECTORS];
-            coded_chunk(form, kind, rows->group_stride, table, &place, d + chunk * CHUNK, numbers);
-            for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
-                for (uint32_t i = 0; i < items; i++)
-                    sums[i][chunk * CHUNK_VECTORS + v] =
-                        vector_fma(weight[i], numbers[v], sums[i][chunk * CHUNK_VECTORS + v]);
-        }
+        values_add_chunks(items, forms.first, kind, &rows[0], &tables->first, &place, chunks.d,
+                          chunks.first, weight, 0, sums);
+        if (chunks.second == 0) continue;
+        place = coded_token(kind, &rows[1], token);
+        values_add_chunks(items, forms.second, kind, &rows[1], &tables->second, &place,
+                          chunks.second_d, chunks.second, weight, chunks.first * CHUNK_VECTORS,
+                          sums);
     }
     for (uint32_t i = 0; i < items; i++)
-        for (uint32_t v = 0; v < chunks * CHUNK_VECTORS; v++)
-            vector_store(out + (size_t)i * rows->out_stride + d + v * VECTOR_LANES, sums[i][v]);
+        for (uint32_t v = 0; v < vectors; v++)
+            vector_store(out + (size_t)i * rows->out_stride + value_place(rows, chunks, v),
+                         sums[i][v]);
 }
 
-INLINE void rows_values(uint32_t items, CodeForm form, ScaleKind kind, const float *weights,
+INLINE void rows_values(uint32_t items, RowForms forms, ScaleKind kind, const float *weights,
                         uint32_t weights_stride, const CodedRows *rows, TokenRange range,
                         float *out) {
-    const CodeTable table = table_load(form, rows->centroids);
-    const uint32_t chunks = kind == SCALE_ROW ? STEP_CHUNKS_ROW : STEP_CHUNKS;
+#define STEP(...)                                                                      \
+    rows_values_step(items, forms, kind, (ValueChunks){__VA_ARGS__}, &tables, weights, \
+                     weights_stride, rows, range, out)
+    const RowTables tables = rows_tables(forms, rows);
+    const bool few = kind == SCALE_ROW || kind == SCALE_TABLE; /* registers for scales */
+    const uint32_t count = few ? STEP_CHUNKS_ROW : STEP_CHUNKS;
     uint32_t d = 0;
     if (range.begin >= range.end) return;
-    for (; d + chunks * CHUNK <= rows->dim; d += chunks * CHUNK)
-        rows_values_step(items, form, kind, chunks, &table, weights, weights_stride, rows, range, d,
-                         out);
+    if (forms.second != FORM_NONE) {
+        for (; d < rows->dim; d += CHUNK)
+            if (CHUNK_VECTORS == 1)
+                STEP(1, 3, d, 3 * d);
+            else {
+                STEP(1, 1, d, 3 * d);
+                STEP(0, 2, 0, 3 * d + CHUNK);
+            }
+        return;
+    }
+    for (; d + count * CHUNK <= rows->dim; d += count * CHUNK)
+        STEP(count, 0, d, 0);
     for (; d < rows->dim; d += CHUNK)
-        rows_values_step(items, form, kind, 1, &table, weights, weights_stride, rows, range, d,
-                         out);
+        STEP(1, 0, d, 0);
+#undef STEP
 }
 
 /* An item count is a constant inside: arrays become registers. */
-INLINE void rows_scores_items(uint32_t items, CodeForm form, ScaleKind kind, bool more,
-                              const float *q, const CodedRows *rows, uint32_t token_count,
-                              TokenRange seen, float scale, float *scores, uint32_t scores_stride) {
+INLINE void rows_scores_items(uint32_t items, RowForms forms, ScaleKind kind, const float *q,
+                              const CodedHead *keys, TokenRange seen, float scale, float *scores,
+                              uint32_t scores_stride) {
     switch (items) {
-#define TILE_ROW(n)                                                                 \
-    case n:                                                                         \
-        rows_scores(n, form, kind, more, q, rows, token_count, seen, scale, scores, \
-                    scores_stride);                                                 \
+#define TILE_ROW(n)                                                                             \
+    case n:                                                                                     \
+        rows_scores(n, forms, kind, q, keys->rows, keys->head.token_count, seen, scale, scores, \
+                    scores_stride);                                                             \
         break;
         EACH_TILE(TILE_ROW)
 #undef TILE_ROW
@@ -221,12 +311,12 @@ INLINE void rows_scores_items(uint32_t items, CodeForm form, ScaleKind kind, boo
     }
 }
 
-INLINE void rows_values_items(uint32_t items, CodeForm form, ScaleKind kind, const float *weights,
-                              uint32_t weights_stride, const CodedRows *rows, TokenRange range,
+INLINE void rows_values_items(uint32_t items, RowForms forms, ScaleKind kind, const float *weights,
+                              uint32_t weights_stride, const CodedHead *values, TokenRange range,
                               float *out) {
     switch (items) {
 #define TILE_ROW(n) \
-    case n: rows_values(n, form, kind, weights, weights_stride, rows, range, out); break;
+    case n: rows_values(n, forms, kind, weights, weights_stride, values->rows, range, out); break;
         EACH_TILE(TILE_ROW)
 #undef TILE_ROW
     default: CHECK(!"a tile of that many items");
@@ -235,31 +325,39 @@ INLINE void rows_values_items(uint32_t items, CodeForm form, ScaleKind kind, con
 
 /* ---- heads whose keys and values are rows */
 
-#define ROWS_SCORES(suffix, form, kind)                                                        \
+#define ROWS_SCORES(suffix, form, second, kind)                                                \
     static void scores_##suffix(uint32_t items, const float *q, const CodedHead *keys,         \
                                 TokenRange seen, float scale, float *scores,                   \
                                 uint32_t scores_stride) {                                      \
-        rows_scores_items(items, form, kind, false, q, &keys->rows[0], keys->head.token_count, \
-                          seen, scale, scores, scores_stride);                                 \
+        rows_scores_items(items, (RowForms){form, second}, kind, q, keys, seen, scale, scores, \
+                          scores_stride);                                                      \
     }
 
-#define ROWS_VALUES(suffix, form, kind)                                                        \
-    static void values_##suffix(uint32_t items, const float *weights, uint32_t weights_stride, \
-                                const void *source, TokenRange range, float *out) {            \
-        const CodedHead *values = source;                                                      \
-        rows_values_items(items, form, kind, weights, weights_stride, &values->rows[0], range, \
-                          out);                                                                \
+#define ROWS_VALUES(suffix, form, second, kind)                                                   \
+    static void values_##suffix(uint32_t items, const float *weights, uint32_t weights_stride,    \
+                                const void *source, TokenRange range, float *out) {               \
+        rows_values_items(items, (RowForms){form, second}, kind, weights, weights_stride, source, \
+                          range, out);                                                            \
     }
 
-ROWS_SCORES(int8, FORM_INT8, SCALE_GROUP)
-ROWS_VALUES(int8, FORM_INT8, SCALE_GROUP)
-ROWS_SCORES(fp8, FORM_FP8, SCALE_ROW)
-ROWS_VALUES(fp8, FORM_FP8, SCALE_ROW)
-ROWS_SCORES(int4_group, FORM_HIGH4, SCALE_GROUP_OFFSET)
-ROWS_VALUES(int4_group, FORM_HIGH4, SCALE_GROUP_OFFSET)
-ROWS_VALUES(kivi4, FORM_LOW4, SCALE_GROUP_OFFSET)
-ROWS_VALUES(kivi2, FORM_LOW2, SCALE_GROUP_OFFSET)
+#define ROWS_BOTH(suffix, form, second, kind) \
+    ROWS_SCORES(suffix, form, second, kind)   \
+    ROWS_VALUES(suffix, form, second, kind)
 
+ROWS_BOTH(int8, FORM_INT8, FORM_NONE, SCALE_GROUP)
+ROWS_BOTH(fp8, FORM_FP8, FORM_NONE, SCALE_ROW)
+ROWS_BOTH(int4_group, FORM_HIGH4, FORM_NONE, SCALE_GROUP_OFFSET)
+ROWS_VALUES(kivi4, FORM_LOW4, FORM_NONE, SCALE_GROUP_OFFSET)
+ROWS_VALUES(kivi2, FORM_LOW2, FORM_NONE, SCALE_GROUP_OFFSET)
+ROWS_SCORES(turbo2, FORM_TABLE2, FORM_NONE, SCALE_ROW)
+ROWS_VALUES(turbo2, FORM_TABLE2, FORM_NONE, SCALE_TABLE)
+ROWS_SCORES(turbo3, FORM_TABLE3, FORM_NONE, SCALE_ROW)
+ROWS_VALUES(turbo3, FORM_TABLE3, FORM_NONE, SCALE_TABLE)
+ROWS_BOTH(turbo4, FORM_TABLE4, FORM_NONE, SCALE_ROW)
+ROWS_BOTH(turbo2_5, FORM_INNER3, FORM_TABLE2, SCALE_TABLE)
+ROWS_BOTH(turbo3_5, FORM_TABLE4, FORM_INNER3, SCALE_TABLE)
+
+#undef ROWS_BOTH
 #undef ROWS_SCORES
 #undef ROWS_VALUES
 
@@ -440,7 +538,6 @@ static void open_turbo(CodedHead *head) {
     const TurboPlan *plan = turbo_plan(&head->head);
     const uint8_t *codes = head->bytes + plan->mask_bytes;
     uint64_t tokens = head->head.token_count;
-    head->row_count = plan->vector_count;
     halves_to_floats(codes + tokens * plan->row_bytes, tokens * plan->vector_count, head->scales);
     for (uint32_t v = 0; v < plan->vector_count; v++)
         head->rows[v] =
@@ -450,76 +547,34 @@ static void open_turbo(CodedHead *head) {
                         .scales = head->scales + v,
                         .scale_stride = plan->vector_count,
                         .centroids = plan->vectors[v].centroids,
+                        .first = plan->vectors[v].first,
                         .dim = plan->vectors[v].dim,
                         .out_stride = head->padded_dim};
-    if (plan->mask_bytes) turbo_channels(plan, head->bytes, head->head.head_dim, head->channels);
+    head->outliers = head->bytes;
+    lane_tables_open();
 }
 
-static void turn_turbo(const CodedHead *keys, float *q) {
+static void turn_turbo(const CodedHead *keys, uint32_t items, const float *q, float *out) {
     const TurboPlan *plan = turbo_plan(&keys->head);
-    if (plan->mask_bytes) {
-        float row[CODEC_HEAD_DIM_MAX];
-        memcpy(row, q, keys->head.head_dim * sizeof *row);
-        for (uint32_t i = 0; i < keys->head.head_dim; i++)
-            q[i] = row[keys->channels[i]];
-    }
-    for (uint32_t v = 0; v < plan->vector_count; v++) {
-        const TurboVector *vector = &plan->vectors[v];
-        turbo_rotate(plan, vector, q + vector->first);
-        turbo_scale(q + vector->first, vector->dim, vector->unit);
-    }
+    const uint32_t dim = keys->head.head_dim, stride = keys->padded_dim;
+    TurboRow rows[TILE_ITEMS];
+    for (uint32_t i = 0; i < items && plan->mask_bytes; i++)
+        turbo_order(keys->outliers, dim, q + (size_t)i * stride, rows[i]);
+    for (uint32_t i = 0; i < items; i++)
+        turbo_rotate(plan, plan->mask_bytes ? rows[i] : q + (size_t)i * stride,
+                     out + (size_t)i * stride);
 }
 
-static void turn_turbo_back(const CodedHead *values, float *out) {
+static void turn_turbo_back(const CodedHead *values, uint32_t items, float *out) {
     const TurboPlan *plan = turbo_plan(&values->head);
-    for (uint32_t v = 0; v < plan->vector_count; v++) {
-        const TurboVector *vector = &plan->vectors[v];
-        turbo_rotate_back(plan, vector, out + vector->first);
-        turbo_scale(out + vector->first, vector->dim, vector->unit);
+    const uint32_t dim = values->head.head_dim, stride = values->padded_dim;
+    TurboRow rows[TILE_ITEMS];
+    for (uint32_t i = 0; i < items; i++) {
+        float *x = out + (size_t)i * stride;
+        turbo_rotate_back(plan, x, plan->mask_bytes ? rows[i] : x);
     }
-    if (!plan->mask_bytes) return;
-    float row[CODEC_HEAD_DIM_MAX];
-    memcpy(row, out, values->head.head_dim * sizeof *row);
-    for (uint32_t i = 0; i < values->head.head_dim; i++)
-        out[values->channels[i]] = row[i];
-}
-
-static void scores_turbo(uint32_t items, const float *q, const CodedHead *keys, TokenRange seen,
-                         float scale, float *scores, uint32_t scores_stride) {
-    const TurboPlan *plan = turbo_plan(&keys->head);
-    for (uint32_t v = 0; v < plan->vector_count; v++) {
-        const float *query = q + plan->vectors[v].first;
-        const CodedRows *rows = &keys->rows[v];
-        uint32_t token_count = keys->head.token_count;
-        if (plan->vectors[v].bits == 2)
-            rows_scores_items(items, FORM_TABLE2, SCALE_ROW, v > 0, query, rows, token_count, seen,
-                              scale, scores, scores_stride);
-        else if (plan->vectors[v].bits == 3)
-            rows_scores_items(items, FORM_TABLE3, SCALE_ROW, v > 0, query, rows, token_count, seen,
-                              scale, scores, scores_stride);
-        else
-            rows_scores_items(items, FORM_TABLE4, SCALE_ROW, v > 0, query, rows, token_count, seen,
-                              scale, scores, scores_stride);
-    }
-}
-
-static void values_turbo(uint32_t items, const float *weights, uint32_t weights_stride,
-                         const void *source, TokenRange range, float *out) {
-    const CodedHead *values = source;
-    const TurboPlan *plan = turbo_plan(&values->head);
-    for (uint32_t v = 0; v < plan->vector_count; v++) {
-        float *sums = out + plan->vectors[v].first;
-        const CodedRows *rows = &values->rows[v];
-        if (plan->vectors[v].bits == 2)
-            rows_values_items(items, FORM_TABLE2, SCALE_ROW, weights, weights_stride, rows, range,
-                              sums);
-        else if (plan->vectors[v].bits == 3)
-            rows_values_items(items, FORM_TABLE3, SCALE_ROW, weights, weights_stride, rows, range,
-                              sums);
-        else
-            rows_values_items(items, FORM_TABLE4, SCALE_ROW, weights, weights_stride, rows, range,
-                              sums);
-    }
+    for (uint32_t i = 0; i < items && plan->mask_bytes; i++)
+        turbo_order_back(values->outliers, dim, rows[i], out + (size_t)i * stride);
 }
 
 /* ---- a block */
@@ -530,11 +585,11 @@ static const CodedKernels coded_kernels_rows[] = {
     {"int4_group", open_int4_group, NULL, NULL, scores_int4_group, values_int4_group},
     {"kivi4", open_kivi, NULL, NULL, scores_kivi4, values_kivi4},
     {"kivi2", open_kivi, NULL, NULL, scores_kivi2, values_kivi2},
-    {"turboquant2", open_turbo, turn_turbo, turn_turbo_back, scores_turbo, values_turbo},
-    {"turboquant2_5", open_turbo, turn_turbo, turn_turbo_back, scores_turbo, values_turbo},
-    {"turboquant3", open_turbo, turn_turbo, turn_turbo_back, scores_turbo, values_turbo},
-    {"turboquant3_5", open_turbo, turn_turbo, turn_turbo_back, scores_turbo, values_turbo},
-    {"turboquant4", open_turbo, turn_turbo, turn_turbo_back, scores_turbo, values_turbo},
+    {"turboquant2", open_turbo, turn_turbo, turn_turbo_back, scores_turbo2, values_turbo2},
+    {"turboquant2_5", open_turbo, turn_turbo, turn_turbo_back, scores_turbo2_5, values_turbo2_5},
+    {"turboquant3", open_turbo, turn_turbo, turn_turbo_back, scores_turbo3, values_turbo3},
+    {"turboquant3_5", open_turbo, turn_turbo, turn_turbo_back, scores_turbo3_5, values_turbo3_5},
+    {"turboquant4", open_turbo, turn_turbo, turn_turbo_back, scores_turbo4, values_turbo4},
 };
 
 enum { CODED_COUNT = sizeof coded_kernels_rows / sizeof *coded_kernels_rows };
@@ -571,9 +626,7 @@ static const float *coded_queries(const CodedKernels *kernels, const CodedHead *
                                   uint32_t items) {
     const float *q = scratch->q + (size_t)item_first * scratch->padded_dim;
     if (!kernels->turn) return q;
-    memcpy(scratch->coded_q, q, (size_t)items * scratch->padded_dim * sizeof *q);
-    for (uint32_t i = 0; i < items; i++)
-        kernels->turn(keys, scratch->coded_q + (size_t)i * scratch->padded_dim);
+    kernels->turn(keys, items, q, scratch->coded_q);
     return scratch->coded_q;
 }
 
@@ -597,8 +650,7 @@ static void fold_coded_block(const AttendArgs *args, const AttendTask *task, con
                         scratch->padded_tokens);
         tile_softmax(&tile, seen, scratch->scores, scratch->padded_tokens);
         tile_partial_out(&tile, seen, scratch, kernels->values, &values);
-        for (uint32_t i = 0; kernels->turn_back && i < tile.item_count; i++)
-            kernels->turn_back(&values, scratch->partial_out + (size_t)i * scratch->padded_dim);
+        if (kernels->turn_back) kernels->turn_back(&values, tile.item_count, scratch->partial_out);
         tile_fold(&tile, scratch, group, first);
     }
 }

@@ -1,7 +1,7 @@
 #ifndef KERNELS_CPU_CODEC_FORMS_H
 #define KERNELS_CPU_CODEC_FORMS_H
 
-/* Codes of KV codecs in registers: a chunk of 16 codes becomes 16 floats and back, for the vectors of the instruction
+/* Codes of KV codecs in registers: a chunk of 16 codes, or a run of 32, becomes as many floats and back, for the vectors of the instruction
  * set that the file is compiled for. Arithmetic that decides bytes or halves is that of kernels/codec, step by step. */
 
 #include <math.h>
@@ -16,7 +16,12 @@
 #define INLINE static inline __attribute__((always_inline))
 #endif
 
-enum { CHUNK = 16, CHUNK_VECTORS = CHUNK / VECTOR_LANES };
+enum {
+    CHUNK = 16,
+    CHUNK_VECTORS = CHUNK / VECTOR_LANES,
+    RUN = 32, /* numbers whose codes are better written, or read, together */
+    RUN_VECTORS = RUN / VECTOR_LANES,
+};
 
 /* How a code is written, and what number it stands for. */
 typedef enum CodeForm {
@@ -28,13 +33,22 @@ typedef enum CodeForm {
     FORM_TABLE4, /* centroid of a code of 4, 3, 2 bits, the first in the lowest bits */
     FORM_TABLE3,
     FORM_TABLE2,
+    FORM_INNER3, /* FORM_TABLE3 where the byte before the codes can be read, too */
+    FORM_NONE,   /* no code */
 } CodeForm;
 
 INLINE uint32_t form_bits(CodeForm form) {
-    return form == FORM_INT8 || form == FORM_FP8      ? 8
-           : form == FORM_LOW2 || form == FORM_TABLE2 ? 2
-           : form == FORM_TABLE3                      ? 3
-                                                      : 4;
+    return form == FORM_INT8 || form == FORM_FP8        ? 8
+           : form == FORM_LOW2 || form == FORM_TABLE2   ? 2
+           : form == FORM_TABLE3 || form == FORM_INNER3 ? 3
+                                                        : 4;
+}
+
+/* Bytes that will be needed; any address. */
+INLINE void fetch_bytes(const void *bytes, uint64_t count) {
+    enum { LINE_BYTES = 64 };
+    for (uint64_t i = 0; i < count; i += LINE_BYTES)
+        _mm_prefetch((const char *)bytes + i, _MM_HINT_T0);
 }
 
 INLINE uint32_t load_word(const uint8_t *bytes) {
@@ -43,9 +57,13 @@ INLINE uint32_t load_word(const uint8_t *bytes) {
     return word;
 }
 
-/* The numbers of codes 0 …, repeated so that bits above a code do not matter; two vectors of 8 lanes for 4 bits. */
+/* The numbers of codes 0 …, repeated so that bits above a code do not matter; two vectors of 8 lanes for 4 bits, and there the
+ * bytes of the floats, too: the first of each, the second, … */
 typedef struct CodeTable {
     Vector low, high;
+#if VECTOR_LANES == 8
+    __m256i bytes[sizeof(float)];
+#endif
 } CodeTable;
 
 INLINE CodeTable table_load(CodeForm form, const float *centroids) {
@@ -53,9 +71,35 @@ INLINE CodeTable table_load(CodeForm form, const float *centroids) {
     uint32_t count = 1u << form_bits(form);
     for (uint32_t i = 0; i < 16; i++)
         entries[i] = centroids && count <= 16 ? centroids[i % count] : (float)(i % count);
-    CodeTable table = {vector_load(entries), vector_load(entries + 16 - VECTOR_LANES)};
+    CodeTable table = {.low = vector_load(entries),
+                       .high = vector_load(entries + 16 - VECTOR_LANES)};
+#if VECTOR_LANES == 8
+    const __m128i apart = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m128i four[4]; /* entries 4 i … 4 i + 3: all first bytes, all second ones, … */
+    for (uint32_t i = 0; i < 4; i++)
+        four[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(entries + 4 * i)), apart);
+    __m128i low = _mm_unpacklo_epi32(four[0], four[1]), high = _mm_unpackhi_epi32(four[0], four[1]);
+    __m128i low2 = _mm_unpacklo_epi32(four[2], four[3]),
+            high2 = _mm_unpackhi_epi32(four[2], four[3]);
+    const __m128i bytes[] = {_mm_unpacklo_epi64(low, low2), _mm_unpackhi_epi64(low, low2),
+                             _mm_unpacklo_epi64(high, high2), _mm_unpackhi_epi64(high, high2)};
+    for (uint32_t byte = 0; byte < sizeof(float) && form == FORM_TABLE4; byte++)
+        table.bytes[byte] = _mm256_broadcastsi128_si256(bytes[byte]);
+#endif
     return table;
 }
+
+/* What lanes_number finds, scaled. */
+INLINE CodeTable table_scaled(const CodeTable *table, float scale) {
+    CodeTable scaled = {.low = vector_multiply(table->low, vector_set(scale)),
+                        .high = vector_multiply(table->high, vector_set(scale))};
+    return scaled;
+}
+
+/* The thresholds of a scalar quantizer for a search from the highest bit down: a table a stage, by what was found. */
+typedef struct CodeSearch {
+    Vector stages[4];
+} CodeSearch;
 
 #if VECTOR_LANES == 16
 
@@ -67,9 +111,47 @@ INLINE Lanes lanes_two_words(const uint8_t *low, const uint8_t *high) {
                                   (int)load_word(high));
 }
 
+/* Eight bytes as two words in turn. */
+INLINE Lanes lanes_word_pairs(const uint8_t *bytes) {
+    uint64_t words;
+    memcpy(&words, bytes, sizeof words);
+    return _mm512_set1_epi64((int64_t)words);
+}
+
+/* Centroids of a chunk: in lanes 2 j and 2 j + 1 those of codes j and 8 + j, which is what two words in turn give. */
+INLINE Lanes lanes_table_codes(CodeForm form, const uint8_t *codes) {
+    const Lanes by2 = _mm512_setr_epi32(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+    const Lanes by3 = _mm512_setr_epi32(0, 0, 3, 3, 6, 6, 9, 9, 12, 12, 15, 15, 18, 18, 21, 21);
+    const Lanes inner3 =
+        _mm512_setr_epi32(8, 0, 11, 3, 14, 6, 17, 9, 20, 12, 23, 15, 26, 18, 29, 21);
+    const Lanes by4 = _mm512_setr_epi32(0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28);
+    if (form == FORM_TABLE2)
+        return _mm512_srlv_epi32(_mm512_set1_epi32((int)load_word(codes)), by2);
+    if (form == FORM_INNER3) return _mm512_srlv_epi32(lanes_word_pairs(codes - 1), inner3);
+    if (form == FORM_TABLE4) return _mm512_srlv_epi32(lanes_word_pairs(codes), by4);
+    Lanes words = _mm512_mask_set1_epi32(_mm512_set1_epi32((int)load_word(codes)), 0xaaaa,
+                                         (int)load_word(codes + 3));
+    return _mm512_srlv_epi32(words, by3);
+}
+
+INLINE Vector vector_to_code_order(Vector x) {
+    const Lanes order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    return _mm512_permutexvar_ps(order, x);
+}
+
+INLINE Vector vector_from_code_order(Vector x) {
+    const Lanes order = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    return _mm512_permutexvar_ps(order, x);
+}
+
+/* what the lowest bits of each lane stand for */
+INLINE Vector lanes_number(CodeForm form, Lanes lanes, const CodeTable *table) {
+    (void)form;
+    return _mm512_permutexvar_ps(lanes, table->low);
+}
+
 INLINE void form_chunk(CodeForm form, const uint8_t *codes, const CodeTable *table, Vector *out) {
     const Lanes by2 = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const Lanes by3 = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 0, 3, 6, 9, 12, 15, 18, 21);
     const Lanes by4 = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
     const Lanes swapped =
         _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
@@ -86,22 +168,54 @@ INLINE void form_chunk(CodeForm form, const uint8_t *codes, const CodeTable *tab
         out[0] = _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
         return;
     }
-    if (form_bits(form) == 2)
+    if (form == FORM_LOW2)
         lanes = _mm512_srlv_epi32(_mm512_set1_epi32((int)load_word(codes)), by2);
-    else if (form_bits(form) == 3)
-        lanes = _mm512_srlv_epi32(lanes_two_words(codes, codes + 3), by3);
-    else
+    else if (form == FORM_LOW4 || form == FORM_HIGH4)
         lanes = _mm512_srlv_epi32(lanes_two_words(codes, codes + 4),
                                   form == FORM_HIGH4 ? swapped : by4);
-    out[0] = _mm512_permutexvar_ps(lanes, table->low);
+    else
+        lanes = lanes_table_codes(form, codes);
+    out[0] = lanes_number(form, lanes, table);
+}
+
+/* Runs of codes that are found faster together than by chunks: none. */
+INLINE bool form_has_runs(CodeForm form) {
+    (void)form;
+    return false;
+}
+
+INLINE void form_run(CodeForm form, const uint8_t *codes, const CodeTable *table, Vector *out) {
+    form_chunk(form, codes, table, out);
+    form_chunk(form, codes + CHUNK / 8 * form_bits(form), table, out + CHUNK_VECTORS);
 }
 
 INLINE Lanes lanes_from_vector(Vector whole) {
     return _mm512_cvtps_epi32(whole);
 }
 
-INLINE Lanes lanes_shift_or(Lanes sum, Lanes lanes, uint32_t bits) {
-    return _mm512_or_si512(sum, _mm512_sll_epi32(lanes, _mm_cvtsi32_si128((int)bits)));
+INLINE Lanes lanes_of_bits(Vector x) {
+    return _mm512_castps_si512(x);
+}
+
+INLINE Lanes lanes_set(int32_t value) {
+    return _mm512_set1_epi32(value);
+}
+
+INLINE Lanes lanes_add(Lanes a, Lanes b) {
+    return _mm512_add_epi32(a, b);
+}
+
+INLINE Lanes lanes_or(Lanes a, Lanes b) {
+    return _mm512_or_si512(a, b);
+}
+
+/* bits: a constant once loops are unrolled */
+INLINE Lanes lanes_shift_left(Lanes lanes, uint32_t bits) {
+    return (Lanes)((__v16su)lanes << bits);
+}
+
+INLINE Lanes lanes_shift_right(Lanes lanes, uint32_t bits) {
+    return (Lanes)((__v16su)lanes >> bits);
 }
 
 INLINE void lanes_store(uint32_t *words, Lanes lanes) {
@@ -113,13 +227,70 @@ INLINE Lanes lanes_load(const uint32_t *words) {
 }
 
 INLINE Vector vector_from_code(Lanes words, uint32_t shift, uint32_t mask) {
-    Lanes codes = _mm512_and_si512(_mm512_srl_epi32(words, _mm_cvtsi32_si128((int)shift)),
-                                   _mm512_set1_epi32((int)mask));
+    Lanes codes = _mm512_and_si512(lanes_shift_right(words, shift), _mm512_set1_epi32((int)mask));
     return _mm512_cvtepi32_ps(codes);
+}
+
+/* count + 1 where a > b */
+INLINE Lanes lanes_count_above(Lanes count, Lanes a, Lanes b) {
+    return _mm512_mask_add_epi32(count, _mm512_cmpgt_epi32_mask(a, b), count, _mm512_set1_epi32(1));
+}
+
+/* a bit a lane: a > b */
+INLINE uint32_t lanes_above(Lanes a, Lanes b) {
+    return _mm512_cmpgt_epi32_mask(a, b);
+}
+
+/* `later` in the lanes after the given one */
+INLINE Lanes lanes_select_later(Lanes later, Lanes other, uint32_t lane) {
+    return _mm512_mask_blend_epi32((__mmask16)(0xfffeu << lane), other, later);
+}
+
+/* Words of 16 bits of a and b in turn, inside each 16 bytes: from their lower and their upper halves. */
+INLINE Lanes lanes_interleave_low(Lanes a, Lanes b) {
+    return _mm512_unpacklo_epi16(a, b);
+}
+
+INLINE Lanes lanes_interleave_high(Lanes a, Lanes b) {
+    return _mm512_unpackhi_epi16(a, b);
+}
+
+/* 16 halves of a row and 16 of the one `step` halves further. */
+INLINE Lanes lanes_load_rows(const uint16_t *row, uint64_t step) {
+    Lanes first = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)row));
+    return _mm512_inserti64x4(first, _mm256_loadu_si256((const __m256i *)(row + step)), 1);
+}
+
+INLINE void lanes_store_rows(uint16_t *row, uint64_t step, Lanes lanes) {
+    _mm256_storeu_si256((__m256i *)row, _mm512_castsi512_si256(lanes));
+    _mm256_storeu_si256((__m256i *)(row + step), _mm512_extracti64x4_epi64(lanes, 1));
+}
+
+/* 8 halves of a, of b, again of a, of b: a column of 16 each */
+INLINE Lanes lanes_load_columns(const uint16_t *a, const uint16_t *b) {
+    Lanes both = lanes_load_rows(a, (uint64_t)(b - a));
+    return _mm512_shuffle_i64x2(both, both, _MM_SHUFFLE(3, 1, 2, 0));
+}
+
+INLINE void lanes_store_columns(uint16_t *a, uint16_t *b, Lanes lanes) {
+    lanes_store_rows(a, (uint64_t)(b - a),
+                     _mm512_shuffle_i64x2(lanes, lanes, _MM_SHUFFLE(3, 1, 2, 0)));
+}
+
+/* halves without NaN: those beyond the finite ones are the largest */
+INLINE Lanes lanes_halves_finite(Lanes halves) {
+    Lanes low = _mm512_min_epi16(halves, _mm512_set1_epi16(0x7bff));
+    return _mm512_min_epu16(low, _mm512_set1_epi16((short)0xfbff));
 }
 
 INLINE __m128i lanes_bytes(Lanes lanes) {
     return _mm512_cvtepi32_epi8(lanes);
+}
+
+/* 32 codes as bytes */
+INLINE __m256i run_bytes(const Lanes *codes) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(lanes_bytes(codes[0])),
+                                   lanes_bytes(codes[1]), 1);
 }
 
 /* x as it is after a step of arithmetic in f16 */
@@ -139,27 +310,9 @@ INLINE Vector vector_absolute(Vector x) {
     return _mm512_abs_ps(x);
 }
 
-/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c */
-INLINE Lanes lanes_fp8(Vector x) {
-    Lanes bits = _mm512_castps_si512(x);
-    Vector magnitude = _mm512_abs_ps(x);
-    Lanes small = _mm512_cvtps_epi32(_mm512_mul_ps(magnitude, _mm512_set1_ps(512.0f)));
-    Lanes whole = _mm512_castps_si512(magnitude);
-    Lanes odd = _mm512_and_si512(_mm512_srli_epi32(whole, 20), _mm512_set1_epi32(1));
-    Lanes rounded = _mm512_add_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(0x7ffff)), odd);
-    Lanes large = _mm512_sub_epi32(_mm512_srli_epi32(rounded, 20), _mm512_set1_epi32(120 << 3));
-    __mmask16 is_small = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(0x1p-6f), _CMP_LT_OQ);
-    Lanes sign = _mm512_and_si512(_mm512_srli_epi32(bits, 24), _mm512_set1_epi32(0x80));
-    return _mm512_or_si512(sign, _mm512_mask_blend_epi32(is_small, large, small));
-}
-
-/* a bit a lane */
-INLINE uint32_t vector_lanes_above(Vector a, Vector b) {
-    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
-}
-
-INLINE uint32_t vector_lanes_equal(Vector a, Vector b) {
-    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+/* the power of two at or below x > 0 */
+INLINE Vector vector_power_below(Vector x) {
+    return _mm512_and_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000)));
 }
 
 /* 1 / x in even lanes */
@@ -182,31 +335,46 @@ INLINE Vector vector_finite_or_zero(Vector x) {
     return _mm512_maskz_mov_ps(finite, x);
 }
 
-/* How many of the thresholds, in rising order, lie below x: 2^bits - 1 of them, in a table padded to 16. */
-INLINE Lanes lanes_count_below(Vector x, const float *thresholds, uint32_t bits) {
-    Vector table = vector_load(thresholds);
-    Lanes found = _mm512_setzero_si512();
-    for (int step = 1 << (bits - 1); step > 0; step /= 2) {
-        Lanes middle = _mm512_add_epi32(found, _mm512_set1_epi32(step - 1));
-        Vector threshold = _mm512_permutexvar_ps(middle, table);
+/* Where a code found so far has its entry in a stage's table. */
+INLINE uint32_t search_found(uint32_t entry) {
+    return entry;
+}
+
+/* codes << bits | how many of the thresholds lie below x */
+INLINE Lanes lanes_push_code(Lanes codes, Vector x, const CodeSearch *search, uint32_t bits) {
+    const Lanes one = _mm512_set1_epi32(1);
+    Lanes found = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(x, search->stages[0], _CMP_GT_OQ), one);
+    for (uint32_t stage = 1; stage < bits; stage++) {
+        Vector threshold = _mm512_permutexvar_ps(found, search->stages[stage]);
         __mmask16 above = _mm512_cmp_ps_mask(x, threshold, _CMP_GT_OQ);
-        found = _mm512_mask_add_epi32(found, above, found, _mm512_set1_epi32(step));
+        found = _mm512_add_epi32(found, found);
+        found = _mm512_mask_add_epi32(found, above, found, one);
     }
-    return found;
+    return _mm512_or_si512(lanes_shift_left(codes, bits), found);
 }
 
 /* lane i and lane i ^ reach: their sum in the lower one, their difference in the upper one */
 INLINE Vector vector_butterfly(Vector x, int reach) {
     const Lanes numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    Lanes partner = _mm512_xor_si512(numbers, _mm512_set1_epi32(reach));
-    __mmask16 upper = _mm512_test_epi32_mask(numbers, _mm512_set1_epi32(reach));
-    Vector other = _mm512_permutexvar_ps(partner, x);
-    return _mm512_mask_sub_ps(_mm512_add_ps(other, x), upper, other, x);
+    Lanes reaches = _mm512_set1_epi32(reach);
+    __mmask16 upper = _mm512_test_epi32_mask(numbers, reaches);
+    Vector signs = _mm512_mask_blend_ps(upper, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
+    Vector other = _mm512_permutexvar_ps(_mm512_xor_si512(numbers, reaches), x);
+    return _mm512_fmadd_ps(x, signs, other);
 }
 
 #else
 
 typedef __m256i Lanes;
+
+/* centroids of a chunk lie in the order of their codes */
+INLINE Vector vector_to_code_order(Vector x) {
+    return x;
+}
+
+INLINE Vector vector_from_code_order(Vector x) {
+    return x;
+}
 
 INLINE Vector vector_absolute(Vector x) {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
@@ -216,6 +384,7 @@ INLINE Lanes lanes_word(const uint8_t *codes) {
     return _mm256_set1_epi32((int)load_word(codes));
 }
 
+/* what the lowest bits of each lane stand for */
 INLINE Vector lanes_number(CodeForm form, Lanes lanes, const CodeTable *table) {
     if (form == FORM_HIGH4 || form == FORM_LOW4)
         return _mm256_cvtepi32_ps(_mm256_and_si256(lanes, _mm256_set1_epi32(15)));
@@ -253,12 +422,61 @@ INLINE void form_chunk(CodeForm form, const uint8_t *codes, const CodeTable *tab
     }
 }
 
+/* Runs of codes that are found faster together than by chunks. */
+INLINE bool form_has_runs(CodeForm form) {
+    return form == FORM_TABLE4;
+}
+
+/* 32 codes: each byte of a float has a table of its own. */
+INLINE void form_run(CodeForm form, const uint8_t *codes, const CodeTable *table, Vector *out) {
+    const Lanes spread =
+        _mm256_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 2, -1, 3, -1, 6,
+                         -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1);
+    (void)form;
+    Lanes words = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)codes));
+    Lanes pairs = _mm256_shuffle_epi8(words, spread); /* of codes: a byte, and room for one */
+    Lanes index = _mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4));
+    index = _mm256_and_si256(index, _mm256_set1_epi8(0x0f));
+    Lanes a = _mm256_shuffle_epi8(table->bytes[0], index);
+    Lanes b = _mm256_shuffle_epi8(table->bytes[1], index);
+    Lanes c = _mm256_shuffle_epi8(table->bytes[2], index);
+    Lanes d = _mm256_shuffle_epi8(table->bytes[3], index);
+    Lanes ab = _mm256_unpacklo_epi8(a, b), cd = _mm256_unpacklo_epi8(c, d);
+    out[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(ab, cd));
+    out[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(ab, cd));
+    ab = _mm256_unpackhi_epi8(a, b);
+    cd = _mm256_unpackhi_epi8(c, d);
+    out[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(ab, cd));
+    out[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(ab, cd));
+}
+
 INLINE Lanes lanes_from_vector(Vector whole) {
     return _mm256_cvtps_epi32(whole);
 }
 
-INLINE Lanes lanes_shift_or(Lanes sum, Lanes lanes, uint32_t bits) {
-    return _mm256_or_si256(sum, _mm256_sll_epi32(lanes, _mm_cvtsi32_si128((int)bits)));
+INLINE Lanes lanes_of_bits(Vector x) {
+    return _mm256_castps_si256(x);
+}
+
+INLINE Lanes lanes_set(int32_t value) {
+    return _mm256_set1_epi32(value);
+}
+
+INLINE Lanes lanes_add(Lanes a, Lanes b) {
+    return _mm256_add_epi32(a, b);
+}
+
+INLINE Lanes lanes_or(Lanes a, Lanes b) {
+    return _mm256_or_si256(a, b);
+}
+
+/* bits: a constant once loops are unrolled */
+INLINE Lanes lanes_shift_left(Lanes lanes, uint32_t bits) {
+    return (Lanes)((__v8su)lanes << bits);
+}
+
+INLINE Lanes lanes_shift_right(Lanes lanes, uint32_t bits) {
+    return (Lanes)((__v8su)lanes >> bits);
 }
 
 INLINE void lanes_store(uint32_t *words, Lanes lanes) {
@@ -270,9 +488,61 @@ INLINE Lanes lanes_load(const uint32_t *words) {
 }
 
 INLINE Vector vector_from_code(Lanes words, uint32_t shift, uint32_t mask) {
-    Lanes codes = _mm256_and_si256(_mm256_srl_epi32(words, _mm_cvtsi32_si128((int)shift)),
-                                   _mm256_set1_epi32((int)mask));
+    Lanes codes = _mm256_and_si256(lanes_shift_right(words, shift), _mm256_set1_epi32((int)mask));
     return _mm256_cvtepi32_ps(codes);
+}
+
+/* count + 1 where a > b */
+INLINE Lanes lanes_count_above(Lanes count, Lanes a, Lanes b) {
+    return _mm256_sub_epi32(count, _mm256_cmpgt_epi32(a, b));
+}
+
+/* a bit a lane: a > b */
+INLINE uint32_t lanes_above(Lanes a, Lanes b) {
+    return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)));
+}
+
+/* `later` in the lanes after the given one */
+INLINE Lanes lanes_select_later(Lanes later, Lanes other, uint32_t lane) {
+    const Lanes numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_blendv_epi8(other, later, _mm256_cmpgt_epi32(numbers, lanes_set((int32_t)lane)));
+}
+
+/* Words of 16 bits of a and b in turn, inside each 16 bytes: from their lower and their upper halves. */
+INLINE Lanes lanes_interleave_low(Lanes a, Lanes b) {
+    return _mm256_unpacklo_epi16(a, b);
+}
+
+INLINE Lanes lanes_interleave_high(Lanes a, Lanes b) {
+    return _mm256_unpackhi_epi16(a, b);
+}
+
+/* 16 halves of a row; there is no room for those of another */
+INLINE Lanes lanes_load_rows(const uint16_t *row, uint64_t step) {
+    (void)step;
+    return _mm256_loadu_si256((const __m256i *)row);
+}
+
+INLINE void lanes_store_rows(uint16_t *row, uint64_t step, Lanes lanes) {
+    (void)step;
+    _mm256_storeu_si256((__m256i *)row, lanes);
+}
+
+/* 8 halves of a, then of b: a column each */
+INLINE Lanes lanes_load_columns(const uint16_t *a, const uint16_t *b) {
+    Lanes first = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a));
+    return _mm256_inserti128_si256(first, _mm_loadu_si128((const __m128i *)b), 1);
+}
+
+INLINE void lanes_store_columns(uint16_t *a, uint16_t *b, Lanes lanes) {
+    _mm_storeu_si128((__m128i *)a, _mm256_castsi256_si128(lanes));
+    _mm_storeu_si128((__m128i *)b, _mm256_extracti128_si256(lanes, 1));
+}
+
+/* halves without NaN: those beyond the finite ones are the largest */
+INLINE Lanes lanes_halves_finite(Lanes halves) {
+    Lanes low = _mm256_min_epi16(halves, _mm256_set1_epi16(0x7bff));
+    return _mm256_min_epu16(low, _mm256_set1_epi16((short)0xfbff));
 }
 
 /* the lowest byte of each, in the lower half */
@@ -280,6 +550,14 @@ INLINE __m128i lanes_bytes(Lanes lanes) {
     Lanes low = _mm256_and_si256(lanes, _mm256_set1_epi32(0xff));
     __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
     return _mm_packus_epi16(words, words);
+}
+
+/* 32 codes below 128 as bytes */
+INLINE __m256i run_bytes(const Lanes *codes) {
+    const Lanes order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    Lanes bytes = _mm256_packus_epi16(_mm256_packs_epi32(codes[0], codes[1]),
+                                      _mm256_packs_epi32(codes[2], codes[3]));
+    return _mm256_permutevar8x32_epi32(bytes, order);
 }
 
 /* x as it is after a step of arithmetic in f16 */
@@ -294,27 +572,9 @@ INLINE Vector vector_half_round_kept(Vector x) {
     return _mm256_blendv_ps(rounded, x, beyond);
 }
 
-/* fp8 codes of numbers in [-448, 448], as in kernels/codec/codec_fp8.c */
-INLINE Lanes lanes_fp8(Vector x) {
-    Lanes bits = _mm256_castps_si256(x);
-    Vector magnitude = vector_absolute(x);
-    Lanes small = _mm256_cvtps_epi32(_mm256_mul_ps(magnitude, _mm256_set1_ps(512.0f)));
-    Lanes whole = _mm256_castps_si256(magnitude);
-    Lanes odd = _mm256_and_si256(_mm256_srli_epi32(whole, 20), _mm256_set1_epi32(1));
-    Lanes rounded = _mm256_add_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(0x7ffff)), odd);
-    Lanes large = _mm256_sub_epi32(_mm256_srli_epi32(rounded, 20), _mm256_set1_epi32(120 << 3));
-    Vector is_small = _mm256_cmp_ps(magnitude, _mm256_set1_ps(0x1p-6f), _CMP_LT_OQ);
-    Lanes sign = _mm256_and_si256(_mm256_srli_epi32(bits, 24), _mm256_set1_epi32(0x80));
-    return _mm256_or_si256(sign, _mm256_blendv_epi8(large, small, _mm256_castps_si256(is_small)));
-}
-
-/* a bit a lane */
-INLINE uint32_t vector_lanes_above(Vector a, Vector b) {
-    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
-}
-
-INLINE uint32_t vector_lanes_equal(Vector a, Vector b) {
-    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+/* the power of two at or below x > 0 */
+INLINE Vector vector_power_below(Vector x) {
+    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000)));
 }
 
 /* 1 / x in even lanes */
@@ -337,52 +597,65 @@ INLINE Vector vector_finite_or_zero(Vector x) {
     return _mm256_and_ps(finite, x);
 }
 
-/* How many of the thresholds, in rising order, lie below x: 2^bits - 1 of them. */
-INLINE Lanes lanes_count_below(Vector x, const float *thresholds, uint32_t bits) {
-    Lanes found = _mm256_setzero_si256();
-    for (uint32_t i = 0; i + 1 < 1u << bits; i++) {
-        Vector above = _mm256_cmp_ps(x, _mm256_set1_ps(thresholds[i]), _CMP_GT_OQ);
-        found = _mm256_sub_epi32(found, _mm256_castps_si256(above));
+/* Where a code found so far has its entry in a stage's table: it is counted in minus ones. */
+INLINE uint32_t search_found(uint32_t entry) {
+    return 0u - entry;
+}
+
+/* codes << bits | how many of the thresholds lie below x */
+INLINE Lanes lanes_push_code(Lanes codes, Vector x, const CodeSearch *search, uint32_t bits) {
+    Lanes minus = _mm256_castps_si256(_mm256_cmp_ps(x, search->stages[0], _CMP_GT_OQ));
+    for (uint32_t stage = 1; stage < bits; stage++) {
+        Vector threshold = _mm256_permutevar8x32_ps(search->stages[stage], minus);
+        Lanes above = _mm256_castps_si256(_mm256_cmp_ps(x, threshold, _CMP_GT_OQ));
+        minus = _mm256_add_epi32(_mm256_add_epi32(minus, minus), above);
     }
-    return found;
+    return _mm256_sub_epi32(lanes_shift_left(codes, bits), minus);
 }
 
 /* lane i and lane i ^ reach: their sum in the lower one, their difference in the upper one */
 INLINE Vector vector_butterfly(Vector x, int reach) {
     const Lanes numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     Lanes reaches = _mm256_set1_epi32(reach);
-    Vector other = _mm256_permutevar8x32_ps(x, _mm256_xor_si256(numbers, reaches));
     Vector upper =
         _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(numbers, reaches), reaches));
-    return _mm256_blendv_ps(_mm256_add_ps(other, x), _mm256_sub_ps(other, x), upper);
+    Vector signs = _mm256_blendv_ps(_mm256_set1_ps(1.0f), _mm256_set1_ps(-1.0f), upper);
+    Vector other = _mm256_permutevar8x32_ps(x, _mm256_xor_si256(numbers, reaches));
+    return _mm256_fmadd_ps(x, signs, other);
 }
 
 #endif
 
-/* Neighbours meet by multiply-add, the later one shifted: `count` codes below 2^bits, as bytes, become count * bits / 8.
- * `swapped`: the first of two in the higher bits. */
-INLINE void bytes_store_codes(uint8_t *out, uint32_t bits, bool swapped, __m128i bytes,
-                              uint32_t count) {
-    const __m128i first_high = _mm_set1_epi16((short)(1 << 8 | 1 << bits));
-    const __m128i first_low = _mm_set1_epi16((short)(1 << bits << 8 | 1));
-    __m128i two = _mm_maddubs_epi16(bytes, swapped ? first_high : first_low);
-    if (bits == 4) {
-        uint64_t word = (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(two, two));
-        memcpy(out, &word, count / 2);
-        return;
+/* Of 2^bits - 1 thresholds in rising order. */
+INLINE CodeSearch search_open(const float *thresholds, uint32_t bits) {
+    CodeSearch search;
+    for (uint32_t stage = 0; stage < bits; stage++) {
+        float entries[VECTOR_LANES];
+        uint32_t step = 1u << (bits - 1 - stage);
+        for (uint32_t i = 0; i < VECTOR_LANES; i++) {
+            uint32_t found = search_found(i) & ((1u << stage) - 1);
+            entries[i] = thresholds[2 * step * found + step - 1];
+        }
+        search.stages[stage] = vector_load(entries);
     }
-    __m128i four = _mm_madd_epi16(two, _mm_set1_epi32(1 << 2 * bits << 16 | 1));
-    __m128i eight = _mm_or_si128(four, _mm_srli_epi64(four, 32 - 4 * (int)bits));
-    uint32_t low = (uint32_t)_mm_cvtsi128_si32(eight);
-    memcpy(out, &low, bits);
-    if (count == 8) return;
-    uint32_t high = (uint32_t)_mm_extract_epi32(eight, 2);
-    memcpy(out + bits, &high, bits);
+    return search;
 }
 
-/* VECTOR_LANES codes of a stream */
-INLINE void lanes_store_codes(uint8_t *out, uint32_t bits, bool swapped, Lanes codes) {
-    bytes_store_codes(out, bits, swapped, lanes_bytes(codes), VECTOR_LANES);
+/* Codes of a run below 2^bits, 2 or 4: neighbours meet by multiply-add, the later one shifted.
+ * `swapped`: the first of two in the higher bits. */
+INLINE void run_store_codes(uint8_t *out, uint32_t bits, bool swapped, const Lanes *codes) {
+    const __m256i first_high = _mm256_set1_epi16((short)(1 << 8 | 1 << bits));
+    const __m256i first_low = _mm256_set1_epi16((short)(1 << bits << 8 | 1));
+    __m256i two = _mm256_maddubs_epi16(run_bytes(codes), swapped ? first_high : first_low);
+    if (bits == 4) {
+        __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(two, two), 0x08);
+        _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(bytes));
+        return;
+    }
+    __m256i four = _mm256_madd_epi16(two, _mm256_set1_epi32(1 << 2 * bits << 16 | 1));
+    __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    _mm_storel_epi64((__m128i *)out, _mm_packus_epi16(words, words));
 }
 
 INLINE void lanes_store_bytes(uint8_t *out, Lanes lanes) {

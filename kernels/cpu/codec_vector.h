@@ -5,7 +5,7 @@
  * one file an ISA. Bytes and halves are those of kernels/codec: each number goes through the same rounding steps.
  * Heads of a codec without a row here go through its own functions. */
 
-#include "kernels/cpu/codec_turbo.h"
+#include "kernels/cpu/codec_turbo_tokens.h"
 #include "kernels/kernels.h"
 
 #ifdef VECTOR_LANES
@@ -17,10 +17,6 @@ typedef struct CodecVectorRow {
     void (*encode)(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes);
     void (*decode)(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves);
 } CodecVectorRow;
-
-INLINE float vector_min_lane(Vector x) {
-    return -vector_max_lane(vector_subtract(vector_zero(), x));
-}
 
 INLINE void store_half(uint8_t *halves, uint64_t index, uint16_t half) {
     memcpy(halves + 2 * index, &half, sizeof half);
@@ -34,22 +30,52 @@ INLINE uint16_t load_half(const uint8_t *halves, uint64_t index) {
 
 /* ---- int8 and fp8: one scale for `count` numbers of a token */
 
+/* The largest magnitude: halves without their signs are in order as integers. */
 INLINE float largest_of(const uint16_t *halves, uint32_t count) {
-    Vector largest = vector_zero();
-    for (uint32_t i = 0; i < count; i += VECTOR_LANES)
-        largest = vector_max(largest, vector_absolute(vector_load_half(halves + i)));
-    return vector_max_lane(largest);
+    const __m256i magnitude = _mm256_set1_epi16(0x7fff);
+    __m256i largest = _mm256_setzero_si256();
+    for (uint32_t i = 0; i < count; i += CHUNK) {
+        __m256i some = _mm256_loadu_si256((const __m256i *)(halves + i));
+        largest = _mm256_max_epu16(largest, _mm256_and_si256(some, magnitude));
+    }
+    __m128i eight =
+        _mm_max_epu16(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+    __m128i rest = _mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1)));
+    return float_of((uint16_t)~_mm_cvtsi128_si32(rest));
+}
+
+/* Codes of 16 numbers as in kernels/codec/codec_fp8.c; the divisor is 256 times the scale. Magnitudes are rounded by adding a
+ * power of two beside which three bits of their fraction stay, or multiples of 2^-9; after a division by 256 they have the
+ * exponents of halves. */
+INLINE void encode_fp8_chunk(const uint16_t *halves, const Divisor *divisor, uint8_t *codes) {
+    uint16_t rounded[CHUNK];
+    for (uint32_t v = 0; v < CHUNK; v += VECTOR_LANES) {
+        Vector x = vector_absolute(vector_load_half(halves + v));
+        x = vector_min(vector_divide_half(x, divisor), vector_set(448.0f / 256));
+        Vector power = vector_power_below(vector_max(x, vector_set(0x1p-14f)));
+        power = vector_multiply(power, vector_set(0x1p20f));
+        vector_store_half(rounded + v, vector_subtract(vector_add(x, power), power));
+    }
+    const __m128i *numbers = (const __m128i *)halves, *magnitudes = (const __m128i *)rounded;
+    __m128i low = _mm_srli_epi16(_mm_loadu_si128(magnitudes), 7);
+    __m128i high = _mm_srli_epi16(_mm_loadu_si128(magnitudes + 1), 7);
+    __m128i signs = _mm_packs_epi16(_mm_loadu_si128(numbers), _mm_loadu_si128(numbers + 1));
+    signs = _mm_and_si128(signs, _mm_set1_epi8((char)0x80));
+    _mm_storeu_si128((__m128i *)codes, _mm_or_si128(signs, _mm_packus_epi16(low, high)));
 }
 
 INLINE uint16_t encode_bytes(bool fp8, const uint16_t *halves, uint32_t count, uint8_t *codes) {
     const float limit = fp8 ? 448.0f : 127.0f;
     uint16_t scale = half_of(largest_of(halves, count) / limit);
-    Vector divisor = vector_set(float_of(scale));
+    float half = float_of(scale), inverse = 1.0f / half;
+    Divisor divisor = {vector_set(fp8 ? half * 256 : half),
+                       vector_set(fp8 ? inverse / 256 : inverse)};
     if (scale == 0) memset(codes, 0, count); /* no sign of a zero */
-    for (uint32_t i = 0; scale > 0 && i < count; i += VECTOR_LANES) {
-        Vector x = vector_load_half(halves + i);
-        Vector number = vector_clamp(vector_divide(x, divisor), -limit, limit);
-        lanes_store_bytes(codes + i, fp8 ? lanes_fp8(number) : lanes_from_vector(number));
+    for (uint32_t i = 0; scale > 0 && fp8 && i < count; i += CHUNK)
+        encode_fp8_chunk(halves + i, &divisor, codes + i);
+    for (uint32_t i = 0; scale > 0 && !fp8 && i < count; i += VECTOR_LANES) {
+        Vector number = vector_divide_half(vector_load_half(halves + i), &divisor);
+        lanes_store_bytes(codes + i, lanes_from_vector(vector_clamp(number, -limit, limit)));
     }
     return scale;
 }
@@ -105,40 +131,66 @@ static void decode_fp8_vector(const CodecHead *head, const uint8_t *bytes, uint1
 /* ---- groups between minimum and maximum */
 
 typedef struct Extent {
-    float min, max;
+    uint16_t min, max; /* halves */
 } Extent;
 
-INLINE Extent extent_of(const Vector *x, uint32_t vectors) {
-    Vector min = x[0], max = x[0];
-    for (uint32_t v = 1; v < vectors; v++) {
-        min = vector_min(min, x[v]);
-        max = vector_max(max, x[v]);
+/* Halves in an order that integers have, and back. */
+INLINE __m256i halves_ordered(__m256i halves) {
+    __m256i below_zero = _mm256_srai_epi16(halves, 15);
+    return _mm256_xor_si256(halves, _mm256_and_si256(below_zero, _mm256_set1_epi16(0x7fff)));
+}
+
+INLINE uint16_t half_from_order(uint32_t order) {
+    return (uint16_t)(order ^ (order & 0x8000 ? 0x7fff : 0));
+}
+
+/* The smallest of unsigned words of 16 bits. */
+INLINE uint32_t smallest_word(__m256i words) {
+    __m128i eight =
+        _mm_min_epu16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_minpos_epu16(eight)) & 0xffff;
+}
+
+/* count: a multiple of 16 */
+INLINE Extent extent_of(const uint16_t *halves, uint32_t count) {
+    __m256i min = halves_ordered(_mm256_loadu_si256((const __m256i *)halves)), max = min;
+    for (uint32_t i = CHUNK; i < count; i += CHUNK) {
+        __m256i some = halves_ordered(_mm256_loadu_si256((const __m256i *)(halves + i)));
+        min = _mm256_min_epi16(min, some);
+        max = _mm256_max_epi16(max, some);
     }
-    Extent extent = {vector_min_lane(min) + 0.0f, vector_max_lane(max) + 0.0f};
+    uint32_t low = smallest_word(_mm256_xor_si256(min, _mm256_set1_epi16((short)0x8000)));
+    uint32_t high = smallest_word(_mm256_xor_si256(max, _mm256_set1_epi16(0x7fff)));
+    Extent extent = {half_from_order(low ^ 0x8000), half_from_order(high ^ 0x7fff)};
     return extent;
 }
 
-enum { INT4_GROUP = 64, INT4_VECTORS = INT4_GROUP / VECTOR_LANES, INT4_BYTES = INT4_GROUP / 2 };
+enum { INT4_GROUP = 64, INT4_BYTES = INT4_GROUP / 2 };
 
 INLINE uint64_t int4_groups(const CodecHead *head) {
     return (head->head_dim + INT4_GROUP - 1) / INT4_GROUP;
 }
 
-INLINE void encode_int4_numbers(const Vector *x, uint8_t *codes, uint8_t *scales, uint64_t group) {
-    Extent extent = extent_of(x, INT4_VECTORS);
-    float scale = 15.0f / (extent.max - extent.min);
+INLINE void encode_int4_group(const uint16_t *halves, uint8_t *codes, uint8_t *scale_min) {
+    Extent extent = extent_of(halves, INT4_GROUP);
+    float low = float_of(extent.min) + 0.0f, high = float_of(extent.max) + 0.0f;
+    float scale = 15.0f / (high - low);
     uint16_t half = half_of(scale);
-    Vector min = vector_set(extent.min), factor = vector_set(scale);
-    store_half(scales, 2 * group, half);
-    store_half(scales, 2 * group + 1, half_of(extent.min));
+    Vector min = vector_set(low), factor = vector_set(scale);
+    store_half(scale_min, 0, half);
+    store_half(scale_min, 1, half_of(low));
     if (half == 0x7c00) {
         memset(codes, 0, INT4_BYTES);
         return;
     }
-    for (uint32_t v = 0; v < INT4_VECTORS; v++) {
-        Vector code = vector_multiply(vector_subtract(x[v], min), factor);
-        lanes_store_codes(codes + v * VECTOR_LANES / 2, 4, true,
-                          lanes_from_vector(vector_clamp(code, 0.0f, 15.0f)));
+    for (uint32_t first = 0; first < INT4_GROUP; first += RUN) {
+        Lanes found[RUN_VECTORS];
+        for (uint32_t v = 0; v < RUN_VECTORS; v++) {
+            Vector x = vector_load_half(halves + first + v * VECTOR_LANES);
+            Vector code = vector_multiply(vector_subtract(x, min), factor);
+            found[v] = lanes_from_vector(vector_clamp(code, 0.0f, 15.0f));
+        }
+        run_store_codes(codes + first / 2, 4, true, found);
     }
 }
 
@@ -147,12 +199,11 @@ static void encode_int4_vector(const CodecHead *head, const uint16_t *halves, ui
     uint8_t *scales = out_bytes + head->token_count * int4_groups(head) * INT4_BYTES;
     for (uint32_t token = 0; token < head->token_count; token++, halves += head->head_dim)
         for (uint32_t first = 0; first < head->head_dim; first += INT4_GROUP, group++) {
-            Vector x[INT4_VECTORS];
-            for (uint32_t v = 0; v < INT4_VECTORS; v++) {
-                uint32_t d = first + v * VECTOR_LANES;
-                x[v] = d < head->head_dim ? vector_load_half(halves + d) : vector_zero();
-            }
-            encode_int4_numbers(x, out_bytes + group * INT4_BYTES, scales, group);
+            uint16_t filled[INT4_GROUP] = {0};
+            uint32_t left = head->head_dim - first;
+            if (left < INT4_GROUP) memcpy(filled, halves + first, left * sizeof *filled);
+            encode_int4_group(left < INT4_GROUP ? filled : halves + first,
+                              out_bytes + group * INT4_BYTES, scales + 4 * group);
         }
 }
 
@@ -178,7 +229,7 @@ static void decode_int4_vector(const CodecHead *head, const uint8_t *bytes, uint
 
 /* ---- kivi */
 
-enum { KIVI_GROUP = 32, KIVI_VECTORS = KIVI_GROUP / VECTOR_LANES };
+enum { KIVI_GROUP = RUN };
 
 /* Where the parts of a head lie. */
 typedef struct KiviHead {
@@ -201,18 +252,17 @@ INLINE Lanes kivi_codes(bool wide, Vector x, Vector min, const Divisor *step, fl
     Vector above = vector_subtract(x, min);
     above = wide ? vector_half_round_kept(above) : vector_half_round(above);
     Vector code = vector_half_round(vector_divide_half(above, step)); /* far inside f16 */
-    return lanes_from_vector(vector_clamp(code, 0.0f, levels));
+    return lanes_from_vector(vector_min(code, vector_set(levels)));   /* x >= min */
 }
 
 INLINE void kivi_group_codes(bool wide, uint32_t bits, const uint16_t *halves, float min,
                              float step, float inverse, uint8_t *codes) {
     const Divisor divisor = {vector_set(step), vector_set(inverse)};
-    for (uint32_t v = 0; v < KIVI_VECTORS; v++) {
-        Vector x = vector_load_half(halves + v * VECTOR_LANES);
-        lanes_store_codes(
-            codes + v * VECTOR_LANES * bits / 8, bits, false,
-            kivi_codes(wide, x, vector_set(min), &divisor, (float)((1u << bits) - 1)));
-    }
+    Lanes found[RUN_VECTORS];
+    for (uint32_t v = 0; v < RUN_VECTORS; v++)
+        found[v] = kivi_codes(wide, vector_load_half(halves + v * VECTOR_LANES), vector_set(min),
+                              &divisor, (float)((1u << bits) - 1));
+    run_store_codes(codes, bits, false, found);
 }
 
 /* VECTOR_LANES groups at a time: first their extents, then all steps, then codes, so that no group waits for its own step.
@@ -223,23 +273,22 @@ INLINE void encode_kivi_values(uint32_t bits, const CodecHead *head, const uint1
     KiviHead kivi = kivi_head(bits, head);
     uint64_t groups = head->token_count * kivi.row_groups;
     for (uint64_t first = 0; first < groups; first += VECTOR_LANES) {
-        float minima[VECTOR_LANES], maxima[VECTOR_LANES], steps[VECTOR_LANES],
-            inverses[VECTOR_LANES];
+        uint16_t low[VECTOR_LANES], high[VECTOR_LANES];
+        float minima[VECTOR_LANES], steps[VECTOR_LANES], inverses[VECTOR_LANES];
         for (uint32_t g = 0; g < VECTOR_LANES; g++) {
-            Vector x[KIVI_VECTORS];
-            for (uint32_t v = 0; v < KIVI_VECTORS; v++)
-                x[v] = vector_load_half(halves + (first + g) * KIVI_GROUP + v * VECTOR_LANES);
-            Extent extent = extent_of(x, KIVI_VECTORS);
-            minima[g] = extent.min;
-            maxima[g] = extent.max;
+            Extent extent = extent_of(halves + (first + g) * KIVI_GROUP, KIVI_GROUP);
+            low[g] = extent.min;
+            high[g] = extent.max;
         }
-        Vector min = vector_load(minima), step;
-        Vector range = vector_half_round_kept(vector_subtract(vector_load(maxima), min));
+        Vector min = vector_add(vector_load_half(low), vector_zero()), step;
+        Vector max = vector_add(vector_load_half(high), vector_zero());
+        Vector range = vector_half_round_kept(vector_subtract(max, min));
         step = vector_half_round(vector_divide(range, levels));
         Divisor divisor = divisor_of(step);
         bool wide = vector_max_lane(range) > 65504.0f;
         vector_store_half((uint16_t *)(out_bytes + kivi.steps + 2 * first), step);
         vector_store_half((uint16_t *)(out_bytes + kivi.minima + 2 * first), min);
+        vector_store(minima, min);
         vector_store(steps, divisor.half);
         vector_store(inverses, divisor.inverse);
         for (uint32_t g = 0; g < VECTOR_LANES; g++) {
@@ -292,7 +341,7 @@ INLINE void kivi_key_codes(bool wide, uint32_t bits, const uint16_t *halves, uin
         for (uint32_t j = 0; j < word_codes; j++) {
             Vector x = vector_load_half(halves + (t + j) * head_dim);
             Lanes found = kivi_codes(wide, x, min, step, (float)((1u << bits) - 1));
-            words = lanes_shift_or(words, found, bits * j);
+            words = lanes_or(words, lanes_shift_left(found, bits * j));
         }
         scatter_words(codes + t * bits / 8, row_bytes, words);
     }
@@ -389,164 +438,6 @@ INLINE void decode_kivi_values(uint32_t bits, const CodecHead *head, const uint8
 KIVI_VECTOR(4)
 KIVI_VECTOR(2)
 #undef KIVI_VECTOR
-
-/* ---- turboquant */
-
-INLINE float turbo_squares(const float *x, uint32_t count) {
-    Vector sums[CHUNK_VECTORS];
-    for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
-        sums[v] = vector_zero();
-    for (uint32_t i = 0; i < count; i += CHUNK)
-        for (uint32_t v = 0; v < CHUNK_VECTORS; v++) {
-            Vector number = vector_load(x + i + v * VECTOR_LANES);
-            sums[v] = vector_add(sums[v], vector_multiply(number, number));
-        }
-    return vector_sum(CHUNK_VECTORS == 2 ? vector_add(sums[0], sums[CHUNK_VECTORS - 1]) : sums[0]);
-}
-
-INLINE void turbo_encode_bits(uint32_t bits, const TurboVector *vector, const float *x,
-                              float inverse, uint8_t *codes) {
-    Vector factor = vector_set(inverse);
-    for (uint32_t i = 0; i < vector->dim; i += VECTOR_LANES) {
-        Vector coordinate = vector_multiply(vector_load(x + i), factor);
-        lanes_store_codes(codes + i / 8 * bits, bits, false,
-                          lanes_count_below(coordinate, vector->thresholds, bits));
-    }
-}
-
-static void turbo_encode(const TurboVector *vector, const float *x, float inverse, uint8_t *row) {
-    uint8_t *codes = row + vector->row_offset;
-    if (vector->bits == 2)
-        turbo_encode_bits(2, vector, x, inverse, codes);
-    else if (vector->bits == 3)
-        turbo_encode_bits(3, vector, x, inverse, codes);
-    else
-        turbo_encode_bits(4, vector, x, inverse, codes);
-}
-
-typedef float TurboRows[VECTOR_LANES][CODEC_HEAD_DIM_MAX];
-
-/* One vector of up to VECTOR_LANES tokens: all norms first, so that no token waits for its own. */
-static void turbo_encode_batch(const TurboPlan *plan, uint32_t v, TurboRows rows, uint32_t count,
-                               uint8_t *codes, uint8_t *norms) {
-    const TurboVector *vector = &plan->vectors[v];
-    float squares[VECTOR_LANES] = {0.0f}, inverses[VECTOR_LANES];
-    uint16_t halves[VECTOR_LANES];
-    for (uint32_t t = 0; t < count; t++)
-        squares[t] = turbo_squares(rows[t] + vector->first, vector->dim);
-    Vector sum = vector_load(squares);
-    Vector inverse = vector_divide(vector_set(vector->gain), vector_root(sum));
-    vector_store(inverses, vector_finite_or_zero(inverse));
-    vector_store_half(halves, vector_root(vector_divide(sum, vector_set((float)vector->dim))));
-    for (uint32_t t = 0; t < count; t++) {
-        turbo_rotate(plan, vector, rows[t] + vector->first);
-        turbo_encode(vector, rows[t] + vector->first, inverses[t], codes + t * plan->row_bytes);
-        store_half(norms, t * plan->vector_count + v, halves[t]);
-    }
-}
-
-INLINE void turbo_decode_form(CodeForm form, const TurboVector *vector, const CodeTable *table,
-                              const uint8_t *codes, float *x) {
-    for (uint32_t i = 0; i < vector->dim; i += CHUNK) {
-        Vector numbers[CHUNK_VECTORS];
-        form_chunk(form, codes + i / 8 * form_bits(form), table, numbers);
-        for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
-            vector_store(x + i + v * VECTOR_LANES, numbers[v]);
-    }
-}
-
-static void turbo_decode(const TurboPlan *plan, const TurboVector *vector, const CodeTable *table,
-                         const uint8_t *row, float norm, float *x) {
-    const uint8_t *codes = row + vector->row_offset;
-    if (vector->bits == 2)
-        turbo_decode_form(FORM_TABLE2, vector, table, codes, x);
-    else if (vector->bits == 3)
-        turbo_decode_form(FORM_TABLE3, vector, table, codes, x);
-    else
-        turbo_decode_form(FORM_TABLE4, vector, table, codes, x);
-    turbo_rotate_back(plan, vector, x);
-    turbo_scale(x, vector->dim, norm * vector->unit);
-}
-
-/* A bit for each channel with less than dim / 4 channels of more energy, or of the same and before it. */
-static void turbo_outliers(const CodecHead *head, const uint16_t *halves, uint8_t *mask) {
-    float energies[CODEC_HEAD_DIM_MAX];
-    for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES) {
-        Vector energy = vector_zero();
-        for (uint32_t token = 0; token < head->token_count; token++) {
-            Vector x = vector_load_half(halves + (uint64_t)token * head->head_dim + d);
-            energy = vector_add(energy, vector_multiply(x, x));
-        }
-        vector_store(energies + d, energy);
-    }
-    for (uint32_t d = 0; d < head->head_dim; d++) {
-        Vector own = vector_set(energies[d]);
-        int before = 0;
-        for (uint32_t e = 0; e < head->head_dim; e += VECTOR_LANES) {
-            Vector others = vector_load(energies + e);
-            uint32_t earlier = e + VECTOR_LANES <= d ? UINT32_MAX : e > d ? 0 : (1u << (d - e)) - 1;
-            before += __builtin_popcount(vector_lanes_above(others, own) |
-                                         (vector_lanes_equal(others, own) & earlier));
-        }
-        if ((uint32_t)before < head->head_dim / 4) mask[d / 8] |= (uint8_t)(1 << d % 8);
-    }
-}
-
-/* A token's numbers, outlier channels first. */
-INLINE void turbo_load_row(const TurboPlan *plan, const uint16_t *channels, const uint16_t *halves,
-                           uint32_t head_dim, float *out) {
-    float row[CODEC_HEAD_DIM_MAX];
-    float *loaded = plan->mask_bytes ? row : out;
-    for (uint32_t d = 0; d < head_dim; d += VECTOR_LANES)
-        vector_store(loaded + d, vector_load_half(halves + d));
-    for (uint32_t i = 0; i < head_dim && plan->mask_bytes; i++)
-        out[i] = row[channels[i]];
-}
-
-static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
-    const TurboPlan *plan = turbo_plan(head);
-    uint16_t channels[CODEC_HEAD_DIM_MAX];
-    TurboRows rows;
-    uint8_t *codes = out_bytes + plan->mask_bytes;
-    uint8_t *norms = codes + (uint64_t)head->token_count * plan->row_bytes;
-    memset(out_bytes, 0, plan->mask_bytes);
-    if (plan->mask_bytes) turbo_outliers(head, halves, out_bytes);
-    turbo_channels(plan, out_bytes, head->head_dim, channels);
-    for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
-        uint64_t left = head->token_count - first;
-        uint32_t count = left < VECTOR_LANES ? (uint32_t)left : VECTOR_LANES;
-        for (uint32_t t = 0; t < count; t++)
-            turbo_load_row(plan, channels, halves + (first + t) * head->head_dim, head->head_dim,
-                           rows[t]);
-        for (uint32_t v = 0; v < plan->vector_count; v++)
-            turbo_encode_batch(plan, v, rows, count, codes + first * plan->row_bytes,
-                               norms + 2 * first * plan->vector_count);
-    }
-}
-
-static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
-    const TurboPlan *plan = turbo_plan(head);
-    uint16_t channels[CODEC_HEAD_DIM_MAX];
-    float row[CODEC_HEAD_DIM_MAX], x[CODEC_HEAD_DIM_MAX];
-    const uint8_t *codes = bytes + plan->mask_bytes;
-    const uint8_t *norms = codes + (uint64_t)head->token_count * plan->row_bytes;
-    turbo_channels(plan, bytes, head->head_dim, channels);
-    CodeTable tables[TURBO_VECTORS_MAX];
-    for (uint32_t v = 0; v < plan->vector_count; v++)
-        tables[v] = table_load(turbo_form(&plan->vectors[v]), plan->vectors[v].centroids);
-    for (uint64_t token = 0; token < head->token_count; token++) {
-        for (uint32_t v = 0; v < plan->vector_count; v++)
-            turbo_decode(plan, &plan->vectors[v], &tables[v], codes + token * plan->row_bytes,
-                         float_of(load_half(norms, token * plan->vector_count + v)),
-                         x + plan->vectors[v].first);
-        for (uint32_t i = 0; i < head->head_dim && plan->mask_bytes; i++)
-            row[channels[i]] = x[i];
-        const float *numbers = plan->mask_bytes ? row : x;
-        for (uint32_t d = 0; d < head->head_dim; d += VECTOR_LANES)
-            vector_store_finite_half(out_halves + token * head->head_dim + d,
-                                     vector_load(numbers + d));
-    }
-}
 
 /* ---- blocks */
 
