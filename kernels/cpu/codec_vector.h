@@ -30,8 +30,8 @@ INLINE uint16_t load_half(const uint8_t *halves, uint64_t index) {
 
 /* ---- int8 and fp8: one scale for `count` numbers of a token */
 
-/* The largest magnitude: halves without their signs are in order as integers. */
-INLINE float largest_of(const uint16_t *halves, uint32_t count) {
+/* The largest magnitude, a half: halves without their signs are in order as integers. */
+INLINE uint16_t largest_of(const uint16_t *halves, uint32_t count) {
     const __m256i magnitude = _mm256_set1_epi16(0x7fff);
     __m256i largest = _mm256_setzero_si256();
     for (uint32_t i = 0; i < count; i += CHUNK) {
@@ -41,7 +41,7 @@ INLINE float largest_of(const uint16_t *halves, uint32_t count) {
     __m128i eight =
         _mm_max_epu16(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
     __m128i rest = _mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1)));
-    return float_of((uint16_t)~_mm_cvtsi128_si32(rest));
+    return (uint16_t)~_mm_cvtsi128_si32(rest);
 }
 
 /* Codes of 16 numbers as in kernels/codec/codec_fp8.c; the divisor is 256 times the scale. Magnitudes are rounded by adding a
@@ -64,35 +64,54 @@ INLINE void encode_fp8_chunk(const uint16_t *halves, const Divisor *divisor, uin
     _mm_storeu_si128((__m128i *)codes, _mm_or_si128(signs, _mm_packus_epi16(low, high)));
 }
 
-INLINE uint16_t encode_bytes(bool fp8, const uint16_t *halves, uint32_t count, uint8_t *codes) {
-    const float limit = fp8 ? 448.0f : 127.0f;
-    uint16_t scale = half_of(largest_of(halves, count) / limit);
-    float half = float_of(scale), inverse = 1.0f / half;
-    Divisor divisor = {vector_set(fp8 ? half * 256 : half),
-                       vector_set(fp8 ? inverse / 256 : inverse)};
-    if (scale == 0) memset(codes, 0, count); /* no sign of a zero */
-    for (uint32_t i = 0; scale > 0 && fp8 && i < count; i += CHUNK)
-        encode_fp8_chunk(halves + i, &divisor, codes + i);
-    for (uint32_t i = 0; scale > 0 && !fp8 && i < count; i += VECTOR_LANES) {
-        Vector number = vector_divide_half(vector_load_half(halves + i), &divisor);
-        lanes_store_bytes(codes + i, lanes_from_vector(vector_clamp(number, -limit, limit)));
+INLINE void encode_bytes(bool fp8, const uint16_t *halves, uint32_t count, const Divisor *divisor,
+                         uint8_t *codes) {
+    for (uint32_t i = 0; fp8 && i < count; i += CHUNK)
+        encode_fp8_chunk(halves + i, divisor, codes + i);
+    for (uint32_t i = 0; !fp8 && i < count; i += VECTOR_LANES) {
+        Vector number = vector_divide_half(vector_load_half(halves + i), divisor);
+        lanes_store_bytes(codes + i, lanes_from_vector(vector_clamp(number, -127.0f, 127.0f)));
     }
-    return scale;
 }
 
+/* VECTOR_LANES groups at a time: first their largest numbers, then all scales, then codes, so that no group waits for its
+ * own scale. A token's last group may be shorter. */
 INLINE void encode_byte_head(bool fp8, uint32_t group, const CodecHead *head,
                              const uint16_t *halves, uint8_t *out_bytes) {
-    uint64_t rows = head->token_count, place = 0;
-    uint8_t *scales = out_bytes + rows * head->head_dim;
-    for (uint64_t token = 0; token < rows; token++)
-        for (uint32_t d = 0; d < head->head_dim; d += group) {
-            uint64_t first = token * head->head_dim + d;
+    const Vector limit = vector_set(fp8 ? 448.0f : 127.0f), unit = vector_set(fp8 ? 256.0f : 1.0f);
+    const uint64_t elements = (uint64_t)head->token_count * head->head_dim;
+    uint8_t *scales = out_bytes + elements;
+    uint32_t d = 0;
+    for (uint64_t next = 0; next < elements;) {
+        uint64_t first[VECTOR_LANES];
+        uint32_t counts[VECTOR_LANES], groups = 0;
+        uint16_t largest[VECTOR_LANES] = {0}, rounded[VECTOR_LANES];
+        float steps[VECTOR_LANES], inverses[VECTOR_LANES];
+        for (; groups < VECTOR_LANES && next < elements; groups++) {
             uint32_t left = head->head_dim - d, count = left < group ? left : group;
-            uint16_t scale = count == 32 /* a constant: loops unroll */
-                                 ? encode_bytes(fp8, halves + first, 32, out_bytes + first)
-                                 : encode_bytes(fp8, halves + first, count, out_bytes + first);
-            store_half(scales, place++, scale);
+            first[groups] = next;
+            counts[groups] = count;
+            largest[groups] = largest_of(halves + next, count);
+            next += count;
+            d = count == left ? 0 : d + count;
         }
+        Vector scale = vector_half_round(vector_divide(vector_load_half(largest), limit));
+        Divisor divisor = divisor_of(scale);
+        vector_store_half(rounded, scale);
+        vector_store(steps, vector_multiply(divisor.half, unit));
+        vector_store(inverses, vector_divide(divisor.inverse, unit));
+        for (uint32_t g = 0; g < groups; g++, scales += sizeof *rounded) {
+            const uint16_t *numbers = halves + first[g];
+            const Divisor own = {vector_set(steps[g]), vector_set(inverses[g])};
+            store_half(scales, 0, rounded[g]);
+            if (rounded[g] == 0)
+                memset(out_bytes + first[g], 0, counts[g]); /* no sign of a zero */
+            else if (counts[g] == 32)                       /* a constant: loops unroll */
+                encode_bytes(fp8, numbers, 32, &own, out_bytes + first[g]);
+            else
+                encode_bytes(fp8, numbers, counts[g], &own, out_bytes + first[g]);
+        }
+    }
 }
 
 INLINE void decode_byte_head(CodeForm form, uint32_t group, const CodecHead *head,
