@@ -103,7 +103,7 @@ typedef struct TierStats {
 typedef struct TierManagerStats {
     TierStats tiers[TIER_COUNT];
     uint64_t prefetch_useful, prefetch_late,
-        prefetch_wasted; /* staged before the pin; asked for first; dropped unused */
+        prefetch_wasted;     /* staged before the pin; asked for first; dropped unused */
     uint64_t wants_left_out; /* beyond the queue's room: they will be late */
     uint64_t lost_blocks, corrupt_blocks, failed_transfers, late_reads, late_writes;
     uint32_t filling, sealed, lost;

@@ -128,8 +128,11 @@ static void all_on_disk(void **state) {
     near(cost.decode.activity[PLAN_DISK],
          (cost.decode.kv_read[TIER_NVME] + cost.decode.kv_written[TIER_NVME]) / 1e7);
     assert_string_equal(plan_bottleneck_name(&cost), "disk");
+    /* 16 slots of staging, half of them being attended: eight are read ahead while a layer computes, and then the disk waits */
+    double compute = cost.decode.activity[PLAN_COMPUTE], disk = cost.decode.activity[PLAN_DISK];
+    double layer_slots = (16 * 32 - (8 + 17)) / 2.0;
     near(cost.decode.seconds,
-         cost.decode.activity[PLAN_DISK] + cost.decode.head + cost.decode.sampling);
+         disk + compute - 8 / layer_slots * disk + cost.decode.head + cost.decode.sampling);
 }
 
 /* All of all_on_disk in host memory. Its blocks but the 25 are attended there at 10 GB/s, beside the device; queries and partials cross
