@@ -226,7 +226,7 @@ def test_device_memory(folder):
     assert fits and memory_of(*small, "--kv-device-size", fits[1])[0] == answer, line
     assert memory_of(*small)[0] == answer
     line = one_error(run(*words("--emulation-memory", "64MiB"), rc=71)[1], "E-DEVICE-MEMORY")
-    assert "no --kv-device-size fits" in line, line
+    assert "no --kv-device-size and no --weights-device-size fits" in line, line
     line = one_error(run(*words("--kv-device-size", "20MiB", "--memory-limit", "8MiB"), rc=71)[1], "E-MEMORY")
     assert "program and margin" in line and "KV on the device" not in line and "packed layers" not in line, line
     one_error(run(*words("--emulation-memory", "50%"), rc=64)[1], "E-USAGE")
