@@ -246,10 +246,12 @@ static Status open_board(Ranks *ranks, const NodeRecord *records) {
          "as one user");
 }
 
-static Status start_watchdog(Ranks *ranks, const char *host, double timeout_seconds) {
+static Status start_watchdog(Ranks *ranks, const char *host, const char *device,
+                             double timeout_seconds) {
     const WatchdogOptions options = {.comm = ranks->comm,
                                      .board = ranks->board.base,
                                      .host = host,
+                                     .device = device,
                                      .timeout_seconds = timeout_seconds};
     return watchdog_start(&ranks->watchdog, &options);
 }
@@ -277,7 +279,8 @@ static Status meet_node(Ranks *ranks, const RanksOptions *options) {
     share_cores(ranks, all, comm->size, comm->rank);
     status = open_board(ranks, all);
     free(all);
-    if (status == STATUS_OK) status = start_watchdog(ranks, host, options->comm_timeout_seconds);
+    if (status == STATUS_OK)
+        status = start_watchdog(ranks, host, NULL, options->comm_timeout_seconds);
     status = ranks_vote(ranks, status);
     shared_memory_close_door(&ranks->board);
     return status;
@@ -320,6 +323,14 @@ Status ranks_start(Ranks *out, const RanksOptions *options) {
     }
     if (place.size > 0) TRY(check_size(options->size, place.size));
     return join(out, options);
+}
+
+Status ranks_watch_device(Ranks *ranks, const char *device, double timeout_seconds) {
+    SharedMemoryTicket ticket;
+    if (ranks->watchdog) return STATUS_OK;
+    TRY(shared_memory_create(&ranks->board, watchdog_board_bytes(1), &ticket));
+    shared_memory_close_door(&ranks->board);
+    return start_watchdog(ranks, "", device, timeout_seconds);
 }
 
 void ranks_stop(Ranks *ranks, int exit_code) {

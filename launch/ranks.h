@@ -7,7 +7,7 @@
  *     ranks_start → ranks_agree (what is known later: the model) → ranks_vote after each part of start-up that
  *     can fail on one rank alone → work → ranks_stop (or ranks_abort)
  *
- * From the main thread. With one rank there is no MPI and no watchdog, and the same calls work. */
+ * From the main thread. With one rank there is no MPI, no watchdog but for a device, and the same calls work. */
 
 #include <stdint.h>
 
@@ -57,6 +57,10 @@ Status ranks_vote(Ranks *ranks, Status mine);
 /* The same after a part that ran between error_capture_begin and error_capture_end, because several ranks may have met the same
  * error: each is told once, by the lowest rank that met it. Collective. */
 Status ranks_vote_captured(Ranks *ranks, Status mine);
+
+/* For a rank alone whose kernels run on a device: from now on a unit of work that takes longer ends the process. Several ranks are
+ * watched from the start. device: borrowed, for messages. */
+Status ranks_watch_device(Ranks *ranks, const char *device, double timeout_seconds);
 
 /* All ranks are on their way out (the engine has stopped, or a vote failed): waits for them and ends MPI. main
  * then returns the exit code, which need not be the same on all. Write and sync everything before: once a rank

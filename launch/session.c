@@ -242,6 +242,9 @@ static Status open_engine(Session *session, const EngineOptions *options) {
     error_capture_end();
     TRY(ranks_vote_captured(&session->ranks, status));
     const RanksFact fact = {"kernels", engine_kernels_name(session->engine)};
+    bool on_device = engine_stats(session->engine)->device_free_bytes > 0;
+    if (on_device)
+        TRY(ranks_watch_device(&session->ranks, fact.text, session->settings->comm_timeout_s));
     session->loaded_seconds = monotonic_seconds();
     return ranks_agree(&session->ranks, &fact, 1);
 }

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/device_fault.h"
 #include "launch/stop.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/log.h"
@@ -278,6 +279,16 @@ static void end_stuck_unit(Watchdog *watchdog) {
     end_because_of(watchdog, laggard, what);
 }
 
+/* Without peers only its device can hold it up. */
+static void end_alone(Watchdog *watchdog) {
+    char phase[PHASE_BYTES];
+    read_phase(watchdog->own, phase);
+    (void)device_fault_raise(DEVICE_FAULT_LOST, watchdog->options.device,
+                             "no progress for %g s in \"%s\" (see --comm-timeout)",
+                             watchdog->options.timeout_seconds, phase);
+    leave(watchdog, error_row(ERROR_DEVICE_LOST)->exit_code);
+}
+
 static void check_progress(Watchdog *watchdog) {
     uint32_t unit = atomic_load(&watchdog->own->unit);
     uint64_t calls = atomic_load(&watchdog->own->calls);
@@ -286,7 +297,10 @@ static void check_progress(Watchdog *watchdog) {
     watchdog->seen_unit = unit;
     watchdog->seen_calls = calls;
     double timeout_ms = watchdog->options.timeout_seconds * 1000;
-    if (timeout_ms > 0 && (double)watchdog->stuck_ticks * TICK_MS >= timeout_ms)
+    if (timeout_ms == 0 || (double)watchdog->stuck_ticks * TICK_MS < timeout_ms) return;
+    if (watchdog->options.device)
+        end_alone(watchdog);
+    else
         end_stuck_unit(watchdog);
 }
 
@@ -377,7 +391,8 @@ static void watchdog_free(Watchdog *watchdog) {
 static Status open_descriptors(Watchdog *watchdog) {
     for (int i = 0; i < POLL_PEERS + watchdog->local_size; i++)
         watchdog->polled[i] = (struct pollfd){.fd = -1, .events = POLLIN};
-    watchdog->polled[POLL_PARENT].fd = open_process(watchdog->parent);
+    if (!watchdog->options.device) /* who runs alone may outlive what started it */
+        watchdog->polled[POLL_PARENT].fd = open_process(watchdog->parent);
     watchdog->polled[POLL_STOP].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (watchdog->polled[POLL_STOP].fd < 0)
         FAIL(MEMORY, "eventfd of the watchdog: %s", strerror(errno));

@@ -1,7 +1,8 @@
 #ifndef LAUNCH_WATCHDOG_H
 #define LAUNCH_WATCHDOG_H
 
-/* Notices that a rank is gone or stuck, which MPI does not: a stopped peer hangs a collective for ever.
+/* Notices that a rank is gone or stuck, which MPI does not: a stopped peer hangs a collective for ever. And that the device of a rank alone
+ * does not end what it was given (E-DEVICE-LOST).
  *
  * One thread a rank, which never calls MPI. The ranks of a node share a board: each writes its heartbeat four
  * times a second, its phase and how many collectives it entered, and reads the others. A rank ends its process
@@ -23,7 +24,9 @@ typedef struct WatchdogOptions {
     Comm *comm; /* borrowed until watchdog_leave */
     void *
         board; /* watchdog_board_bytes(comm->local_size), zeroed, shared by the node's ranks; borrowed */
-    const char *host;       /* of this node, for messages */
+    const char *host; /* of this node, for messages */
+    const char
+        *device; /* of a rank alone, which has nobody else to wait for; NULL: there are peers */
     double timeout_seconds; /* 0: a unit may take for ever */
 } WatchdogOptions;
 

@@ -140,6 +140,19 @@ def test_doctor(folder):
     assert missing["verdict"] == "fail" and "No such file" in missing["finding"], missing
 
 
+def test_device_hangs(folder):
+    """A rank alone whose device never ends a kernel, or a copy, ends in time; with patience for ever it would not."""
+    if b"emulated" not in run("version", "--verbose")[0]:
+        return
+    base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "--quiet", "-p", "hello", "--backend", "emulated"]
+    for what in ("launch", "copy"):
+        begin = time.monotonic()
+        _, log = run(*base, "--fault", f"device.{what}:hang:after=60", "--comm-timeout", "2s", rc=76)
+        assert "emulated: no progress for 2 s in " in one_error(log, "E-DEVICE-LOST"), log
+        assert time.monotonic() - begin < 30
+    assert run(*base, "--comm-timeout", "2s")[0]
+
+
 def test_places(folder):
     """Which NUMA node a rank belongs on, and that it goes there, on a machine that hwloc is told of."""
     if b"emulated" not in run("version", "--verbose")[0]:
