@@ -15,7 +15,14 @@
 #include "runtime/engine/kv_cache_parts.h"
 #include "tests/runtime/engine_rounds.h"
 
-enum { MIB = 1 << 20, REQUESTS = 3, FORCED_TOKENS = 8, CONTEXT_TOKENS = 60, LEAST = -1 };
+enum {
+    MIB = 1 << 20,
+    REQUESTS = 3,
+    FORCED_TOKENS = 8,
+    CONTEXT_TOKENS = 60,
+    PROMPT_TOKENS = 40,
+    LEAST = -1
+};
 
 /* ---- engines ---- */
 
@@ -42,7 +49,7 @@ static void make_plans(const Case *about, Plan plans[REQUESTS]) {
     for (int i = 0; i < TOKENS_MAX; i++)
         forced[i] = (7 * i + 3) % VOCAB;
     for (int i = 0; i < REQUESTS; i++) {
-        plans[i].prompt_count = CONTEXT_TOKENS - 3 * (uint32_t)i;
+        plans[i].prompt_count = (about->prompts ? PROMPT_TOKENS : CONTEXT_TOKENS) - 3 * (uint32_t)i;
         for (uint32_t t = 0; t < plans[i].prompt_count; t++)
             plans[i].prompt[t] = (int32_t)pick(&random, 3, VOCAB - 1);
         plans[i].max_tokens = FORCED_TOKENS;
