@@ -371,10 +371,14 @@ static Tier waited_tier(const KvCursor *cursor, const KvSlot *slot) {
 
 /* Bytes that nobody has read since they were written; the generation names them. */
 static bool is_right_in_host(KvCache *cache, BlockId id, uint32_t host_slot) {
+    const KvLayout *layout = &cache->options.layout;
     const Block *block = tier_manager_block(cache->manager, id);
     if (cache->verified[host_slot] == block->generation) return true;
+    const Codec *codec = layout->tier_codecs[block->form];
+    uint64_t bytes = codec ? codec_block_bytes(codec, &layout->shape) : layout->payload_bytes;
     SpillExpectation expected = {.identity = &block->identity,
-                                 .payload_bytes = (uint32_t)cache->options.layout.payload_bytes,
+                                 .form = block->form,
+                                 .payload_bytes = (uint32_t)bytes,
                                  .slot = host_slot,
                                  .generation = block->generation,
                                  .ordinal = block->ordinal};

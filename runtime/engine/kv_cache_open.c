@@ -173,8 +173,7 @@ static uint32_t staging_least(const KvCacheOptions *options) {
 Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
     CHECK(is_power_of_two(options->layout.shape.block_tokens) &&
           options->layout.pack_blocks <= KV_PACK_BLOCKS_MAX);
-    CHECK(!options->attends_host ||
-          (options->slots[TIER_HOST] > 0 && !kv_layout_encodes_on_spill(&options->layout)));
+    CHECK(!options->attends_host || options->slots[TIER_HOST] > 0);
     void *memory;
     TRY(memory_take(&memory, 1, sizeof(KvCache), "KV cache"));
     KvCache *cache = memory;

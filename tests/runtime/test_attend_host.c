@@ -15,15 +15,24 @@
 #include "runtime/engine/kv_cache_parts.h"
 #include "tests/runtime/engine_rounds.h"
 
-enum { MIB = 1 << 20, REQUESTS = 3, FORCED_TOKENS = 8, CONTEXT_TOKENS = 60, LEAST = -1 };
+enum {
+    MIB = 1 << 20,
+    REQUESTS = 3,
+    FORCED_TOKENS = 8,
+    CONTEXT_TOKENS = 60,
+    PROMPT_TOKENS = 40,
+    LEAST = -1
+};
 
 /* ---- engines ---- */
 
 /* As between instruction sets (tests/README.md): of float weights, of encoded ones. */
 static const double float_limit = 3e-3, encoded_limit = 0.2;
+/* Where blocks are encoded as they go down, which ones differs, too. */
+static const double spill_codec_limit = 0.05;
 
 typedef struct Case {
-    const char *model, *codec;
+    const char *model, *codec, *host_codec;
     double limit; /* of the largest difference of logits, as a share of their spread */
     uint32_t block_tokens;
     int64_t bytes[TIER_COUNT];
@@ -42,7 +51,7 @@ static void make_plans(const Case *about, Plan plans[REQUESTS]) {
     for (int i = 0; i < TOKENS_MAX; i++)
         forced[i] = (7 * i + 3) % VOCAB;
     for (int i = 0; i < REQUESTS; i++) {
-        plans[i].prompt_count = CONTEXT_TOKENS - 3 * (uint32_t)i;
+        plans[i].prompt_count = (about->prompts ? PROMPT_TOKENS : CONTEXT_TOKENS) - 3 * (uint32_t)i;
         for (uint32_t t = 0; t < plans[i].prompt_count; t++)
             plans[i].prompt[t] = (int32_t)pick(&random, 3, VOCAB - 1);
         plans[i].max_tokens = FORCED_TOKENS;
@@ -76,6 +85,7 @@ static EngineStats run_case(const Case *about, bool attend_host, Result *results
                                .kv_nvme_dirs = &directory,
                                .kv_nvme_dir_count = 1,
                                .kv_codec = about->codec,
+                               .kv_tier_codecs = {[TIER_HOST] = about->host_codec},
                                .attend_host = attend_host}};
     for (int tier = 0; tier < TIER_COUNT; tier++)
         round.options.kv_bytes[tier] =
@@ -148,6 +158,11 @@ static const Case cases[] = {
      .block_tokens = 8,
      .bytes = {LEAST, 60 << 10, 8 * MIB},
      .prompts = true},
+    {.model = "llama_rope_llama3",
+     .host_codec = "int8",
+     .limit = spill_codec_limit,
+     .block_tokens = 4,
+     .bytes = {LEAST, 8 * MIB}},
     {.model = "gguf_qwen3/gguf_qwen3.gguf",
      .codec = "kivi4",
      .limit = encoded_limit,
