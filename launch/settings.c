@@ -197,10 +197,8 @@ static const OptionRow rows[] = {
      .value_name = "NAME",
      .group = "model",
      .help =
-         "int4_group: encode the matrices of a model's layers, which must be floats, in FlexGen's "
-         "4 "
-         "bits as it is loaded; with --random-weights the format of its matrices (q4_0), f16 where "
-         "rows do not fit its blocks",
+         "int4_group: layers of a model of floats in FlexGen's 4 bits, encoded as they are loaded; "
+         "with --random-weights the format of its matrices (q4_0), f16 where rows do not fit",
      AT(weight_type)},
     {.name = "weight-seed",
      .type = OPTION_INTEGER,
