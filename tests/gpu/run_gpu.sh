@@ -4,7 +4,7 @@
 #     tests/gpu/run_gpu.sh [--dry-run] [--model PATH] [--output DIR] [--quick]
 #
 # Builds for the GPUs that are here, checks every kernel against the specification, again under compute-sanitizer, runs the golden
-# models on one GPU and on as many as there are, takes the benchmarks, and writes report.json and report.txt into DIR
+# models on one GPU and on as many as there are, wherever layers lie, takes the benchmarks, and writes report.json and report.txt into DIR
 # (gpu-report). --model is what the benchmarks run, OPT-30B for the goals of the report; without it they are left out.
 # --quick leaves the sanitizer and the benchmarks out. --dry-run prints the plan, a step a line, and needs no GPU.
 # Exit 0 all passed, 1 a step failed, 77 there is no GPU or no nvcc.
@@ -48,6 +48,7 @@ plan() {
   step kernels-explored "$check --variant cuda --rounds 300"
   step goldens-1-gpu "python3 $root/tests/runtime/test_models.py $spillway --backend cuda --ranks 1"
   step goldens-chunks "python3 $root/tests/runtime/test_models.py $spillway --backend cuda --ranks 1 --block-size 16 --chunk 7"
+  step weights-anywhere "$build/tests/runtime/test_weight_tiers 1 30 cuda"
   if [ "$gpu_count" -ge 2 ]; then
     step goldens-2-gpus "python3 $root/tests/runtime/test_models.py $spillway --backend cuda --ranks 2"
   fi
@@ -79,6 +80,7 @@ plan_model() {
   step throughput-1 "$spillway bench throughput $model $load --ranks 1 --kv-host-size 80% --result-filename $output/throughput-1.json"
   step decode-resident "$spillway bench decode $model $decode --ranks $gpu_count --result-filename $output/decode-resident.json"
   step decode-streamed "$spillway bench decode $model $decode --ranks $gpu_count --kv-device-size min --kv-host-size 80% --result-filename $output/decode-streamed.json"
+  step decode-weights-from-host "$spillway bench decode $model $decode --ranks 1 --weights-device-size 20% --weights-host-size 100% --kv-host-size 40% --result-filename $output/decode-weights-from-host.json"
   for ranks in 2 4 8; do
     [ "$ranks" -gt "$gpu_count" ] ||
       step "throughput-$ranks" "$spillway bench throughput $model $load --ranks $ranks --kv-host-size 80% --result-filename $output/throughput-$ranks.json"

@@ -33,7 +33,7 @@ def test_plan():
     expect(plan.returncode == 0, f"--dry-run exits with {plan.returncode}: {plan.stderr}")
     expect(names[:2] == ["configure", "build"], "a plan begins with the build")
     for name in ("kernels", "kernel-resources", "goldens-1-gpu", "sanitizer-racecheck", "bench-kernels", "throughput-1",
-                 "decode-streamed"):
+                 "decode-streamed", "weights-anywhere", "decode-weights-from-host"):
         expect(name in names, f"the plan has no {name}")
     expect(("goldens-2-gpus" in names) == ("sums-2-gpus" in names), "GPUs that compute together sum together")
     expect(len(names) == len(set(names)), "a step is there twice")
