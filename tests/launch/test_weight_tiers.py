@@ -136,10 +136,10 @@ def test_refusals():
     assert "--weights-nvme-dir" in one_error("E-SPILL-CREATE", 73, *base, *wrong)
 
 
-def larger_shape(**sizes):
-    """Layers of 12 MiB in f32, so that what streams is more than what does not change; or of other sizes."""
+def larger_shape():
+    """Layers of 12 MiB in f32, so that what streams is more than what does not change."""
     config = json.loads((pathlib.Path(__file__).resolve().parent.parent.parent / "configs/shapes/tiny-opt.json").read_text())
-    config.update(sizes or dict(hidden_size=512, word_embed_proj_dim=512, ffn_dim=2048, num_hidden_layers=10))
+    config.update(hidden_size=512, word_embed_proj_dim=512, ffn_dim=2048, num_hidden_layers=10)
     (folder / "larger.json").write_text(json.dumps(config))
     return [folder / "larger.json", "--random-weights", "--weight-type", "f32"]
 
@@ -184,10 +184,21 @@ def emulated_test():
     for fault, words in (("weights.io.read:eio:after=2", "Input/output error"), ("weights.io.read:flip:after=2", "not the bytes")):
         line = one_error("E-WEIGHTS-IO", 74, *base, "--fault", fault)
         assert words in line and "model.layers." in line and "--weights-nvme-dir" in line, line
-    model = larger_shape(hidden_size=2048, word_embed_proj_dim=2048, ffn_dim=8192, num_attention_heads=16, num_hidden_layers=6)
-    line = one_error("E-DEVICE-MEMORY", 71, "logits", *model, *base[3:-5], "--quiet")
-    assert re.search(r"emulated:0: rank 0 needs 1\d{3}\.\d MiB \(packed layers on the device 1152\..* MiB are free", line), line
-    assert re.search(r"--weights-device-size \d+% with --weights-nvme-dir needs ", line), line
+    larger_than_device(device)
+
+
+def larger_than_device(device):
+    """Layers that its memory does not hold: refused with the share that fits, which then runs, to the bits of a larger device."""
+    model, few = larger_shape(), folder / "few.json"
+    few.write_text(json.dumps(TOKENS[:3]))
+    small = ["--tokens-file", few, "--max-num-seqs", 1, "--max-model-len", 64, "--max-num-batched-tokens", 32, "--kv-device-size", "8MiB"]
+    limited = ["--emulation-memory", "180MiB"]
+    line = one_error("E-DEVICE-MEMORY", 71, "logits", *model, *small, *device, *limited, "--output", folder / "no.npy", "--quiet")
+    assert "device emulated:0: rank 0 needs " in line and "packed layers on the device 120." in line, line
+    share = re.search(r"--weights-device-size (\d+%) with --weights-nvme-dir needs ", line)
+    assert share and 0 < int(share[1][:-1]) < 100, line
+    streamed, summary = logits(model, *small, *device, *limited, *DISK, "--weights-device-size", share[1])
+    assert streamed == logits(model, *small, *device)[0] and summary["weights"]["sent_bytes"] > 0, summary
 
 
 def ranks_test():
