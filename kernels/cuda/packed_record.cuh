@@ -33,16 +33,25 @@ DEVICE const uint32_t *planes_of(const uint8_t *record, uint32_t output) {
     return reinterpret_cast<const uint32_t *>(record + 16 * PACKED_OUTPUTS) + output;
 }
 
-/* Codes 4 * word … of an output. */
+/* Of a record in shared memory: codes 4 * word … of an output. */
 template <uint32_t BITS>
-DEVICE uint32_t code_word(const uint8_t *record, uint32_t output, uint32_t word) {
-    const uint32_t *words = reinterpret_cast<const uint32_t *>(record);
-    if (BITS == 8) return words[4 * (word / 4 * PACKED_OUTPUTS + output) + word % 4];
-    uint32_t codes = words[4 * output + word / 2] >> word % 2 * 4 & 0x0f0f0f0fu;
-    const uint32_t *planes = planes_of(record, output);
-    for (uint32_t bit = 4; bit < BITS; bit++)
-        codes |= plane_bits(planes[(bit - 4) * PACKED_OUTPUTS], word, bit);
+DEVICE uint32_t shared_code_word(SharedArray<uint32_t> record, uint32_t output, uint32_t word) {
+    if (BITS == 8) return record[4 * (word / 4 * PACKED_OUTPUTS + output) + word % 4];
+    uint32_t nibbles = record[4 * output + word / 2];
+    uint32_t codes = nibbles >> word % 2 * 4 & 0x0f0f0f0fu;
+    for (uint32_t bit = 4; bit < BITS; bit++) {
+        uint32_t plane = record[bit * PACKED_OUTPUTS + output];
+        codes |= plane_bits(plane, word, bit);
+    }
     return codes;
+}
+
+/* Scale or offset `index` of those that begin at word `at`. */
+DEVICE float shared_scale(const PackedForm &form, SharedArray<uint32_t> record, uint32_t at,
+                          uint32_t index) {
+    if (!form.scales_f16) return bits_to_float(record[at + index]);
+    uint32_t pair = record[at + index / 2];
+    return half_to_float((uint16_t)(pair >> 16 * (index % 2)));
 }
 
 /* A finished sum; a row or an output beyond the last is nobody's. */

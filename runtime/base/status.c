@@ -16,6 +16,7 @@ static const ErrorRow error_rows[ERROR_COUNT] = {
 
 typedef struct LastError {
     ErrorCode code;
+    bool told; /* logged, by this thread or another rank */
     char text[1024];
 } LastError;
 
@@ -49,9 +50,11 @@ Status error_raise(ErrorCode error, const char *format, ...) {
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     keep_to_one_line(text);
+    bool told = last_error.told && last_error.code == error && strcmp(last_error.text, text) == 0;
     memcpy(last_error.text, text, sizeof text);
     last_error.code = error;
-    if (capture_depth == 0) {
+    last_error.told = told || capture_depth == 0;
+    if (capture_depth == 0 && !told) {
         int expected = ERROR_COUNT;
         atomic_compare_exchange_strong(&first_logged, &expected, (int)error);
         log_diagnostic("error", row->code, last_error.text);
@@ -61,6 +64,7 @@ Status error_raise(ErrorCode error, const char *format, ...) {
 
 Status error_adopt(ErrorCode error, const char *text) {
     last_error.code = error;
+    last_error.told = true;
     snprintf(last_error.text, sizeof last_error.text, "%s", text);
     atomic_store(&first_logged, (int)error);
     return error_rows[error].status;

@@ -56,7 +56,7 @@ typedef struct ErrorRow {
 const ErrorRow *error_row(ErrorCode error);
 
 /* Logs "spillway: error[CODE] rank R@HOST: text" (or only records it inside a capture) and returns the
- * row's status. `text` says what, where, and what to do. */
+ * row's status. The same again, as every call of a broken device gives it, is logged once. `text` says what, where, and what to do. */
 Status error_raise(ErrorCode error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Between begin and end, errors of this thread are recorded but not logged: for callers that turn them into

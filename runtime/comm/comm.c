@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -88,13 +89,25 @@ void comm_set_abort(Comm *comm, CommAbort abort) {
 typedef struct Aborting {
     Comm *comm;
     sem_t done;
+    struct Aborting *next; /* of those left behind */
 } Aborting;
 
+static _Atomic(Aborting *) left_behind;
+
+static void leave_behind(Aborting *aborting) {
+    aborting->next = atomic_load(&left_behind);
+    while (!atomic_compare_exchange_weak(&left_behind, &aborting->next, aborting)) {
+    }
+}
+
+/* Without a word: whoever aborts has told why, and a broken device would say so once more. */
 static void *run_abort(void *argument) {
     Aborting *aborting = argument;
     pthread_mutex_lock(&abort_lock);
     CommAbort abort = aborting->comm->abort;
+    error_capture_begin();
     if (abort.run) abort.run(abort.user);
+    error_capture_end();
     pthread_mutex_unlock(&abort_lock);
     sem_post(&aborting->done);
     return NULL;
@@ -127,5 +140,6 @@ bool comm_abort(Comm *comm, double seconds_max) {
         return started;
     }
     pthread_detach(thread);
+    leave_behind(aborting);
     return false;
 }

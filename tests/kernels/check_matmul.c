@@ -512,17 +512,21 @@ static void bench_call(void *argument) {
 static void bench_rows(Check *check, MatmulBench *bench, const char *name, uint32_t rows,
                        bool precise, PeakKind peak) {
     KernelLimits limits = {.row_count = rows, .column_count = FEED};
-    float *x = check_memory(check, (size_t)rows * FEED, sizeof *x);
+    /* the calls of a layer apart, for shapes differ */
+    float *x = check_memory(check, (size_t)CALLS_PER_LAYER * rows * FEED, sizeof *x);
     float *out = check_memory(check, (size_t)rows * VOCABULARY, sizeof *out);
-    check_fill_normal(check, x, (size_t)rows * FEED, 1.0);
+    check_fill_normal(check, x, (size_t)CALLS_PER_LAYER * rows * FEED, 1.0);
+    uint32_t column = 0;
     bench->context = check_context(check, bench->kernels, &limits, check->thread_count);
     for (uint32_t i = 0; i < bench->call_count; i++) {
         MatmulArgs *args = &bench->calls[i];
-        args->x = x;
+        uint32_t place = i % CALLS_PER_LAYER;
+        if (place == 0) column = 0;
+        args->x = x + (size_t)place * rows * FEED;
         args->x_stride = args->outputs[0].weights->column_count;
         args->row_count = rows;
         args->precise = precise;
-        for (uint32_t o = 0, column = 0; o < args->output_count; o++) {
+        for (uint32_t o = 0; o < args->output_count; o++) {
             args->outputs[o].out = out + (size_t)rows * column;
             column += args->outputs[o].weights->row_count;
         }

@@ -102,6 +102,23 @@ static void test_captures_are_quiet(void **state) {
     assert_string_equal(child.text, "");
 }
 
+static void repeat_and_leave(void) {
+    for (int i = 0; i < 3; i++)
+        (void)error_raise(ERROR_USAGE, "what a broken device says");
+    error_capture_begin();
+    (void)error_raise(ERROR_USAGE, "what was kept quiet");
+    error_capture_end();
+    (void)error_raise(ERROR_USAGE, "what was kept quiet");
+    _exit(0);
+}
+
+static void test_repeats_are_told_once(void **state) {
+    (void)state;
+    Child child = run_child(repeat_and_leave);
+    assert_string_equal(child.text, "spillway: error[E-USAGE]: what a broken device says\n"
+                                    "spillway: error[E-USAGE]: what was kept quiet\n");
+}
+
 /* Codes are stable names; exit codes are those of the manual. */
 static void test_rows(void **state) {
     (void)state;
@@ -138,8 +155,11 @@ static void memory_that_is_not_there(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_broken_invariant),    cmocka_unit_test(test_one_line),
-        cmocka_unit_test(test_captures_are_quiet),  cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_broken_invariant),
+        cmocka_unit_test(test_one_line),
+        cmocka_unit_test(test_captures_are_quiet),
+        cmocka_unit_test(test_repeats_are_told_once),
+        cmocka_unit_test(test_rows),
         cmocka_unit_test(memory_that_is_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
