@@ -192,7 +192,7 @@ static void check_huge_pages(const Settings *settings, Finding *out) {
 
 static void check_topology(const Settings *settings, Finding *out) {
     (void)settings;
-    Topology *topology = topology_open();
+    Topology *topology = topology_open(false);
     if (!topology) {
         say(out, VERDICT_WARN, "", "hwloc cannot read the topology");
         return;
@@ -210,14 +210,15 @@ static void check_topology(const Settings *settings, Finding *out) {
 static void check_places(const Settings *settings, Finding *out) {
     RankPlace place;
     char text[RANK_PLACE_TEXT_BYTES];
-    Topology *topology = topology_open();
-    rank_place_find(settings, topology, (int)out->round, &place);
-    bool several = topology && topology_counts(topology).nodes > 1;
-    topology_close(topology);
+    rank_place_find(settings, NULL, (int)out->round, &place);
     if (!place.on_bus) {
         say(out, VERDICT_OK, "", "no device on the PCI bus: ranks run where they are started");
         return;
     }
+    Topology *topology = topology_open(true);
+    rank_place_find(settings, topology, (int)out->round, &place);
+    bool several = topology && topology_counts(topology).nodes > 1;
+    topology_close(topology);
     uint32_t ranks = settings->ranks > 0 ? (uint32_t)settings->ranks : place.device.count;
     out->again = out->round + 1 < ranks;
     rank_place_text(&place, text);

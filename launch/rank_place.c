@@ -26,7 +26,7 @@ static bool bind_found(const Settings *settings, const Topology *topology, RankP
 bool rank_place_bind(const Settings *settings, int local_rank, RankPlace *out) {
     rank_place_find(settings, NULL, local_rank, out);
     if (!out->on_bus) return false;
-    Topology *topology = topology_open();
+    Topology *topology = topology_open(true);
     rank_place_find(settings, topology, local_rank, out);
     bool bound = topology && bind_found(settings, topology, out);
     topology_close(topology);

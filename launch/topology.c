@@ -8,10 +8,12 @@ static hwloc_topology_t hwloc_of(const Topology *topology) {
     return (hwloc_topology_t)(void *)topology;
 }
 
-Topology *topology_open(void) {
+Topology *topology_open(bool devices) {
     hwloc_topology_t topology;
     if (hwloc_topology_init(&topology) != 0) return NULL;
-    bool loaded = hwloc_topology_set_io_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_ALL) == 0 &&
+    enum hwloc_type_filter_e filter =
+        devices ? HWLOC_TYPE_FILTER_KEEP_ALL : HWLOC_TYPE_FILTER_KEEP_NONE;
+    bool loaded = hwloc_topology_set_io_types_filter(topology, filter) == 0 &&
                   hwloc_topology_load(topology) == 0;
     if (loaded) return (Topology *)(void *)topology;
     hwloc_topology_destroy(topology);

@@ -11,8 +11,8 @@ SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct Topology Topology;
 
-/* NULL: hwloc cannot read it. */
-Topology *topology_open(void);
+/* NULL: hwloc cannot read it. devices: with the PCI bus, which takes a while (and its library leaks). */
+Topology *topology_open(bool devices);
 void topology_close(Topology *topology); /* takes NULL */
 
 typedef struct TopologyCounts {

@@ -52,7 +52,6 @@ if [ "$quick" = no ]; then
     -Db_sanitize=address,undefined
   export ASAN_OPTIONS=abort_on_error=0:allocator_may_return_null=1:detect_leaks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  export HWLOC_COMPONENTS=-pci # its libpciaccess leaks
   run_tests "$sanitized" sanitizers --suite unit --suite property --suite sim --suite fuzz --timeout-multiplier 5
 
   threaded=$root/build-threads

@@ -32,7 +32,7 @@ static Settings settings_of(const char *pci) {
 static RankPlace place_of(const char *pci) {
     const Settings settings = settings_of(pci);
     RankPlace place;
-    Topology *topology = topology_open();
+    Topology *topology = topology_open(true);
     assert_non_null(topology);
     rank_place_find(&settings, topology, 0, &place);
     topology_close(topology);
@@ -67,7 +67,7 @@ static void test_two_nodes(void **state) {
     RankPlace between = place_of("0000:c1:00.0"), absent = place_of("0000:01:00.0");
     expect_reason(&between, "it is not nearer to one NUMA node than to the others");
     expect_reason(&absent, "hwloc knows no such device");
-    Topology *topology = topology_open();
+    Topology *topology = topology_open(true);
     TopologyCounts counts = topology_counts(topology);
     topology_close(topology);
     assert_true(counts.nodes == 2 && counts.packages == 2 && counts.cores == 2);
