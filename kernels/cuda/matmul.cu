@@ -6,8 +6,8 @@
  * its 32 products. So a row's bits do not depend on the rows beside it:
  *
  *   product_split   few rows: the warps of a block share the records, and fold what these gave in order
- *   product_rows    more rows: each warp has eight of its own and walks every record
- *   product_tensor  many rows of int8 (matmul_tensor.cu): each warp has 32, on the tensor cores */
+ *   product_rows    more rows of int16 and floats: each warp has eight of its own and walks every record
+ *   product_tensor  more rows of int8 (matmul_tensor.cu): each warp has 32, on the tensor cores */
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/integer_dot.cuh"
@@ -293,19 +293,27 @@ static uint32_t divided_up(uint32_t count, uint32_t step) {
     return (count + step - 1) / step;
 }
 
+/* Up to SPLIT_ROWS_MAX rows. */
 template <class Record>
-static void record_launch(DeviceStream *stream, const ProductLaunch *launch) {
+static void split_launch(DeviceStream *stream, const ProductLaunch *launch) {
     uint32_t tiles = divided_up(launch->output_count, PACKED_OUTPUTS);
     if (launch->row_count == 1)
         LAUNCH((product_split<Record, 1>), extent(tiles), extent(PRODUCT_THREADS),
                split_shared_bytes(1), stream, *launch);
-    else if (launch->row_count <= SPLIT_ROWS_MAX)
+    else
         LAUNCH((product_split<Record, SPLIT_ROWS>),
                extent(tiles, divided_up(launch->row_count, SPLIT_ROWS)), extent(PRODUCT_THREADS),
                split_shared_bytes(SPLIT_ROWS), stream, *launch);
+}
+
+template <class Record>
+static void record_launch(DeviceStream *stream, const ProductLaunch *launch) {
+    if (launch->row_count <= SPLIT_ROWS_MAX)
+        split_launch<Record>(stream, launch);
     else
         LAUNCH(product_rows<Record>,
-               extent(tiles, divided_up(launch->row_count, 8 * PRODUCT_WARPS)),
+               extent(divided_up(launch->output_count, PACKED_OUTPUTS),
+                      divided_up(launch->row_count, 8 * PRODUCT_WARPS)),
                extent(PRODUCT_THREADS), 0, stream, *launch);
 }
 
@@ -316,10 +324,11 @@ static void product_launch(DeviceStream *stream, const ProductLaunch *launch) {
         ActivationKind kind;
         void (*launch)(DeviceStream *stream, const ProductLaunch *launch);
     } rows[] = {
-        {4, false, ACTIVATION_INT8, record_launch<CodedRecord<4, false>>},
-        {5, false, ACTIVATION_INT8, record_launch<CodedRecord<5, false>>},
-        {6, false, ACTIVATION_INT8, record_launch<CodedRecord<6, false>>},
-        {8, false, ACTIVATION_INT8, record_launch<CodedRecord<8, false>>},
+        /* more rows of these run on the tensor cores: CudaLaunchers.tensor_rows_least */
+        {4, false, ACTIVATION_INT8, split_launch<CodedRecord<4, false>>},
+        {5, false, ACTIVATION_INT8, split_launch<CodedRecord<5, false>>},
+        {6, false, ACTIVATION_INT8, split_launch<CodedRecord<6, false>>},
+        {8, false, ACTIVATION_INT8, split_launch<CodedRecord<8, false>>},
         {4, false, ACTIVATION_INT16, record_launch<CodedRecord<4, true>>},
         {5, false, ACTIVATION_INT16, record_launch<CodedRecord<5, true>>},
         {6, false, ACTIVATION_INT16, record_launch<CodedRecord<6, true>>},

@@ -15,6 +15,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
 import golden_files
+from run_command import one_error, spillway
 
 SPILLWAY = sys.argv[1]
 SKIPPED, UNAVAILABLE = 77, 69  # for meson; a build without MPI
@@ -25,10 +26,6 @@ PLACES = ([], ["--weights-device-size", "min"], ["--weights-device-size", "30%",
           ["--weights-device-size", "min", "--weights-host-size", "100%"], ["--weights-device-size", "min", "--io", "threads"])
 folder = pathlib.Path(tempfile.mkdtemp(dir="/var/tmp"))  # direct I/O where /tmp may lie in memory
 (folder / "tokens.json").write_text(json.dumps([(7 * i * i + 3 * i) % 131 for i in range(60)]))
-
-
-def spillway(*arguments, **options):
-    return subprocess.run([SPILLWAY, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
 
 
 def words_of(model, *more):
@@ -42,13 +39,6 @@ def logits(model, *more):
         sys.exit(SKIPPED)
     assert answer.returncode == 0, answer
     return (folder / "logits.npy").read_bytes(), json.loads(summary.read_text())["weights"]
-
-
-def one_error(code, exit_code, *arguments, **options):
-    answer = spillway(*arguments, **options)
-    lines = [line for line in answer.stderr.splitlines() if "error[" in line]
-    assert answer.returncode == exit_code and len(lines) == 1 and f"error[{code}]" in lines[0], answer
-    return lines[0]
 
 
 def convert(model, *more, name="packed"):

@@ -17,6 +17,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
 import golden_files
 import llama_folder
+from run_command import one_error, spillway
 
 SPILLWAY = sys.argv[1]
 SKIPPED, UNAVAILABLE = 77, 69  # for meson; a build without MPI
@@ -28,10 +29,6 @@ DISK = ["--weights-nvme-dir", folder]
 (folder / "tokens.json").write_text(json.dumps(TOKENS))
 
 
-def spillway(*arguments, **options):
-    return subprocess.run([SPILLWAY, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
-
-
 def logits(model, *more):
     """The bytes of the logits, and the summary."""
     path, summary = folder / "logits.npy", folder / "summary.json"
@@ -41,13 +38,6 @@ def logits(model, *more):
         sys.exit(SKIPPED)
     assert answer.returncode == 0, answer
     return path.read_bytes(), json.loads(summary.read_text())
-
-
-def one_error(code, exit_code, *arguments, **options):
-    answer = spillway(*arguments, **options)
-    lines = [line for line in answer.stderr.splitlines() if "error[" in line]
-    assert answer.returncode == exit_code and len(lines) == 1 and f"error[{code}]" in lines[0], answer
-    return lines[0]
 
 
 def check_shares(model, *more):

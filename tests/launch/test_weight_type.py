@@ -7,13 +7,13 @@ import pathlib
 import random
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
 import golden_files
 import llama_folder
+from run_command import one_error, spillway
 
 SPILLWAY = sys.argv[1]
 SKIPPED, UNAVAILABLE = 77, 69  # for meson; a build without MPI
@@ -24,10 +24,6 @@ MATRICES = llama_folder.matrix_elements(llama_folder.tensors(*SIZES))  # numbers
 MACHINES = pathlib.Path(__file__).resolve().parent.parent.parent / "configs" / "machines"
 folder = pathlib.Path(tempfile.mkdtemp(dir="/var/tmp"))  # direct I/O where /tmp may lie in memory
 (folder / "tokens.json").write_text(json.dumps([(7 * i * i + 3 * i) % VOCAB for i in range(40)]))
-
-
-def spillway(*arguments):
-    return subprocess.run([SPILLWAY, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 def words_of(model, *more):
@@ -42,13 +38,6 @@ def logits(model, *more):
         sys.exit(SKIPPED)
     assert answer.returncode == 0, answer
     return golden_files.load_npy(folder / "logits.npy"), json.loads(summary.read_text())
-
-
-def one_error(code, exit_code, *arguments):
-    answer = spillway(*arguments)
-    lines = [line for line in answer.stderr.splitlines() if "error[" in line]
-    assert answer.returncode == exit_code and len(lines) == 1 and f"error[{code}]" in lines[0], answer
-    return lines[0]
 
 
 def make_model(name, dtype="F16", wrong=None):
