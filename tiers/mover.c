@@ -59,6 +59,7 @@ struct Mover {
     uint64_t watch_ns; /* when to look for late flights again */
     bool told[TROUBLE_COUNT];
     uint32_t outstanding; /* submitted and not collected; of the submitting thread */
+    uint32_t job_end;     /* behind the last job that was submitted; its, too */
     pthread_t thread;
     FutexWord thread_sleeps, owner_sleeps; /* 1 while they do; whoever wakes them makes it 0 */
     _Atomic bool stop, opened;
@@ -567,12 +568,16 @@ bool mover_destroy(Mover *mover) {
 
 Status mover_submit(Mover *mover, const MoverJob *job) {
     if (mover->outstanding == mover->options.transfers_max) return STATUS_AGAIN;
-    uint32_t tail = atomic_load_explicit(&mover->job_queue.tail, memory_order_relaxed);
-    mover->jobs[tail & (mover->capacity - 1)] = *job;
-    atomic_store(&mover->job_queue.tail, tail + 1);
+    mover->jobs[mover->job_end++ & (mover->capacity - 1)] = *job;
     mover->outstanding++;
-    wake(&mover->thread_sleeps);
     return STATUS_OK;
+}
+
+void mover_flush(Mover *mover) {
+    if (atomic_load_explicit(&mover->job_queue.tail, memory_order_relaxed) == mover->job_end)
+        return;
+    atomic_store(&mover->job_queue.tail, mover->job_end);
+    wake(&mover->thread_sleeps);
 }
 
 static void sleep_until_done(Mover *mover, uint64_t wait_ns) {
@@ -582,6 +587,7 @@ static void sleep_until_done(Mover *mover, uint64_t wait_ns) {
 }
 
 uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_t wait_ns) {
+    mover_flush(mover);
     if (wait_ns > 0 && mover->outstanding > 0 && !done_wait(mover))
         sleep_until_done(mover, wait_ns);
     uint32_t head = atomic_load_explicit(&mover->done_queue.head, memory_order_relaxed), count = 0;

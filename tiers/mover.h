@@ -74,8 +74,10 @@ Status mover_create(Mover **out, const MoverOptions *options);
  * Takes NULL. */
 bool mover_destroy(Mover *mover);
 
-/* STATUS_AGAIN when transfers_max are out. */
+/* STATUS_AGAIN when transfers_max are out. Jobs begin together, at the next mover_flush or mover_collect: transfers of neighbours that reach
+ * the kernel at once become one. */
 Status mover_submit(Mover *mover, const MoverJob *job);
+void mover_flush(Mover *mover);
 /* Results so far; waits up to wait_ns for a first one. A late transfer has two, and is out until the second. */
 uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_t wait_ns);
 

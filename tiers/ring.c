@@ -292,17 +292,30 @@ static void wake_paused(Ring *ring) {
     }
 }
 
+/* As they lie in the files: the block layer makes one request only of transfers that follow each other. */
+static bool lies_before(const RingTransfer *a, const RingTransfer *b) {
+    if (a->kind != b->kind) return a->kind < b->kind;
+    return a->file != b->file ? a->file < b->file : a->offset < b->offset;
+}
+
+/* Among those that are there: they are mostly in order, and few. */
+static void add_to_batch(Ring *ring, RingTransfer transfer) {
+    uint32_t place = ring->batch_count++;
+    for (; place > 0 && lies_before(&transfer, &ring->batch[place - 1]); place--)
+        ring->batch[place] = ring->batch[place - 1];
+    ring->batch[place] = transfer;
+}
+
 static void fill_batch(Ring *ring) {
     ring->batch_count = 0;
     while (ring->stats.in_flight + ring->stuck_count + ring->batch_count < ring->facts.depth) {
         uint32_t index = pop_next(ring);
         if (index == NOWHERE) return;
-        if (!passes_faults(ring, index)) continue;
-        ring->batch[ring->batch_count++] = transfer_of(ring, index);
+        if (passes_faults(ring, index)) add_to_batch(ring, transfer_of(ring, index));
     }
 }
 
-/* What the engine did not take goes back to where it was. */
+/* What the engine did not take goes back to the head of its queue. */
 static void settle_batch(Ring *ring, uint32_t taken) {
     CHECK(taken <= ring->batch_count);
     for (uint32_t i = ring->batch_count; i-- > taken;)

@@ -96,14 +96,24 @@ static void check_slots(const TierManager *manager, Tier tier, DeviceUse *use) {
         used++;
         use->staging += tier == TIER_DEVICE && moving->staged;
     }
-    for (uint32_t i = 0; i < slots->given_back_count; i++)
+    for (uint32_t i = 0; i < slots->given_back_count; i++) {
         mark(manager, tier, slots->given_back[i]);
+        CHECK(slots->places[slots->given_back[i]] == i);
+    }
     for (uint32_t i = 1; i <= slots->roomless_count; i++)
         mark(manager, tier, slots->given_back[slots->slot_count - i]);
+    uint32_t aside = 0;
+    for (uint32_t i = 0; i < slots->run_count; i++)
+        for (uint32_t slot = slots->runs[i].aside_first; slot < slots->runs[i].aside_end; slot++) {
+            mark(manager, tier, slot);
+            aside++;
+        }
     if (tier == TIER_DEVICE) use->home = used - use->staging;
+    CHECK(aside == slots->aside_count);
     CHECK(late == slots->late_count);
     CHECK(used == slots->used && used <= slots->used_peak && slots->used_peak <= slots->slot_count);
-    CHECK(used + slots->given_back_count + slots->roomless_count + slots->retired_count ==
+    CHECK(used + slots->given_back_count + slots->roomless_count + slots->retired_count +
+                  slots->aside_count ==
               slots->fresh_first &&
           slots->fresh_first <= slots->slot_count);
 }

@@ -25,7 +25,8 @@ static Status take_memory(TierManager *manager) {
     const TierManagerOptions *options = &manager->options;
     uint32_t marks = 0;
     for (int tier = 0; tier < TIER_COUNT; tier++) {
-        TRY(tier_slots_create(&manager->slots[tier], options->slot_count[tier]));
+        uint32_t groups = tier == TIER_NVME ? 2 * options->stream_groups : 0;
+        TRY(tier_slots_create(&manager->slots[tier], options->slot_count[tier], groups));
         if (options->slot_count[tier] > marks) marks = options->slot_count[tier];
     }
     TRY(memory_take((void **)&manager->records, options->record_count, sizeof(Record), "blocks"));
@@ -207,7 +208,7 @@ Status tier_manager_take(TierManager *manager, const BlockIdentity *identity, ui
     BlockId id = manager->free_ids[--manager->free_id_count];
     Record *record = &manager->records[id];
     uint32_t life = record->life + 1;
-    uint32_t slot = tier_slots_take(&manager->slots[TIER_DEVICE]);
+    uint32_t slot = tier_slots_take(&manager->slots[TIER_DEVICE], 0);
     CHECK(record->block.state == BLOCK_FREE && slot != SLOT_NONE);
     *record = (Record){.block = {.state = BLOCK_FILLING,
                                  .identity = *identity,

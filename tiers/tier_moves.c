@@ -141,7 +141,7 @@ static bool make_staging_room(TierManager *manager, bool for_pin) {
 }
 
 static bool start_read(TierManager *manager, Record *record, TransferReason reason, Transfer *out) {
-    uint32_t slot = tier_slots_take(&manager->slots[TIER_DEVICE]);
+    uint32_t slot = tier_slots_take(&manager->slots[TIER_DEVICE], 0);
     CHECK(slot != SLOT_NONE);
     manager->staging_used++;
     record->staged = true;
@@ -168,6 +168,12 @@ static bool start_wanted(TierManager *manager, Transfer *out) {
     return start_read(manager, record, REASON_PREFETCH, out);
 }
 
+/* Of a file: the blocks of a layer lie together, apart from those of them that will come back to be filled. */
+static uint32_t slot_group(const TierManager *manager, const Block *block) {
+    uint32_t groups = manager->options.stream_groups;
+    return (uint32_t)(block->stream % groups) + (block->state == BLOCK_FILLING ? groups : 0);
+}
+
 /* Lower tiers are filled from the top. */
 static bool start_write(TierManager *manager, Record *record, TransferReason reason,
                         Transfer *out) {
@@ -175,8 +181,8 @@ static bool start_write(TierManager *manager, Record *record, TransferReason rea
     record->copied = true;
     manager->leaving_count++;
     manager->writes_in_flight++;
-    return start(manager, record, TIER_DEVICE, to, tier_slots_take(&manager->slots[to]), reason,
-                 out);
+    uint32_t slot = tier_slots_take(&manager->slots[to], slot_group(manager, &record->block));
+    return start(manager, record, TIER_DEVICE, to, slot, reason, out);
 }
 
 /* A resident block with a lower copy leaves at once. */

@@ -104,6 +104,7 @@ static void start_transfers(KvCache *cache) {
             .transfer = transfer, .identity = block->identity, .ordinal = block->ordinal};
         CHECK(mover_submit(cache->mover, &job) == STATUS_OK); /* both sides hold KV_TRANSFERS_MAX */
     }
+    mover_flush(cache->mover);
 }
 
 /* Tells the manager what has completed and starts what may start now; waits for a completion where wait says so. */
