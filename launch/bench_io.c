@@ -6,6 +6,7 @@
 
 #include "launch/bench_measure.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/base/random.h"
 
@@ -13,10 +14,15 @@ enum { RESULTS_MAX = 64, LATENCY_MAX = 1 << 20 };
 
 #define WAIT_NS 10000000000ull
 
+static uint32_t rounds_of(const BenchIoLoad *load) {
+    return load->rounds > 0 ? load->rounds : 1;
+}
+
 Status bench_io_open_area(BenchIoArea *area, const BenchIoLoad *load, uint32_t file_count,
                           uint64_t file_bytes) {
     Random random = {.key = 1};
-    *area = (BenchIoArea){.staging_bytes = (uint64_t)load->depth * load->transfer_bytes,
+    *area = (BenchIoArea){.staging_bytes =
+                              (uint64_t)rounds_of(load) * load->depth * load->transfer_bytes,
                           .latency_max = LATENCY_MAX,
                           .file_count = file_count,
                           .file_bytes = file_bytes / load->transfer_bytes * load->transfer_bytes};
@@ -24,6 +30,7 @@ Status bench_io_open_area(BenchIoArea *area, const BenchIoLoad *load, uint32_t f
     TRY(area->device->memory_take(area->device, MEMORY_HOST, area->staging_bytes, "staging",
                                   (void **)&area->staging));
     TRY(memory_take((void **)&area->started, load->depth, sizeof *area->started, "start times"));
+    TRY(memory_take((void **)&area->memory, load->depth, sizeof *area->memory, "transfers"));
     TRY(memory_take((void **)&area->latencies, LATENCY_MAX, sizeof *area->latencies,
                     "benchmark times"));
     for (uint64_t at = 0; at < area->staging_bytes; at += sizeof(uint64_t)) {
@@ -36,6 +43,7 @@ Status bench_io_open_area(BenchIoArea *area, const BenchIoLoad *load, uint32_t f
 void bench_io_close_area(BenchIoArea *area, bool quiet) {
     free(area->latencies);
     free(area->started);
+    free(area->memory);
     if (area->staging && quiet)
         area->device->memory_give(area->device, MEMORY_HOST, area->staging, area->staging_bytes);
     if (area->device) area->device->close(area->device);
@@ -44,9 +52,11 @@ void bench_io_close_area(BenchIoArea *area, bool quiet) {
 
 static void start(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, uint64_t place) {
     uint64_t transfer = area->next_transfer++;
+    uint64_t round = transfer / load->depth % rounds_of(load);
+    area->memory[place] = area->staging + (round * load->depth + place) * load->transfer_bytes;
     const RingOperation operation = {.kind = load->kind,
                                      .file = (uint32_t)(transfer % area->file_count),
-                                     .memory = area->staging + place * load->transfer_bytes,
+                                     .memory = area->memory[place],
                                      .offset = transfer / area->file_count * load->transfer_bytes %
                                                area->file_bytes,
                                      .bytes = load->transfer_bytes,
@@ -74,6 +84,8 @@ static Status settle(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, boo
         if (*moved_count < area->latency_max)
             area->latencies[*moved_count] = (double)(now - area->started[results[i].user]) * 1e-9;
         ++*moved_count;
+        if (load->checked)
+            area->checksum ^= hash_xxh3(area->memory[results[i].user], load->transfer_bytes, 0);
         if (goes_on) start(ring, load, area, results[i].user);
     }
     return STATUS_OK;

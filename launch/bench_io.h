@@ -15,7 +15,9 @@ enum { BENCH_IO_TURNS = 5 };
 typedef struct BenchIoLoad {
     RingKind kind;
     uint32_t transfer_bytes, depth;
-    double seconds; /* of one turn */
+    double seconds;  /* of one turn */
+    uint32_t rounds; /* of memory for `depth` transfers that they go round in; 0: one */
+    bool checked;    /* what was read is, as the mover does */
 } BenchIoLoad;
 
 /* One way to do it, in one direction: its turns so far. */
@@ -27,17 +29,19 @@ typedef struct BenchIoTimes {
         latency_p99[BENCH_IO_TURNS]; /* seconds, of transfers in the turn */
 } BenchIoTimes;
 
-/* Where a turn works: memory for `depth` transfers, page aligned, and what is counted. */
+/* Where a turn works: memory for transfers, page aligned, and what is counted. */
 typedef struct BenchIoArea {
     Device *device;
-    uint8_t *staging; /* [depth][transfer_bytes], random bytes */
+    uint8_t *staging; /* [rounds][depth][transfer_bytes], random bytes */
     uint64_t staging_bytes;
     uint64_t *started; /* [depth] ns */
+    uint8_t **memory;  /* [depth] of the transfer that is under way */
     double *latencies; /* [latency_max] of one turn; later ones are not kept */
     uint32_t latency_max;
     uint32_t file_count; /* transfers go from file to file */
     uint64_t file_bytes; /* of each, a multiple of transfer_bytes: offsets go round in it */
     uint64_t next_transfer;
+    uint64_t checksum; /* over what was checked: somebody wants it, or the work goes away */
 } BenchIoArea;
 
 /* Takes the memory. Close it after a failure, too; quiet: every ring_close was, else the kernel may still write to staging. */

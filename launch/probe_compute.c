@@ -18,7 +18,7 @@ static const double round_seconds = 0.03;
 static const double sequence_seconds = 7e-6;
 
 double probe_seconds(uint32_t thread_count, void (*work)(void *user), void *user) {
-    double best = 0;
+    double rounds[ROUNDS];
     work(user);
     for (int round = 0; round < ROUNDS; round++) {
         double begin = monotonic_seconds(), cpu_begin = bench_cpu_seconds(), seconds;
@@ -30,9 +30,9 @@ double probe_seconds(uint32_t thread_count, void (*work)(void *user), void *user
         } while (seconds < round_seconds);
         double cpu = (bench_cpu_seconds() - cpu_begin) / thread_count;
         if (cpu > 0 && cpu < seconds) seconds = cpu;
-        if (round == 0 || seconds / calls < best) best = seconds / calls;
+        rounds[round] = seconds / calls;
     }
-    return best;
+    return bench_statistics(rounds, ROUNDS).median;
 }
 
 /* ---- the sampler ---- */

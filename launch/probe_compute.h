@@ -2,7 +2,7 @@
 #define LAUNCH_PROBE_COMPUTE_H
 
 /* Speeds of the kernels on this machine, for the planner: matrix products of three formats by rows, attention on blocks of every
- * codec, what runs between them. Numbers lie in more memory than caches hold; a speed is the best of a few rounds. About
+ * codec, what runs between them. Numbers lie in more memory than caches hold; a speed is the median of a few rounds. About
  * three seconds and 512 MiB. Main thread. */
 
 #include "runtime/engine/plan_machine.h"
@@ -28,7 +28,7 @@ enum { PROBE_BLOCK_TOKENS = 64 };
 Status probe_matmul(const ProbeKernels *probe, PlanMachine *machine);
 Status probe_attention(const ProbeKernels *probe, PlanMachine *machine);
 
-/* Seconds of a call of `work`, which keeps so many threads busy: the best of three rounds of at least 30 ms, after one that is not
+/* Seconds of a call of `work`, which keeps so many threads busy: the median of three rounds of at least 30 ms, after one that is not
  * counted. Where other programs hold the cores, the time that ours had is what counts: a plan is for a machine that is left alone. */
 double probe_seconds(uint32_t thread_count, void (*work)(void *user), void *user);
 

@@ -1,18 +1,15 @@
 #include "launch/probe_disk.h"
 
-#include <stdlib.h>
-
 #include "launch/bench_io.h"
-#include "launch/probe_compute.h"
-#include "runtime/base/arena.h"
-#include "runtime/base/hash.h"
+#include "launch/bench_measure.h"
+#include "runtime/base/bytes.h"
 
-enum { SMALL_BYTES = 64 << 10, LARGE_BYTES = 1 << 20, TURNS = 3 };
+enum { SMALL_BYTES = 64 << 10, LARGE_BYTES = 256 << 10, TURNS = BENCH_IO_TURNS };
 static const uint64_t file_bytes = 256 << 20;
 static const double turn_seconds = 0.2;
-static const size_t checked_bytes = 64 << 20; /* more than caches hold */
+static const uint64_t memory_bytes = 16 << 20; /* as staging: twice what is in the kernel */
 
-/* The best of some turns of one kind. */
+/* The medians of some turns of one kind. */
 typedef struct DiskSpeed {
     double rate, core_seconds;
 } DiskSpeed;
@@ -29,6 +26,8 @@ static Status open_ring(DiskTurns *turns, uint32_t transfer_bytes) {
     const ProbeDiskOptions *asked = turns->options;
     turns->load = (BenchIoLoad){.transfer_bytes = transfer_bytes, .seconds = turn_seconds};
     turns->load.depth = asked->io_depth ? asked->io_depth : ring_depth_auto(transfer_bytes);
+    turns->load.rounds =
+        (uint32_t)divide_up(memory_bytes, (uint64_t)turns->load.depth * transfer_bytes);
     TRY(bench_io_open_area(&turns->area, &turns->load, 1, file_bytes));
     const RingFile file = {turns->file.descriptor, turns->file.alignment_bytes};
     const RingOptions options = {.engine = asked->io_engine,
@@ -44,14 +43,12 @@ static Status open_ring(DiskTurns *turns, uint32_t transfer_bytes) {
 
 static Status take_turns(DiskTurns *turns, RingKind kind, DiskSpeed *out) {
     BenchIoTimes times = {0};
-    DiskSpeed best = {0, 0};
     turns->load.kind = kind;
-    for (uint32_t turn = 0; turn < TURNS; turn++) {
+    turns->load.checked = kind == RING_READ;
+    for (uint32_t turn = 0; turn < TURNS; turn++)
         TRY(bench_io_turn(turns->ring, &turns->load, &turns->area, &times));
-        if (times.bytes_per_second[turn] <= best.rate) continue;
-        best = (DiskSpeed){times.bytes_per_second[turn], times.cpu_seconds_per_byte[turn]};
-    }
-    *out = best;
+    *out = (DiskSpeed){bench_statistics(times.bytes_per_second, TURNS).median,
+                       bench_statistics(times.cpu_seconds_per_byte, TURNS).median};
     return STATUS_OK;
 }
 
@@ -68,36 +65,11 @@ static Status measure_size(DiskTurns *turns, uint32_t transfer_bytes, DiskSpeed 
     return status;
 }
 
-typedef struct Checked {
-    const uint8_t *bytes;
-    uint64_t sum; /* wanted by somebody, or the work goes away */
-} Checked;
-
-static void check_bytes(void *user) {
-    Checked *checked = user;
-    for (size_t at = 0; at < checked_bytes; at += SMALL_BYTES)
-        checked->sum ^= hash_xxh3(checked->bytes + at, SMALL_BYTES, at);
-}
-
-/* Whatever is read or written is checked: seconds of a core for a byte. */
-static Status measure_checksum(double *out_seconds) {
-    uint8_t *bytes;
-    TRY(memory_take((void **)&bytes, checked_bytes, 1, "bytes to check"));
-    for (size_t at = 0; at < checked_bytes; at += 4096)
-        bytes[at] = 1; /* pages of its own */
-    Checked checked = {.bytes = bytes};
-    *out_seconds = probe_seconds(1, check_bytes, &checked) / (double)checked_bytes;
-    free(bytes);
-    return STATUS_OK;
-}
-
 Status probe_disk(const ProbeDiskOptions *options, PlanMachine *machine) {
     DiskTurns turns = {.options = options};
     DiskSpeed small, large, write;
-    double check_seconds;
     const SpillFileOptions file = {
         .directory = options->directory, .bytes = file_bytes, .silent = true};
-    TRY(measure_checksum(&check_seconds));
     TRY(spill_file_open(&turns.file, &file));
     Status status = measure_size(&turns, LARGE_BYTES, &large, &write);
     if (status == STATUS_OK) status = measure_size(&turns, SMALL_BYTES, &small, NULL);
@@ -106,7 +78,7 @@ Status probe_disk(const ProbeDiskOptions *options, PlanMachine *machine) {
     double more = SMALL_BYTES / small.rate - SMALL_BYTES / large.rate;
     machine->disk_read_rate = large.rate;
     machine->disk_write_rate = write.rate;
-    machine->disk_core_seconds = large.core_seconds + check_seconds;
+    machine->disk_core_seconds = large.core_seconds;
     machine->disk_transfer_seconds = more > 0 ? more : 0;
     return STATUS_OK;
 }

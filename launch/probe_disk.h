@@ -1,8 +1,8 @@
 #ifndef LAUNCH_PROBE_DISK_H
 #define LAUNCH_PROBE_DISK_H
 
-/* What spill files in a folder give through the ring: reads of two sizes, writes, and the cores' time for a byte. About two seconds and
- * 256 MiB of disk, which are given back. */
+/* What spill files in a folder give through the ring: reads of two sizes, writes, and what a core does for a
+ * byte that is read and checked. About three seconds and 256 MiB of disk, which are given back. */
 
 #include "runtime/engine/plan_machine.h"
 

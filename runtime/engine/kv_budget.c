@@ -2,11 +2,12 @@
 
 #include "runtime/base/bytes.h"
 #include "runtime/engine/kv_cache.h"
+#include "tiers/ring.h"
 
 enum {
     SEQUENCES_LEAST = 8,
     STAGING_SLOTS_MIN = 2 * ATTEND_GROUP_BLOCKS,
-    STAGING_SHARE = 4, /* of the device's slots at most */
+    STAGING_SHARE = 4, /* of the device's slots at most, or of all that are needed */
     BOUNCE_SLOTS_MIN = 8,
     BOUNCE_SLOTS_MAX = 64,
     BOUNCE_SHARE = 4, /* of the host's slots at most */
@@ -45,10 +46,6 @@ static uint32_t sequences_wanted(const KvBudgetInput *input, uint64_t room) {
     return smaller(input->sequence_max, resident > SEQUENCES_LEAST ? resident : SEQUENCES_LEAST);
 }
 
-uint64_t kv_budget_staging_most(uint64_t device_slots, uint64_t slot_bytes) {
-    return smaller(device_slots / STAGING_SHARE, staging_bytes_max / slot_bytes);
-}
-
 uint64_t kv_budget_device_min(const KvBudgetInput *input) {
     return (slots_min(input, sequences_wanted(input, 0)) + code_buffers(input)) *
            input->layout.slot_bytes;
@@ -64,6 +61,17 @@ static uint64_t slots_needed(const KvBudgetInput *input) {
     return (uint64_t)input->sequence_max * kv_layout_slots(&input->layout, input->token_max) *
                input->layer_count +
            prompt_slots(input);
+}
+
+uint64_t kv_budget_staging_least(uint64_t slot_bytes) {
+    return 2 * ATTEND_GROUP_BLOCKS + 2 * ring_depth_auto(slot_bytes);
+}
+
+uint64_t kv_budget_staging_most(const KvBudgetInput *input, uint64_t device_slots) {
+    uint64_t slot_bytes = input->layout.slot_bytes, share = device_slots / STAGING_SHARE;
+    uint64_t least =
+        smaller(kv_budget_staging_least(slot_bytes), slots_needed(input) / STAGING_SHARE);
+    return smaller(share > least ? share : least, staging_bytes_max / slot_bytes);
 }
 
 /* Where the host's tier is small it gives up all of itself before there are fewer than work at all. */
@@ -102,7 +110,7 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out) {
         uint64_t room = kept - step_blocks(input) - STAGING_SLOTS_MIN;
         budget.sequence_max = smaller(sequences_wanted(input, room), room);
         room -= budget.sequence_max;
-        uint64_t staging = kv_budget_staging_most(kept, slot_bytes);
+        uint64_t staging = kv_budget_staging_most(input, kept);
         if (staging < STAGING_SLOTS_MIN) staging = STAGING_SLOTS_MIN;
         budget.staging_slots = smaller(staging, STAGING_SLOTS_MIN + room);
         kept -= budget.staging_slots + 1; /* the place that tier_manager_has_room keeps free */

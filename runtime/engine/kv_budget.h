@@ -37,8 +37,13 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out);
 /* The least device budget for sequence_max sequences at once. kv_budget_plan takes less, for fewer. */
 uint64_t kv_budget_device_min(const KvBudgetInput *input);
 
-/* Slots of a device of so many that staging may take: what a disk gives while one layer of a large model runs its matrix products. */
-uint64_t kv_budget_staging_most(uint64_t device_slots, uint64_t slot_bytes);
+/* Slots with which reads go on while others are attended, where the disk is read as deep as it is by itself: two groups, and twice what
+ * is in the kernel. */
+uint64_t kv_budget_staging_least(uint64_t slot_bytes);
+
+/* Slots of a device of so many that staging may take: what a disk gives while one layer of a large model runs its matrix products. Of a
+ * small one more than its share: what reading ahead wants, where that is a share of all that is needed. */
+uint64_t kv_budget_staging_most(const KvBudgetInput *input, uint64_t device_slots);
 
 /* Tokens a block for `auto`: a power of two from 32 to 256 such that a block holds at least 64 KiB where it can, 32 KiB with a
  * codec, whose packs begin only when several blocks are cold. A function of

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "runtime/base/bytes.h"
-#include "tiers/ring.h"
 
 enum {
     BOUNCE_SLOTS = 64
@@ -51,7 +50,8 @@ double plan_cache_slots(const PlanLoad *load) {
            prompt;
 }
 
-/* The device's part comes on top of what one layer of a step needs there; the lowest tier makes up for what staging takes at most. */
+/* The device's part comes on top of what a step needs there: what a layer holds, what is read ahead, the blocks that the layer before
+ * filled and those that the next one will; the lowest tier makes up for what staging may take beyond. */
 static void divide_cache(PlanLoad *load, PlanCost *out) {
     const PlanPlacement *placement = load->placement;
     double slot_bytes = (double)load->layout.slot_bytes, slots = plan_cache_slots(load);
@@ -62,9 +62,12 @@ static void divide_cache(PlanLoad *load, PlanCost *out) {
     }
     load->input.bytes[TIER_HOST] = 1; /* lower tiers there are */
     double least = (double)kv_budget_device_min(&load->input) / slot_bytes;
-    double device = ceil(slots * placement->percent[PLAN_CACHE_DEVICE] / 100) + least;
+    double ahead = (double)kv_budget_staging_most(&load->input, 0);
+    double filling = 2.0 * placement->sequences;
+    double device =
+        ceil(slots * placement->percent[PLAN_CACHE_DEVICE] / 100) + least + filling + ahead;
     double host = ceil(slots * placement->percent[PLAN_CACHE_HOST] / 100);
-    double staging = (double)kv_budget_staging_most((uint64_t)device, load->layout.slot_bytes) + 1;
+    double staging = (double)kv_budget_staging_most(&load->input, (uint64_t)device) - ahead + 1;
     bool on_disk = plan_disk_percent(placement, PLAN_CACHE_DEVICE) > 0;
     if (on_disk && host > 0 && load->input.bounces) host += BOUNCE_SLOTS;
     if (on_disk)
@@ -83,10 +86,9 @@ double plan_layers_staged(const PlanLoad *load) {
     return load->machine->unified ? WEIGHT_FRAMES : DEVICE_FRAMES;
 }
 
-/* As kv_cache_open.c has it: what is attended and what is in the kernel, twice. */
 double plan_staging_least(const PlanLoad *load) {
-    uint32_t depth = ring_depth_auto(load->layout.slot_bytes);
-    return plan_cache_spills(load->placement) ? 2 * ATTEND_GROUP_BLOCKS + 2 * depth : 0;
+    uint64_t least = kv_budget_staging_least(load->layout.slot_bytes);
+    return plan_cache_spills(load->placement) ? (double)least : 0;
 }
 
 void plan_set_home(PlanLoad *load, double staging_slots) {

@@ -172,6 +172,18 @@ static double disk_seconds(const PlanLoad *load, double kv_bytes, double bytes, 
            (seconds_at(kv_bytes + bytes, rate) + transfers * load->machine->disk_transfer_seconds);
 }
 
+/* Kernels and I/O share the cores. Where kernels take them all, what I/O takes from one is lost to the whole team, which waits for
+ * its last thread. */
+static double cores_seconds(const PlanLoad *load, const PlanStep *step, double disk_bytes) {
+    const PlanMachine *machine = load->machine;
+    double threads = machine->thread_count * load->node_ranks, cores = machine->core_count;
+    double kernels = step->activity[PLAN_COMPUTE] * threads;
+    double moving = disk_bytes * machine->disk_core_seconds +
+                    step->activity[PLAN_COPY] / load->node_ranks; /* of a rank */
+    if (threads < cores) return (kernels + moving * load->node_ranks) / cores;
+    return kernels / cores + moving;
+}
+
 static void add_activities(const PlanLoad *load, PlanStep *step) {
     const PlanMachine *machine = load->machine;
     double disk_read = step->kv_read[TIER_NVME], disk_written = step->kv_written[TIER_NVME];
@@ -189,11 +201,7 @@ static void add_activities(const PlanLoad *load, PlanStep *step) {
             seconds_at(disk_written + step->kv_written[TIER_HOST], machine->from_device_rate);
     }
     if (machine->core_count == 0) return;
-    double busy =
-        step->activity[PLAN_COMPUTE] * machine->thread_count * load->node_ranks +
-        load->node_ranks * (disk_read + disk_written + weights) * machine->disk_core_seconds +
-        step->activity[PLAN_COPY];
-    step->activity[PLAN_CORES] = busy / machine->core_count;
+    step->activity[PLAN_CORES] = cores_seconds(load, step, disk_read + disk_written + weights);
 }
 
 static double stream_seconds(const PlanStep *step) {

@@ -3,9 +3,8 @@
 
     bench_planner.py --spillway build/launch/spillway --dir DIR MODEL... [--results FILE] [--batches 32] [--context 512] [--rounds 3] …
 
-Each round begins with a measurement of the machine by the planner itself, and then runs every placement of every model in turn (contexts are
-synthetic keys and values; a model that is a shape runs with random weights), so that a machine whose speed wanders does so for all.
-Figures are medians of the rounds, an error the median of theirs. The first table has the given placements; the second, for each model and a memory limit that
+A round runs every placement of every model in turn (contexts are synthetic keys and values; a model that is a shape runs with random weights).
+Before each the planner measures the machine, for its speed wanders. Figures are medians of the rounds, an error the median of theirs. The first table has the given placements; the second, for each model and a memory limit that
 is a share of what all would need, the placements of a grid in steps of --grid per cent that fit, fastest first, and where the
 planner's own choice stands among them.
 
@@ -83,7 +82,7 @@ def run_one(args, file, table, model, batch, placement, predicted, chosen=False)
 
 def run_placements(args, file, model, batch):
     for placement in args.placements:
-        predicted = plan(args, model, batch, "--placement", placement)
+        predicted = plan(args, model, batch, "--placement", placement, "--probe")
         if predicted and predicted["fits"]:
             run_one(args, file, "placements", model, batch, placement, predicted)
         elif predicted:
@@ -96,7 +95,7 @@ def run_grid(args, file, model, batch):
     if not all_there:
         return
     limit = ["--memory-limit", f"{int(all_there['tiers']['device']['needed_bytes'] * args.share / 100 + 200e6) >> 10}KiB"]
-    own = plan(args, model, batch, *limit)
+    own = plan(args, model, batch, *limit, "--probe")
     if not own or not own["fits"]:
         return
     run_one(args, file, "grid", model, batch, percents(own["placement"]), own, chosen=True)
@@ -180,7 +179,6 @@ def main():
         path = args.results or os.path.join(folder, "results.jsonl")
         with open(path, "a", encoding="utf-8") as file:
             for _ in range(args.rounds):
-                plan(args, args.models[0], args.batches[0], "--probe")
                 for model in args.models:
                     for batch in args.batches:
                         run_placements(args, file, model, batch)
