@@ -76,6 +76,7 @@ static Status check_result(const BenchIoLoad *load, const RingResult *result) {
 static Status settle(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, bool goes_on,
                      uint64_t *moved_count) {
     RingResult results[RESULTS_MAX];
+    const uint8_t *moved[RESULTS_MAX];
     uint32_t count = ring_reap(ring, results, RESULTS_MAX, WAIT_NS);
     if (count == 0) FAIL(SPILL_IO, "no transfer of the spill file ended within 10 s");
     uint64_t now = monotonic_now_ns(&monotonic_system);
@@ -84,10 +85,12 @@ static Status settle(Ring *ring, const BenchIoLoad *load, BenchIoArea *area, boo
         if (*moved_count < area->latency_max)
             area->latencies[*moved_count] = (double)(now - area->started[results[i].user]) * 1e-9;
         ++*moved_count;
-        if (load->checked)
-            area->checksum ^= hash_xxh3(area->memory[results[i].user], load->transfer_bytes, 0);
+        moved[i] = area->memory[results[i].user];
         if (goes_on) start(ring, load, area, results[i].user);
     }
+    if (load->checked) ring_flush(ring); /* the disk works on meanwhile */
+    for (uint32_t i = 0; i < count && load->checked; i++)
+        area->checksum ^= hash_xxh3(moved[i], load->transfer_bytes, 0);
     return STATUS_OK;
 }
 

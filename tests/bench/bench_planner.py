@@ -4,7 +4,8 @@
     bench_planner.py --spillway build/launch/spillway --dir DIR MODEL... [--results FILE] [--batches 32] [--context 512] [--rounds 3] …
 
 A round runs every placement of every model in turn (contexts are synthetic keys and values; a model that is a shape runs with random weights).
-Before each the planner measures the machine, for its speed wanders. Figures are medians of the rounds, an error the median of theirs. The first table has the given placements; the second, for each model and a memory limit that
+The planner measures the machine before and after each, for its speed wanders; what is predicted is the mean of the two. Figures are medians of the
+rounds, an error the median of theirs. The first table has the given placements; the second, for each model and a memory limit that
 is a share of what all would need, the placements of a grid in steps of --grid per cent that fit, fastest first, and where the
 planner's own choice stands among them.
 
@@ -70,11 +71,12 @@ def record(file, **row):
     print(json.dumps(row), file=file, flush=True)
 
 
-def run_one(args, file, table, model, batch, placement, predicted, chosen=False):
+def run_one(args, file, table, model, batch, placement, predicted, limit=(), chosen=False):
     result = bench(args, model, batch, placement)
-    if result:
+    after = plan(args, model, batch, "--placement", placement, *limit, "--probe")
+    if result and after:
         record(file, table=table, model=os.path.basename(model), batch=batch, placement=placement, chosen=chosen,
-               predicted=predicted["decode_tokens_per_second"], bottleneck=predicted["bottleneck"],
+               predicted=statistics.mean(each["decode_tokens_per_second"] for each in (predicted, after)), bottleneck=predicted["bottleneck"],
                measured=result["tokens_per_second"], moved=result["moved_bytes_a_step"],
                told=sum(tier["kv_read_bytes_a_step"] + tier["kv_written_bytes_a_step"] + (tier["weights_read_bytes_a_step"]
                         if name == "nvme" else 0) for name, tier in predicted["tiers"].items() if name != "device"))
@@ -82,7 +84,7 @@ def run_one(args, file, table, model, batch, placement, predicted, chosen=False)
 
 def run_placements(args, file, model, batch):
     for placement in args.placements:
-        predicted = plan(args, model, batch, "--placement", placement, "--probe")
+        predicted = plan(args, model, batch, "--placement", placement)
         if predicted and predicted["fits"]:
             run_one(args, file, "placements", model, batch, placement, predicted)
         elif predicted:
@@ -95,16 +97,16 @@ def run_grid(args, file, model, batch):
     if not all_there:
         return
     limit = ["--memory-limit", f"{int(all_there['tiers']['device']['needed_bytes'] * args.share / 100 + 200e6) >> 10}KiB"]
-    own = plan(args, model, batch, *limit, "--probe")
+    own = plan(args, model, batch, *limit)
     if not own or not own["fits"]:
         return
-    run_one(args, file, "grid", model, batch, percents(own["placement"]), own, chosen=True)
+    run_one(args, file, "grid", model, batch, percents(own["placement"]), own, limit, chosen=True)
     for weights in range(0, 101, args.grid):
         for cache in range(0, 101, args.grid):
             placement = f"{weights},0,{cache},0,100,0"
             predicted = plan(args, model, batch, "--placement", placement, *limit)
             if predicted and predicted["fits"]:
-                run_one(args, file, "grid", model, batch, placement, predicted)
+                run_one(args, file, "grid", model, batch, placement, predicted, limit)
 
 
 def read(path):
@@ -179,6 +181,7 @@ def main():
         path = args.results or os.path.join(folder, "results.jsonl")
         with open(path, "a", encoding="utf-8") as file:
             for _ in range(args.rounds):
+                plan(args, args.models[0], args.batches[0], "--probe")
                 for model in args.models:
                     for batch in args.batches:
                         run_placements(args, file, model, batch)
