@@ -66,24 +66,33 @@ void device_slots_give(DeviceSlots *slots, uint8_t *buffer) {
     slots->free_buffers[slots->free_count++] = buffer;
 }
 
-static Status copy_and_wait(DeviceSlots *slots, void *destination, const void *source,
-                            uint32_t bytes) {
-    Device *device = slots->options.device;
-    error_capture_begin();
-    Status status = device->copy(device, slots->stream, destination, source, bytes);
-    if (status == STATUS_OK) status = device->stream_wait(device, slots->stream);
-    error_capture_end();
-    return status;
-}
-
 static uint8_t *payload_of(const DeviceSlots *slots, uint32_t slot) {
     return slots->options.slots + slot * slots->options.slot_bytes + sizeof(SpillHeader);
 }
 
 Status device_slots_fetch(DeviceSlots *slots, uint32_t slot, uint8_t *block, uint32_t bytes) {
-    return copy_and_wait(slots, block + sizeof(SpillHeader), payload_of(slots, slot), bytes);
+    Device *device = slots->options.device;
+    error_capture_begin();
+    Status status = device->copy(device, slots->stream, block + sizeof(SpillHeader),
+                                 payload_of(slots, slot), bytes);
+    if (status == STATUS_OK) status = device->stream_wait(device, slots->stream);
+    error_capture_end();
+    return status;
 }
 
 Status device_slots_put(DeviceSlots *slots, uint32_t slot, const uint8_t *block, uint32_t bytes) {
-    return copy_and_wait(slots, payload_of(slots, slot), block + sizeof(SpillHeader), bytes);
+    Device *device = slots->options.device;
+    error_capture_begin();
+    Status status = device->copy(device, slots->stream, payload_of(slots, slot),
+                                 block + sizeof(SpillHeader), bytes);
+    error_capture_end();
+    return status;
+}
+
+Status device_slots_wait(DeviceSlots *slots) {
+    Device *device = slots->options.device;
+    error_capture_begin();
+    Status status = device->stream_wait(device, slots->stream);
+    error_capture_end();
+    return status;
 }

@@ -6,7 +6,7 @@
  * on its way down, through a buffer of pinned memory, of which there is a stated number. On the device the room before a payload
  * stays unused.
  *
- * For the mover's thread; every copy is waited for. */
+ * For the mover's thread. */
 
 #include "kernels/device.h"
 
@@ -30,10 +30,11 @@ uint8_t *device_slots_buffers(const DeviceSlots *slots, uint64_t *out_bytes);
 uint8_t *device_slots_take(DeviceSlots *slots); /* NULL when all are in use */
 void device_slots_give(DeviceSlots *slots, uint8_t *buffer);
 
-/* So many bytes of a slot's payload to behind the header's room of `block` (MEMORY_HOST memory), and back. E-DEVICE, recorded and not logged: the
- * device is broken, and its next user says so. */
+/* So many bytes of a slot's payload to behind the header's room of `block` (MEMORY_HOST memory), and back; a put only begins, in the order of the
+ * calls, and until a wait the block stays as it is. E-DEVICE, recorded and not logged: the device is broken, and its next user says so. */
 Status device_slots_fetch(DeviceSlots *slots, uint32_t slot, uint8_t *block, uint32_t bytes);
 Status device_slots_put(DeviceSlots *slots, uint32_t slot, const uint8_t *block, uint32_t bytes);
+Status device_slots_wait(DeviceSlots *slots); /* for all puts */
 
 SPILLWAY_EXTERN_C_END
 

@@ -15,7 +15,7 @@
 #include "runtime/base/monotonic.h"
 #include "tiers/spill_header.h"
 
-enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16, DISK_ALIGNMENT = 4096 };
+enum { RESULTS_AT_ONCE = 64, LANDINGS_MAX = 8, WATCHES_A_TIMEOUT = 16, DISK_ALIGNMENT = 4096 };
 static const double cpu_interval_s = 0.1;
 static const uint64_t busy_wait_ns =
     50000; /* how long new jobs may wait while the ring is watched */
@@ -38,6 +38,12 @@ typedef struct Flight {
     bool in_flight, late;
 } Flight;
 
+/* A block on its way from host memory to a device that the host cannot touch. */
+typedef struct Landing {
+    MoverJob job;
+    uint8_t *buffer; /* of device_slots, that it lies in; NULL: in the host's slot */
+} Landing;
+
 /* One producer, one consumer; capacity a power of two above 2 * transfers_max, so that it is never full. */
 typedef struct Queue {
     _Atomic uint32_t head, tail;
@@ -54,6 +60,8 @@ struct Mover {
     Flight *flights;        /* [transfers_max] */
     uint32_t *free_flights; /* stack, [free_flight_count] */
     uint32_t free_flight_count, late_count;
+    Landing landings[LANDINGS_MAX];
+    uint32_t landing_count;
     uint8_t **free_code_buffers; /* stack, [free_code_buffer_count] */
     uint32_t free_code_buffer_count;
     uint64_t watch_ns; /* when to look for late flights again */
@@ -261,32 +269,51 @@ static Status fetch(Mover *mover, const Transfer *transfer, uint8_t *block) {
                               payload_bytes(mover, transfer->from_form));
 }
 
-static Status put(Mover *mover, const Transfer *transfer, const uint8_t *block) {
-    return device_slots_put(mover->options.device_slots, transfer->to_slot, block,
-                            payload_bytes(mover, transfer->to_form));
+/* Copies to the device that were begun end together. */
+static void land(Mover *mover) {
+    if (mover->landing_count == 0) return;
+    double start = monotonic_seconds();
+    Status status = device_slots_wait(mover->options.device_slots);
+    mover->stats.seconds_copy += monotonic_seconds() - start;
+    for (uint32_t i = 0; i < mover->landing_count; i++) {
+        const Landing *landing = &mover->landings[i];
+        if (landing->buffer) device_slots_give(mover->options.device_slots, landing->buffer);
+        report(mover, &landing->job, status == STATUS_OK ? TRANSFER_OK : TRANSFER_FAILED);
+    }
+    mover->landing_count = 0;
 }
 
-/* Between the host's memory and a device that the host cannot touch. buffer: what is encoded comes through it; else NULL. */
-static TransferResult copy_device(Mover *mover, const MoverJob *job, uint8_t *buffer) {
-    const Transfer *transfer = &job->transfer;
-    bool up = transfer->to == TIER_DEVICE;
-    uint32_t host_slot = up ? transfer->from_slot : transfer->to_slot;
-    uint8_t *block = slot_memory(mover, TIER_HOST, host_slot);
-    if (up && verify(mover, job, block) != TRANSFER_OK) return TRANSFER_CORRUPT;
-    double start = monotonic_seconds();
+/* A verified block begins its way to the device, while the next one is looked at; `land` reports it. */
+static void begin_landing(Mover *mover, const MoverJob *job, uint8_t *block, uint8_t *buffer) {
+    uint32_t bytes = payload_bytes(mover, job->transfer.to_form);
     Status status =
-        up ? put(mover, transfer, block) : fetch(mover, transfer, buffer ? buffer : block);
+        device_slots_put(mover->options.device_slots, job->transfer.to_slot, block, bytes);
+    if (status != STATUS_OK) {
+        if (buffer) device_slots_give(mover->options.device_slots, buffer);
+        report(mover, job, TRANSFER_FAILED);
+        return;
+    }
+    mover->landings[mover->landing_count++] = (Landing){*job, buffer};
+    if (mover->landing_count == LANDINGS_MAX) land(mover);
+}
+
+/* From a device that the host cannot touch to the host's memory. buffer: what is encoded comes through it; else NULL. */
+static TransferResult copy_down(Mover *mover, const MoverJob *job, uint8_t *buffer) {
+    const Transfer *transfer = &job->transfer;
+    uint8_t *block = slot_memory(mover, TIER_HOST, transfer->to_slot);
+    double start = monotonic_seconds();
+    Status status = fetch(mover, transfer, buffer ? buffer : block);
     mover->stats.seconds_copy += monotonic_seconds() - start;
     if (status == STATUS_OK && buffer) encode(mover, transfer, buffer, block);
     if (buffer) device_slots_give(mover->options.device_slots, buffer);
     if (status != STATUS_OK) return TRANSFER_FAILED;
-    if (!up) seal(mover, job, transfer->to_form, block, host_slot);
+    seal(mover, job, transfer->to_form, block, transfer->to_slot);
     return TRANSFER_OK;
 }
 
 static TransferResult copy(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     const Transfer *transfer = &job->transfer;
-    if (mover->options.device_slots) return copy_device(mover, job, buffer);
+    if (mover->options.device_slots) return copy_down(mover, job, buffer);
     uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
     uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
     if (encodes(transfer)) {
@@ -299,6 +326,19 @@ static TransferResult copy(Mover *mover, const MoverJob *job, uint8_t *buffer) {
     if (transfer->from > transfer->to) return verify(mover, job, destination);
     seal(mover, job, transfer->to_form, destination, transfer->to_slot);
     return TRANSFER_OK;
+}
+
+/* A block that needs no file. */
+static void move(Mover *mover, const MoverJob *job, uint8_t *buffer) {
+    if (!mover->options.device_slots || job->transfer.to != TIER_DEVICE) {
+        report(mover, job, copy(mover, job, buffer));
+        return;
+    }
+    uint8_t *block = slot_memory(mover, TIER_HOST, job->transfer.from_slot);
+    if (verify(mover, job, block) == TRANSFER_OK)
+        begin_landing(mover, job, block, NULL);
+    else
+        report(mover, job, TRANSFER_CORRUPT);
 }
 
 /* Does it come from or go to where only device_slots can reach it, and not just by a copy? */
@@ -379,8 +419,10 @@ static bool take_jobs(Mover *mover) {
         else if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
             start_io(mover, &job, buffer);
         else
-            report(mover, &job, copy(mover, &job, buffer));
+            move(mover, &job, buffer);
     }
+    if (mover->landing_count > 0 && mover->ring) ring_flush(mover->ring);
+    land(mover);
     return head != first;
 }
 
@@ -395,11 +437,7 @@ static TransferResult result_of(Mover *mover, const Flight *flight, const RingRe
     if (flight->late) return outcome(result);
     if (result->error != RING_ERROR_NONE) tell_failed(mover, &job->transfer, result);
     if (result->error != RING_ERROR_NONE || job->transfer.from != TIER_NVME) return outcome(result);
-    uint8_t *memory = io_memory(mover, &job->transfer, flight->buffer);
-    TransferResult verdict = verify(mover, job, memory);
-    if (verdict != TRANSFER_OK || !flight->buffer) return verdict;
-    Status status = put(mover, &job->transfer, flight->buffer);
-    return status == STATUS_OK ? TRANSFER_OK : TRANSFER_FAILED;
+    return verify(mover, job, io_memory(mover, &job->transfer, flight->buffer));
 }
 
 /* The host's copy names its own slot again. */
@@ -416,15 +454,22 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
     for (uint32_t i = 0; i < count; i++) {
         Flight *flight = &mover->flights[results[i].user];
         TransferResult result = result_of(mover, flight, &results[i]);
+        bool lands = result == TRANSFER_OK && !flight->late && flight->buffer &&
+                     flight->job.transfer.to == TIER_DEVICE;
         if (!flight->late) restore_source(mover, flight);
-        if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
         mover->late_count -= flight->late;
         flight->in_flight = false;
         if (flight->codes)
             mover->free_code_buffers[mover->free_code_buffer_count++] = flight->codes;
         mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;
+        if (lands) {
+            begin_landing(mover, &flight->job, flight->buffer, flight->buffer);
+            continue;
+        }
+        if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
         report(mover, &flight->job, result);
     }
+    land(mover);
 }
 
 /* Gives up what has not ended in time. It stays in flight: the kernel may still write to its memory. */

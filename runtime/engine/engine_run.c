@@ -71,6 +71,15 @@ void engine_note_stop(Engine *engine) {
     if (asked > engine->stop) engine->stop = asked;
 }
 
+/* What transfers of a broken device lost, or a tier that they closed, is no matter of sequences: the device says so here. */
+static Status check_device(Engine *engine, const RankReport *report) {
+    bool lost = report->layer_blocks < engine->budget.layer_blocks;
+    for (size_t i = 0; i < SLOTS_MAX / 64; i++)
+        lost |= report->lost[i] != 0;
+    Device *device = engine->device;
+    return lost ? device->stream_wait(device, engine->context.stream) : STATUS_OK;
+}
+
 static void note_lost(const Engine *engine, const StepPlan *plan, RankReport *report) {
     for (uint32_t i = 0; i <= plan->sequence_count; i++) {
         if (i == plan->sequence_count && plan->unit_count == 0) break;
@@ -109,6 +118,7 @@ static Status exchange_reports(Engine *engine, const StepPlan *plan) {
     report.layer_blocks = blocks_left(engine);
     engine->layer_blocks = (uint32_t)report.layer_blocks;
     note_lost(engine, plan, &report);
+    TRY(check_device(engine, &report));
     engine_note_kv(engine);
     engine_share_disks(engine);
     report.stats = engine->stats;
