@@ -203,6 +203,7 @@ Status session_placement_choose(Session *session, uint32_t prompt_tokens, Engine
     if (comm->rank == 0) budgets = budgets_of(&session->plan);
     TRY(comm_broadcast(comm, 0, &budgets, sizeof budgets));
     memcpy(options->kv_bytes, budgets.kv_bytes, sizeof budgets.kv_bytes);
+    options->kv_reads_ahead = true;
     set_weights(&budgets, options);
     options->max_num_seqs = budgets.sequences;
     options->max_num_seqs_auto = false;

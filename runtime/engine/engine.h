@@ -49,6 +49,8 @@ typedef struct EngineOptions {
      * memory_limit_bytes, or most of what a device with memory of its own has left beside all else; UINT64_MAX: the least that
      * works. Host and nvme 0: absent. */
     uint64_t kv_bytes[TIER_COUNT];
+    bool
+        kv_reads_ahead; /* the device's budget has room for reads ahead: they get it, however small it is */
     double
         kv_device_per_cent; /* of what the device has free for this rank, in place of bytes; 0: bytes */
     const char *const *kv_nvme_dirs; /* [kv_nvme_dir_count], striped */

@@ -30,6 +30,7 @@ KvBudgetInput engine_budget_input(const Engine *engine) {
                            .sequence_max = options->max_num_seqs,
                            .sequence_auto = options->max_num_seqs_auto,
                            .bounces = !engine->device->host_addressable,
+                           .reads_ahead = options->kv_reads_ahead,
                            .token_max = options->max_model_len,
                            .row_count_max = options->max_num_batched_tokens};
     memcpy(input.bytes, options->kv_bytes, sizeof input.bytes);

@@ -69,8 +69,9 @@ uint64_t kv_budget_staging_least(uint64_t slot_bytes) {
 
 uint64_t kv_budget_staging_most(const KvBudgetInput *input, uint64_t device_slots) {
     uint64_t slot_bytes = input->layout.slot_bytes, share = device_slots / STAGING_SHARE;
-    uint64_t least =
-        smaller(kv_budget_staging_least(slot_bytes), slots_needed(input) / STAGING_SHARE);
+    uint64_t least = 0;
+    if (input->reads_ahead)
+        least = smaller(kv_budget_staging_least(slot_bytes), slots_needed(input) / STAGING_SHARE);
     return smaller(share > least ? share : least, staging_bytes_max / slot_bytes);
 }
 

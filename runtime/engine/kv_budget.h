@@ -18,6 +18,7 @@ typedef struct KvBudgetInput {
         sequence_auto; /* fewer will do: as many as fill blocks on the device in all layers, but eight at least */
     bool
         bounces; /* the host cannot touch the device: files, and codecs of the host's tier, go through host memory */
+    bool reads_ahead;       /* the device's bytes have room for kv_budget_staging_least besides */
     uint32_t token_max;     /* of a sequence */
     uint32_t row_count_max; /* of a step */
 } KvBudgetInput;
@@ -41,8 +42,8 @@ uint64_t kv_budget_device_min(const KvBudgetInput *input);
  * is in the kernel. */
 uint64_t kv_budget_staging_least(uint64_t slot_bytes);
 
-/* Slots of a device of so many that staging may take: what a disk gives while one layer of a large model runs its matrix products. Of a
- * small one more than its share: what reading ahead wants, where that is a share of all that is needed. */
+/* Slots of a device of so many that staging may take: what a disk gives while one layer of a large model runs its matrix products. Where
+ * reads_ahead: what those want at least, as far as that is a share of all that is needed. */
 uint64_t kv_budget_staging_most(const KvBudgetInput *input, uint64_t device_slots);
 
 /* Tokens a block for `auto`: a power of two from 32 to 256 such that a block holds at least 64 KiB where it can, 32 KiB with a

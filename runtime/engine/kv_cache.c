@@ -189,7 +189,7 @@ void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count
     tier_manager_set_staging(
         cache->manager, kv_staging_begin_step(&cache->staging, monotonic_seconds(), read_bytes));
     uint32_t free_target = 2 * (take_count + away_count(cache, batch));
-    tier_manager_set_free_target(cache->manager, free_target < home / 2 ? free_target : home / 2);
+    tier_manager_set_free_target(cache->manager, free_target < home / 4 ? free_target : home / 4);
 }
 
 /* The sequences of one row that the batch begins with: with attends_host, the rows whose blocks may stay in host memory. */

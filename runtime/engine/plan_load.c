@@ -63,7 +63,7 @@ static void divide_cache(PlanLoad *load, PlanCost *out) {
     load->input.bytes[TIER_HOST] = 1; /* lower tiers there are */
     double least = (double)kv_budget_device_min(&load->input) / slot_bytes;
     double ahead = (double)kv_budget_staging_most(&load->input, 0);
-    double filling = 2.0 * placement->sequences;
+    double filling = 3.0 * placement->sequences; /* a quarter of home is kept free */
     double device =
         ceil(slots * placement->percent[PLAN_CACHE_DEVICE] / 100) + least + filling + ahead;
     double host = ceil(slots * placement->percent[PLAN_CACHE_HOST] / 100);
@@ -109,7 +109,8 @@ Status plan_load_set_up(PlanLoad *load, PlanCost *out) {
                         .sequence_max = placement->sequences,
                         .token_max = load->work->prompt_tokens + load->work->output_tokens,
                         .row_count_max = plan_rows_of(placement),
-                        .bounces = !load->machine->unified};
+                        .bounces = !load->machine->unified,
+                        .reads_ahead = true};
     divide_cache(load, out);
     TRY(kv_budget_plan(&load->input, &load->budget));
     plan_set_home(load, plan_staging_least(load));

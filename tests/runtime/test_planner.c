@@ -114,7 +114,7 @@ static void all_on_the_device(void **state) {
 }
 
 /* 32 tokens of 2 KV heads of 64 are 16 KiB and, with the header, 20 KiB on disk. The least device: a block a sequence, 17 for the 512
- * rows of a step, 16 of staging; besides two blocks a sequence and a quarter of all to read ahead. */
+ * rows of a step, 16 of staging; besides three blocks a sequence and a quarter of all to read ahead. */
 static void all_on_disk(void **state) {
     (void)state;
     PlanShape shape = small_shape();
@@ -124,8 +124,8 @@ static void all_on_disk(void **state) {
     PlanCost cost = cost_of(&shape, &machine, &work, &placement);
     assert_true(cost.fits);
     near(cost.slot_bytes, 20480);
-    near((double)cost.kv_bytes[TIER_DEVICE], (8 + 17 + 16 + 16 + 128) * 20480);
-    near(cost.decode.kv_read[TIER_NVME], (16 * 32 - (8 + 17 + 16 + 16)) * 20480);
+    near((double)cost.kv_bytes[TIER_DEVICE], (8 + 17 + 16 + 24 + 128) * 20480);
+    near(cost.decode.kv_read[TIER_NVME], (16 * 32 - (8 + 17 + 16 + 24)) * 20480);
     near(cost.decode.kv_written[TIER_NVME], 16 / 32.0 * 20480); /* a block in 32 steps */
     near(cost.decode.activity[PLAN_DISK],
          (cost.decode.kv_read[TIER_NVME] + cost.decode.kv_written[TIER_NVME]) / 1e7 / disk_reached);
@@ -138,12 +138,12 @@ static void all_on_disk(void **state) {
     cost = cost_of(&shape, &machine, &work, &placement);
     rest = cost.decode.head + cost.decode.sampling;
     double compute = cost.decode.matmul + cost.decode.rows, disk = cost.decode.activity[PLAN_DISK];
-    double layer_slots = (16 * 32 - (8 + 17 + 16 + 16)) / 2.0;
+    double layer_slots = (16 * 32 - (8 + 17 + 16 + 24)) / 2.0;
     assert_true(compute < disk);
     near(cost.decode.seconds, disk + compute - 64 / layer_slots * disk + rest);
 }
 
-/* All of all_on_disk in host memory. Its blocks but the 57 are attended there at 10 GB/s, beside the device; queries and partials cross
+/* All of all_on_disk in host memory. Its blocks but the 65 are attended there at 10 GB/s, beside the device; queries and partials cross
  * the link of 1 GB/s: 8 sequences of 4 heads of 64. */
 static void blocks_are_attended_in_host_memory(void **state) {
     (void)state;
@@ -154,7 +154,7 @@ static void blocks_are_attended_in_host_memory(void **state) {
     PlanCost read = cost_of(&shape, &machine, &work, &placement);
     placement.attend_host = true;
     PlanCost in_host = cost_of(&shape, &machine, &work, &placement);
-    double bytes = (16 * 32 - (8 + 17 + 16 + 16)) * 20480.0, link = 4 * 32 * (64 + 66) / 1e9;
+    double bytes = (16 * 32 - (8 + 17 + 16 + 24)) * 20480.0, link = 4 * 32 * (64 + 66) / 1e9;
     near(read.decode.kv_read[TIER_HOST], bytes);
     near(in_host.decode.kv_in_host, bytes);
     near(in_host.decode.kv_read[TIER_HOST], 0);
@@ -165,7 +165,7 @@ static void blocks_are_attended_in_host_memory(void **state) {
     assert_true(in_host.decode.seconds > read.decode.seconds); /* then it does not pay */
     machine.copy_rate = 1e12;
     in_host = cost_of(&shape, &machine, &work, &placement);
-    near(in_host.decode.attention, read.decode.attention * (8 + 17 + 16 + 16) / (16 * 32));
+    near(in_host.decode.attention, read.decode.attention * (8 + 17 + 16 + 24) / (16 * 32));
     assert_true(in_host.decode.seconds < read.decode.seconds);
     machine.unified = true; /* then it means nothing */
     near(cost_of(&shape, &machine, &work, &placement).decode.kv_in_host, 0);
