@@ -63,15 +63,16 @@ static uint64_t slots_needed(const KvBudgetInput *input) {
            prompt_slots(input);
 }
 
-uint64_t kv_budget_staging_least(uint64_t slot_bytes) {
-    return 2 * ATTEND_GROUP_BLOCKS + 2 * ring_depth_auto(slot_bytes);
+uint32_t kv_budget_staging_least(uint32_t ring_depth) {
+    return 2 * ATTEND_GROUP_BLOCKS + 2 * ring_depth;
 }
 
 uint64_t kv_budget_staging_most(const KvBudgetInput *input, uint64_t device_slots) {
     uint64_t slot_bytes = input->layout.slot_bytes, share = device_slots / STAGING_SHARE;
     uint64_t least = 0;
     if (input->reads_ahead)
-        least = smaller(kv_budget_staging_least(slot_bytes), slots_needed(input) / STAGING_SHARE);
+        least = smaller(kv_budget_staging_least(ring_depth_auto(slot_bytes)),
+                        slots_needed(input) / STAGING_SHARE);
     return smaller(share > least ? share : least, staging_bytes_max / slot_bytes);
 }
 

@@ -38,9 +38,9 @@ Status kv_budget_plan(const KvBudgetInput *input, KvBudget *out);
 /* The least device budget for sequence_max sequences at once. kv_budget_plan takes less, for fewer. */
 uint64_t kv_budget_device_min(const KvBudgetInput *input);
 
-/* Slots with which reads go on while others are attended, where the disk is read as deep as it is by itself: two groups, and twice what
- * is in the kernel. */
-uint64_t kv_budget_staging_least(uint64_t slot_bytes);
+/* Slots with which reads go on while others are attended: what is being attended, the group behind it, and what is in the kernel, twice: while
+ * one half arrives. */
+uint32_t kv_budget_staging_least(uint32_t ring_depth);
 
 /* Slots of a device of so many that staging may take: what a disk gives while one layer of a large model runs its matrix products. Where
  * reads_ahead: what those want at least, as far as that is a share of all that is needed. */

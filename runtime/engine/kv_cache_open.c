@@ -6,6 +6,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/monotonic.h"
+#include "runtime/engine/kv_budget.h"
 #include "runtime/engine/kv_cache_parts.h"
 
 enum { FAILURES_TO_OFF = 3, CORRUPT_TO_OFF = 16 }; /* failures: a minute */
@@ -164,9 +165,8 @@ static Status take_memory(KvCache *cache) {
                        "row slots");
 }
 
-/* What is being attended, the group behind it, and what is in the kernel, twice: while one half arrives. */
 static uint32_t staging_least(const KvCacheOptions *options) {
-    uint32_t least = 2 * ATTEND_GROUP_BLOCKS + 2 * options->ring.depth;
+    uint32_t least = kv_budget_staging_least(options->ring.depth);
     return least < options->staging_slots ? least : options->staging_slots;
 }
 

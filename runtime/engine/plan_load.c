@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/base/bytes.h"
+#include "tiers/ring.h"
 
 enum {
     BOUNCE_SLOTS = 64
@@ -87,8 +88,8 @@ double plan_layers_staged(const PlanLoad *load) {
 }
 
 double plan_staging_least(const PlanLoad *load) {
-    uint64_t least = kv_budget_staging_least(load->layout.slot_bytes);
-    return plan_cache_spills(load->placement) ? (double)least : 0;
+    uint32_t least = kv_budget_staging_least(ring_depth_auto(load->layout.slot_bytes));
+    return plan_cache_spills(load->placement) ? least : 0;
 }
 
 void plan_set_home(PlanLoad *load, double staging_slots) {
