@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,7 +32,16 @@ static const struct PlaceRow {
 /* A job of one of these says itself how many processes fit a node. */
 static const char *const resource_managers[] = {"SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"};
 
-enum { INPUT_BYTES = 65536, ARGUMENTS_MAX = 32, LEFTOVER_WAIT_MS = 5000, LEFTOVER_STEP_MS = 50 };
+/* Tells rank 0 where the launcher's pipe is: path and what it leads to. No SPILLWAY_ in front: it is no option. */
+static const char input_variable[] = "_SPILLWAY_INPUT";
+
+enum {
+    INPUT_BYTES = 65536,
+    INPUT_NAME_BYTES = 96,
+    ARGUMENTS_MAX = 32,
+    LEFTOVER_WAIT_MS = 5000,
+    LEFTOVER_STEP_MS = 50
+};
 
 /* While mpirun starts, a signal may reach nobody; to drain twice is to drain once. */
 enum { REPEAT_DRAIN_MS = 500 };
@@ -65,7 +75,8 @@ Status launcher_find(LauncherPlace *out) {
 typedef struct Launch {
     pid_t mpirun;
     int signals;         /* signalfd */
-    int input;           /* write end of mpirun's standard input, -1: closed */
+    int input;           /* write end of rank 0's standard input, -1: closed */
+    int input_read_end;  /* stays open until rank 0 has found it, -1: nothing is forwarded */
     int stop_count;      /* how often we were asked to end */
     size_t input_length; /* waiting in the buffer */
     size_t input_sent;
@@ -119,6 +130,10 @@ static void fill_mpirun(CommandLine *line, int ranks, const char *ranks_text) {
     if (geteuid() == 0) add(line, "--allow-run-as-root");
     if (!is_managed()) add(line, "--oversubscribe");
     if (ranks > core_count()) add_parameter(line, "mpi_yield_when_idle", "1");
+    if (getenv(input_variable)) {
+        add(line, "-x");
+        add(line, input_variable);
+    }
     add(line, "-n");
     add(line, ranks_text);
 }
@@ -143,14 +158,15 @@ static Status build_arguments(const LauncherOptions *options, const char *ranks_
 
 /* In the child. A process group of its own: Ctrl-C reaches only the parent, which makes a drain of it. Says its
  * errno through `report` when there is no mpirun. */
-static void become_mpirun(char **arguments, const sigset_t *blocked, int input, int report)
+static void become_mpirun(char **arguments, const sigset_t *blocked, int report)
     __attribute__((noreturn));
-static void become_mpirun(char **arguments, const sigset_t *blocked, int input, int report) {
+static void become_mpirun(char **arguments, const sigset_t *blocked, int report) {
     pid_t parent = getppid();
+    int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent) _exit(1);
-    dup2(input, STDIN_FILENO);
+    dup2(nothing, STDIN_FILENO);
     signal(SIGPIPE, SIG_DFL);
     signal(SIGTTIN, SIG_DFL);
     sigprocmask(SIG_UNBLOCK, blocked, NULL);
@@ -160,11 +176,11 @@ static void become_mpirun(char **arguments, const sigset_t *blocked, int input, 
     _exit(1);
 }
 
-static Status start_mpirun(Launch *launch, char **arguments, const sigset_t *blocked, int input) {
+static Status start_mpirun(Launch *launch, char **arguments, const sigset_t *blocked) {
     int report[2], cause = 0;
     if (pipe2(report, O_CLOEXEC) != 0) FAIL(MEMORY, "pipe to mpirun: %s", strerror(errno));
     launch->mpirun = fork();
-    if (launch->mpirun == 0) become_mpirun(arguments, blocked, input, report[1]);
+    if (launch->mpirun == 0) become_mpirun(arguments, blocked, report[1]);
     close(report[1]);
     ssize_t got = launch->mpirun > 0 ? read(report[0], &cause, sizeof cause) : 0;
     int fork_cause = errno;
@@ -284,53 +300,90 @@ static int exit_code_of(const Launch *launch, int status) {
     return error_row(ERROR_PEER_LOST)->exit_code;
 }
 
-static Status open_input(Launch *launch, bool forward, int *out_read_end) {
+/* Open MPI 4's own forwarding ends in a null pointer now and then when input comes faster than rank 0 reads it, so
+ * rank 0 opens our pipe itself; its inode says that what it opens is the pipe, on this node. */
+static Status open_input(Launch *launch, bool forward) {
     int ends[2];
-    launch->input = -1;
-    if (!forward) {
-        *out_read_end = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        if (*out_read_end < 0) FAIL(MEMORY, "/dev/null: %s", strerror(errno));
-        return STATUS_OK;
-    }
-    if (pipe2(ends, O_CLOEXEC) != 0) FAIL(MEMORY, "pipe to mpirun: %s", strerror(errno));
-    fcntl(ends[1], F_SETFL, O_NONBLOCK);
+    struct stat identity;
+    char name[INPUT_NAME_BYTES];
+    launch->input = launch->input_read_end = -1;
+    unsetenv(input_variable);
+    if (!forward) return STATUS_OK;
+    if (pipe2(ends, O_CLOEXEC) != 0) FAIL(MEMORY, "pipe to rank 0: %s", strerror(errno));
     launch->input = ends[1];
-    *out_read_end = ends[0];
+    launch->input_read_end = ends[0];
+    fcntl(ends[1], F_SETFL, O_NONBLOCK);
+    if (fstat(ends[0], &identity) != 0) FAIL(MEMORY, "pipe to rank 0: %s", strerror(errno));
+    snprintf(name, sizeof name, "/proc/%d/fd/%d pipe:[%llu]", getpid(), ends[0],
+             (unsigned long long)identity.st_ino);
+    setenv(input_variable, name, 1);
     return STATUS_OK;
 }
 
-static Status run_mpirun(Launch *launch, const LauncherOptions *options, char **arguments,
+static Status open_named_input(const char *name, int *out) {
+    char path[INPUT_NAME_BYTES], expected[INPUT_NAME_BYTES], found[INPUT_NAME_BYTES];
+    if (sscanf(name, "%95s %95s", path, expected) != 2)
+        FAIL(USAGE, "environment variable %s is \"%s\", which no launcher set", input_variable,
+             name);
+    ssize_t length = readlink(path, found, sizeof found - 1);
+    found[length > 0 ? length : 0] = 0;
+    *out = strcmp(found, expected) == 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (*out < 0)
+        FAIL(UNAVAILABLE,
+             "rank 0 cannot reach the standard input of the program that started it (%s): are "
+             "they on two nodes? Give the input as a file",
+             name);
+    return STATUS_OK;
+}
+
+Status launcher_take_input(const LauncherPlace *place) {
+    const char *name = getenv(input_variable);
+    int input;
+    if (!name || place->rank != 0) return STATUS_OK;
+    TRY(open_named_input(name, &input));
+    dup2(input, STDIN_FILENO);
+    close(input);
+    return STATUS_OK;
+}
+
+static void close_input_ends(Launch *launch) {
+    close_input(launch);
+    if (launch->input_read_end >= 0) close(launch->input_read_end);
+    launch->input_read_end = -1;
+}
+
+static Status run_mpirun(Launch *launch, const LauncherOptions *options, const char *program,
                          int *out_exit_code) {
     sigset_t blocked;
-    int read_end = -1;
-    TRY(open_input(launch, options->forward_input, &read_end));
+    char ranks_text[16], **arguments;
+    snprintf(ranks_text, sizeof ranks_text, "%d", options->ranks);
+    TRY(build_arguments(options, ranks_text, program, &arguments));
     block_signals(&blocked);
     launch->signals = signalfd(-1, &blocked, SFD_CLOEXEC);
-    if (launch->signals < 0) FAIL(MEMORY, "signalfd: %s", strerror(errno));
+    Status status = launch->signals < 0 ? error_raise(ERROR_MEMORY, "signalfd: %s", strerror(errno))
+                                        : STATUS_OK;
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    Status status = start_mpirun(launch, arguments, &blocked, read_end);
-    close(read_end);
+    if (status == STATUS_OK) status = start_mpirun(launch, arguments, &blocked);
+    free(arguments);
     if (status == STATUS_OK) {
         *out_exit_code = exit_code_of(launch, wait_for_mpirun(launch));
         reap_leftovers();
     }
-    close_input(launch);
     close(launch->signals);
     return status;
 }
 
 Status launcher_run(const LauncherOptions *options, int *out_exit_code) {
     static Launch launch;
-    char program[PATH_MAX], ranks_text[16], **arguments;
+    char program[PATH_MAX];
     if (!comm_mpi_built())
         FAIL(UNAVAILABLE, "this build has no MPI, so it runs as one rank only: install "
                           "libopenmpi-dev and build again with -Dmpi=enabled");
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0) FAIL(UNAVAILABLE, "/proc/self/exe: %s", strerror(errno));
     program[length] = 0;
-    snprintf(ranks_text, sizeof ranks_text, "%d", options->ranks);
-    TRY(build_arguments(options, ranks_text, program, &arguments));
-    Status status = run_mpirun(&launch, options, arguments, out_exit_code);
-    free(arguments);
+    Status status = open_input(&launch, options->forward_input);
+    if (status == STATUS_OK) status = run_mpirun(&launch, options, program, out_exit_code);
+    close_input_ends(&launch);
     return status;
 }

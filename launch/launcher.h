@@ -28,8 +28,12 @@ typedef struct LauncherOptions {
         forward_input; /* rank 0 reads standard input; else it is left for whoever comes after us */
 } LauncherOptions;
 
+/* In rank 0 of a job that launcher_run started with input to forward: standard input is the launcher's from here on;
+ * elsewhere nothing. E-UNAVAILABLE when rank 0 is on another node than the launcher. */
+Status launcher_take_input(const LauncherPlace *place);
+
 /* Runs this program as that many ranks and waits for them.
- *   standard input    goes to rank 0, when it is to be forwarded
+ *   standard input    goes to rank 0, when it is to be forwarded and rank 0 takes it
  *   TERM, INT, HUP    the ranks get USR1: they drain; a second one ends them within a second
  *   USR1, USR2        passed on
  *   exit code         of the ranks; 75 when they ended because they were asked to

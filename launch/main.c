@@ -124,6 +124,7 @@ static int run_ranks(const Command *command, const Settings *settings) {
     LauncherPlace place = {0};
     if (!wants_ranks(command, settings)) return command->run(settings);
     Status status = launcher_find(&place);
+    if (status == STATUS_OK && place.name) status = launcher_take_input(&place);
     if (status == STATUS_OK && place.name) return command->run(settings);
     char *arguments[ARGUMENTS_MAX + 2];
     add_terminal(settings, arguments);

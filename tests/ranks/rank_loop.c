@@ -102,6 +102,7 @@ int main(int argc, char **argv) {
         status = launcher_run(&options, &exit_code);
         return status == STATUS_OK ? exit_code : error_exit_code(status);
     }
+    if (status == STATUS_OK) status = launcher_take_input(&place);
     if (status == STATUS_OK) status = stop_install(NULL, NULL);
     if (status != STATUS_OK) return error_exit_code(status);
     log_configure(&(LogOptions){

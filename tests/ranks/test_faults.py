@@ -172,6 +172,12 @@ def test_input_goes_to_rank_0(program):
     assert out.splitlines() == [f"read {i}" for i in range(1, 30001)], "input was lost"
 
 
+def test_input_of_another_node(program):
+    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--quiet", "-n", "2", program, "--ranks", "2"]
+    expect(Job(words, environment={"_SPILLWAY_INPUT": "/proc/self/fd/0 pipe:[1]"}), {69},
+           r"E-UNAVAILABLE\].*standard input.*two nodes")
+
+
 def test_without_mpirun(program):
     job = loop(program, 2, environment={"PATH": "/nonexistent"})
     expect(job, {69}, r"E-UNAVAILABLE\].*mpirun")
