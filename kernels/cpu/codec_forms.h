@@ -51,6 +51,11 @@ INLINE void fetch_bytes(const void *bytes, uint64_t count) {
         _mm_prefetch((const char *)bytes + i, _MM_HINT_T0);
 }
 
+/* Beside encoding `count` halves, those a head further are fetched: the next head's, which no prefetcher sees coming. */
+INLINE void fetch_next_head(const CodecHead *head, const uint16_t *halves, uint64_t count) {
+    fetch_bytes(halves + (uint64_t)head->token_count * head->head_dim, count * sizeof *halves);
+}
+
 INLINE uint32_t load_word(const uint8_t *bytes) {
     uint32_t word;
     memcpy(&word, bytes, sizeof word);
@@ -96,14 +101,17 @@ INLINE CodeTable table_scaled(const CodeTable *table, float scale) {
     return scaled;
 }
 
-/* The thresholds of a scalar quantizer for a search from the highest bit down: a table a stage, by what was found. */
-typedef struct CodeSearch {
-    Vector stages[4];
-} CodeSearch;
-
 #if VECTOR_LANES == 16
 
 typedef __m512i Lanes;
+
+/* The thresholds of a scalar quantizer by equal cells of the numbers, 32 for codes of four bits, else 16: none holds two
+ * thresholds (test_turbo_cells sees to it), so the cell and one comparison give the code. */
+typedef struct CodeSearch {
+    Vector limit, scale;  /* numbers beyond the limit lie in its cells; cells a unit */
+    Vector thresholds[2]; /* by cell; infinity: it has none */
+    Lanes below[2];       /* thresholds in the cells before */
+} CodeSearch;
 
 /* Two words, one for each half of the lanes. */
 INLINE Lanes lanes_two_words(const uint8_t *low, const uint8_t *high) {
@@ -277,6 +285,17 @@ INLINE void lanes_store_columns(uint16_t *a, uint16_t *b, Lanes lanes) {
                      _mm512_shuffle_i64x2(lanes, lanes, _MM_SHUFFLE(3, 1, 2, 0)));
 }
 
+/* The larger of `largest` and twice a half, which leaves its sign out. */
+INLINE Lanes lanes_max_twice(Lanes largest, const uint16_t *halves) {
+    Lanes some = _mm512_loadu_si512(halves);
+    return _mm512_max_epu16(largest, _mm512_add_epi16(some, some));
+}
+
+/* Are all words of 16 bits? */
+INLINE bool lanes_words_below(Lanes words, uint16_t limit) {
+    return _mm512_cmplt_epu16_mask(words, _mm512_set1_epi16((short)limit)) == 0xffffffff;
+}
+
 /* halves without NaN: those beyond the finite ones are the largest */
 INLINE Lanes lanes_halves_finite(Lanes halves) {
     Lanes low = _mm512_min_epi16(halves, _mm512_set1_epi16(0x7bff));
@@ -335,22 +354,56 @@ INLINE Vector vector_finite_or_zero(Vector x) {
     return _mm512_maskz_mov_ps(finite, x);
 }
 
-/* Where a code found so far has its entry in a stage's table. */
-INLINE uint32_t search_found(uint32_t entry) {
-    return entry;
+/* The cell of each number, in the lowest bits: a sum beside which only whole numbers stay. */
+INLINE Lanes search_cells(const CodeSearch *search, Vector x) {
+    enum { LESSER_MAGNITUDE = 2 };
+    Vector near = _mm512_range_ps(x, search->limit, LESSER_MAGNITUDE);
+    return _mm512_castps_si512(_mm512_fmadd_ps(near, search->scale, _mm512_set1_ps(0x1.8p23f)));
+}
+
+/* Of 2^bits - 1 thresholds in rising order; 16 can be read. Cells count from the middle: the entries of those below it
+ * lie in the upper half of a table. */
+INLINE CodeSearch search_open(const float *thresholds, uint32_t bits) {
+    const int32_t count = (1 << bits) - 1, half = bits == 4 ? 16 : 8;
+    const float limit = fmaxf(-thresholds[0], thresholds[count - 1]);
+    CodeSearch search = {
+        .limit = vector_set(limit),
+        .scale = vector_set(((float)half - 0.6f) / limit), /* not to the half */
+        .thresholds = {vector_set(INFINITY), vector_set(INFINITY)},
+    };
+    const Lanes numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const Lanes around = _mm512_mask_sub_epi32(numbers, 0xff00, numbers, _mm512_set1_epi32(16));
+    const Lanes places[2] = {half == 8 ? around : numbers,
+                             _mm512_sub_epi32(numbers, _mm512_set1_epi32(16))};
+    for (int32_t t = 0; t < count; t++) {
+        const Vector threshold = vector_set(thresholds[t]);
+        const Lanes cell = _mm512_sub_epi32(search_cells(&search, threshold),
+                                            _mm512_castps_si512(_mm512_set1_ps(0x1.8p23f)));
+        for (uint32_t table = 0; table < 2; table++) {
+            __mmask16 own = _mm512_cmpeq_epi32_mask(places[table], cell);
+            __mmask16 above = _mm512_cmpgt_epi32_mask(places[table], cell);
+            search.thresholds[table] = _mm512_mask_mov_ps(search.thresholds[table], own, threshold);
+            search.below[table] = _mm512_mask_add_epi32(search.below[table], above,
+                                                        search.below[table], _mm512_set1_epi32(1));
+        }
+    }
+    return search;
 }
 
 /* codes << bits | how many of the thresholds lie below x */
 INLINE Lanes lanes_push_code(Lanes codes, Vector x, const CodeSearch *search, uint32_t bits) {
-    const Lanes one = _mm512_set1_epi32(1);
-    Lanes found = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(x, search->stages[0], _CMP_GT_OQ), one);
-    for (uint32_t stage = 1; stage < bits; stage++) {
-        Vector threshold = _mm512_permutexvar_ps(found, search->stages[stage]);
-        __mmask16 above = _mm512_cmp_ps_mask(x, threshold, _CMP_GT_OQ);
-        found = _mm512_add_epi32(found, found);
-        found = _mm512_mask_add_epi32(found, above, found, one);
+    Lanes cells = search_cells(search, x), below;
+    Vector threshold;
+    if (bits == 4) {
+        threshold = _mm512_permutex2var_ps(search->thresholds[0], cells, search->thresholds[1]);
+        below = _mm512_permutex2var_epi32(search->below[0], cells, search->below[1]);
+    } else {
+        threshold = _mm512_permutexvar_ps(cells, search->thresholds[0]);
+        below = _mm512_permutexvar_epi32(cells, search->below[0]);
     }
-    return _mm512_or_si512(lanes_shift_left(codes, bits), found);
+    codes = _mm512_or_si512(lanes_shift_left(codes, bits), below);
+    __mmask16 above = _mm512_cmp_ps_mask(x, threshold, _CMP_GT_OQ);
+    return _mm512_mask_add_epi32(codes, above, codes, _mm512_set1_epi32(1));
 }
 
 /* lane i and lane i ^ reach: their sum in the lower one, their difference in the upper one */
@@ -366,6 +419,11 @@ INLINE Vector vector_butterfly(Vector x, int reach) {
 #else
 
 typedef __m256i Lanes;
+
+/* The thresholds of a scalar quantizer for a search from the highest bit down: a table a stage, by what was found. */
+typedef struct CodeSearch {
+    Vector stages[4];
+} CodeSearch;
 
 /* centroids of a chunk lie in the order of their codes */
 INLINE Vector vector_to_code_order(Vector x) {
@@ -539,6 +597,19 @@ INLINE void lanes_store_columns(uint16_t *a, uint16_t *b, Lanes lanes) {
     _mm_storeu_si128((__m128i *)b, _mm256_extracti128_si256(lanes, 1));
 }
 
+/* The larger of `largest` and twice a half, which leaves its sign out. */
+INLINE Lanes lanes_max_twice(Lanes largest, const uint16_t *halves) {
+    __m256i some = _mm256_loadu_si256((const __m256i *)halves);
+    return _mm256_max_epu16(largest, _mm256_add_epi16(some, some));
+}
+
+/* Are all words of 16 bits? */
+INLINE bool lanes_words_below(Lanes words, uint16_t limit) {
+    Lanes reached = _mm256_max_epu16(words, _mm256_set1_epi16((short)limit));
+    reached = _mm256_cmpeq_epi16(reached, words);
+    return _mm256_testz_si256(reached, reached);
+}
+
 /* halves without NaN: those beyond the finite ones are the largest */
 INLINE Lanes lanes_halves_finite(Lanes halves) {
     Lanes low = _mm256_min_epi16(halves, _mm256_set1_epi16(0x7bff));
@@ -597,9 +668,19 @@ INLINE Vector vector_finite_or_zero(Vector x) {
     return _mm256_and_ps(finite, x);
 }
 
-/* Where a code found so far has its entry in a stage's table: it is counted in minus ones. */
-INLINE uint32_t search_found(uint32_t entry) {
-    return 0u - entry;
+/* Of 2^bits - 1 thresholds in rising order. */
+INLINE CodeSearch search_open(const float *thresholds, uint32_t bits) {
+    CodeSearch search;
+    for (uint32_t stage = 0; stage < bits; stage++) {
+        float entries[VECTOR_LANES];
+        uint32_t step = 1u << (bits - 1 - stage);
+        for (uint32_t i = 0; i < VECTOR_LANES; i++) {
+            uint32_t found = (0u - i) & ((1u << stage) - 1); /* counted in minus ones */
+            entries[i] = thresholds[2 * step * found + step - 1];
+        }
+        search.stages[stage] = vector_load(entries);
+    }
+    return search;
 }
 
 /* codes << bits | how many of the thresholds lie below x */
@@ -625,21 +706,6 @@ INLINE Vector vector_butterfly(Vector x, int reach) {
 }
 
 #endif
-
-/* Of 2^bits - 1 thresholds in rising order. */
-INLINE CodeSearch search_open(const float *thresholds, uint32_t bits) {
-    CodeSearch search;
-    for (uint32_t stage = 0; stage < bits; stage++) {
-        float entries[VECTOR_LANES];
-        uint32_t step = 1u << (bits - 1 - stage);
-        for (uint32_t i = 0; i < VECTOR_LANES; i++) {
-            uint32_t found = search_found(i) & ((1u << stage) - 1);
-            entries[i] = thresholds[2 * step * found + step - 1];
-        }
-        search.stages[stage] = vector_load(entries);
-    }
-    return search;
-}
 
 /* Codes of a run below 2^bits, 2 or 4: neighbours meet by multiply-add, the later one shifted.
  * `swapped`: the first of two in the higher bits. */

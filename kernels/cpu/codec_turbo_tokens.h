@@ -14,7 +14,10 @@ typedef uint16_t TokenHalves[VECTOR_LANES]; /* of a channel */
 typedef float TokenFloats[VECTOR_LANES];
 typedef uint32_t TokenWords[VECTOR_LANES];
 
-enum { TURBO_CHUNKS_MAX = CODEC_HEAD_DIM_MAX / CHUNK };
+enum {
+    TURBO_CHUNKS_MAX = CODEC_HEAD_DIM_MAX / CHUNK,
+    FETCH_TOKENS = 32 /* ahead, of those to be written */
+};
 
 /* The codes of a chunk of a token are at most two words. */
 typedef struct TokenCodes {
@@ -51,25 +54,25 @@ INLINE void lanes_transpose_halves(Lanes x[8]) {
 }
 
 INLINE void columns_from_rows(const uint16_t *rows, uint32_t head_dim, TokenHalves *columns) {
-    for (uint32_t d = 0; d < head_dim; d += CHUNK) {
+    for (uint64_t d = 0; d < head_dim; d += CHUNK) {
         Lanes x[8];
-        for (uint32_t t = 0; t < 8; t++)
-            x[t] = lanes_load_rows(rows + (uint64_t)t * head_dim + d, 8u * (uint64_t)head_dim);
+        for (uint64_t t = 0; t < 8; t++)
+            x[t] = lanes_load_rows(rows + t * head_dim + d, 8u * (uint64_t)head_dim);
         lanes_transpose_halves(x);
-        for (uint32_t c = 0; c < 8; c++)
+        for (uint64_t c = 0; c < 8; c++)
             lanes_store_columns(columns[d + c], columns[d + 8 + c], x[c]);
     }
 }
 
 /* Infinite halves become the largest finite ones. */
 INLINE void rows_from_columns(const TokenHalves *columns, uint32_t head_dim, uint16_t *rows) {
-    for (uint32_t d = 0; d < head_dim; d += CHUNK) {
+    for (uint64_t d = 0; d < head_dim; d += CHUNK) {
         Lanes x[8];
-        for (uint32_t c = 0; c < 8; c++)
+        for (uint64_t c = 0; c < 8; c++)
             x[c] = lanes_halves_finite(lanes_load_columns(columns[d + c], columns[d + 8 + c]));
         lanes_transpose_halves(x);
-        for (uint32_t t = 0; t < 8; t++)
-            lanes_store_rows(rows + (uint64_t)t * head_dim + d, 8u * (uint64_t)head_dim, x[t]);
+        for (uint64_t t = 0; t < 8; t++)
+            lanes_store_rows(rows + t * head_dim + d, 8u * (uint64_t)head_dim, x[t]);
     }
 }
 
@@ -116,19 +119,28 @@ static void tokens_parts_transform(const TurboVector *vector, TokenFloats *x) {
 /* ---- encode */
 
 /* A vector's numbers with their signs; returns the sums of squares. Those of halves are exact, so that fusing changes
- * nothing; they meet as in kernels/codec: CHUNK lanes, then halves of them. */
+ * nothing; they meet as in kernels/codec: CHUNK lanes, then halves of them. channels NULL: all, in their order. */
 INLINE Vector tokens_load(const TurboPlan *plan, const TurboVector *vector,
                           const uint16_t *channels, TokenBatch *batch) {
+    enum { SUMS = VECTOR_REGISTERS / 2 }; /* so many at a time stay in registers */
+    const TokenHalves *columns = batch->columns + (channels ? 0 : vector->first);
+    TokenFloats *out = batch->x + vector->first;
     Vector sums[CHUNK];
-    for (uint32_t l = 0; l < CHUNK; l++)
-        sums[l] = vector_zero();
-    for (uint32_t i = 0; i < vector->dim; i += CHUNK)
+    for (uint64_t from = 0; from < CHUNK; from += SUMS) {
+        Vector some[SUMS];
+        for (uint64_t l = 0; l < SUMS; l++)
+            some[l] = vector_zero();
+        for (uint64_t i = from; i < vector->dim; i += CHUNK)
 #pragma GCC unroll 16
-        for (uint32_t l = 0; l < CHUNK; l++) {
-            Vector x = vector_load_half(batch->columns[channels[i + l]]);
-            sums[l] = vector_fma(x, x, sums[l]);
-            vector_store(batch->x[i + l], vector_multiply(x, vector_set(plan->signs[i + l])));
-        }
+            for (uint64_t l = 0; l < SUMS; l++) {
+                uint64_t channel = channels ? channels[vector->first + i + l] : i + l;
+                Vector x = vector_load_half(columns[channel]);
+                some[l] = vector_fma(x, x, some[l]);
+                vector_store(out[i + l], vector_multiply(x, vector_set(plan->signs[i + l])));
+            }
+        for (uint64_t l = 0; l < SUMS; l++)
+            sums[from + l] = some[l];
+    }
     for (uint32_t reach = CHUNK / 2; reach > 0; reach /= 2)
         for (uint32_t l = 0; l < reach; l++)
             sums[l] = vector_add(sums[l], sums[l + reach]);
@@ -148,8 +160,8 @@ INLINE void tokens_encode_bits(uint32_t bits, const TurboVector *vector, const C
                                Vector inverse, TokenBatch *batch, uint8_t *row, uint32_t row_bytes,
                                uint32_t count) {
     const uint32_t chunk_bytes = 2 * bits, high_bytes = chunk_bytes - sizeof(uint32_t);
-    for (uint32_t i = 0; i < vector->dim; i += CHUNK) {
-        const TokenFloats *x = batch->x + i;
+    for (uint64_t i = 0; i < vector->dim; i += CHUNK) {
+        const TokenFloats *x = batch->x + vector->first + i;
         TokenCodes *codes = batch->codes + i / CHUNK;
         if (bits == 2) {
             lanes_store(codes->low, tokens_code(bits, search, inverse, x, 0, 16));
@@ -168,27 +180,34 @@ INLINE void tokens_encode_bits(uint32_t bits, const TurboVector *vector, const C
         }
 }
 
-static void tokens_encode_vector(const TurboPlan *plan, uint32_t v, const uint16_t *channels,
+/* What scales a vector's rotated numbers to where the thresholds are; stores its norms. */
+INLINE Vector tokens_measure(const TurboPlan *plan, uint32_t v, Vector squares,
+                             const TokenPlace *place, uint8_t *out_bytes) {
+    const TurboVector *vector = &plan->vectors[v];
+    uint16_t norms[VECTOR_LANES];
+    Vector inverse = vector_divide(vector_set(vector->gain), vector_root(squares));
+    vector_store_half(norms, vector_root(vector_divide(squares, vector_set((float)vector->dim))));
+    for (uint32_t t = 0; t < place->count; t++)
+        memcpy(out_bytes + place->norms + 2 * (t * plan->vector_count + v), &norms[t],
+               sizeof norms[t]);
+    return vector_finite_or_zero(inverse);
+}
+
+static void tokens_rotate(const TurboVector *vector, TokenFloats *x) {
+    tokens_parts_transform(vector, x);
+    if (vector->part_dim < vector->dim) turbo_reflect(x[0], vector->part_dim * VECTOR_LANES);
+}
+
+static void tokens_encode_vector(const TurboPlan *plan, const TurboVector *vector, Vector inverse,
                                  const CodeSearch *search, TokenBatch *batch,
                                  const TokenPlace *place, uint8_t *out_bytes) {
-    const TurboVector *vector = &plan->vectors[v];
     uint8_t *row = out_bytes + place->codes + vector->row_offset;
-    uint16_t norms[VECTOR_LANES];
-    Vector squares = tokens_load(plan, vector, channels + vector->first, batch);
-    Vector inverse = vector_divide(vector_set(vector->gain), vector_root(squares));
-    inverse = vector_finite_or_zero(inverse);
-    vector_store_half(norms, vector_root(vector_divide(squares, vector_set((float)vector->dim))));
-    tokens_parts_transform(vector, batch->x);
-    if (vector->part_dim < vector->dim) turbo_reflect(batch->x[0], vector->part_dim * VECTOR_LANES);
     if (vector->bits == 2)
         tokens_encode_bits(2, vector, search, inverse, batch, row, plan->row_bytes, place->count);
     else if (vector->bits == 3)
         tokens_encode_bits(3, vector, search, inverse, batch, row, plan->row_bytes, place->count);
     else
         tokens_encode_bits(4, vector, search, inverse, batch, row, plan->row_bytes, place->count);
-    for (uint32_t t = 0; t < place->count; t++)
-        memcpy(out_bytes + place->norms + 2 * (t * plan->vector_count + v), &norms[t],
-               sizeof norms[t]);
 }
 
 /* A bit for each channel with less than dim / 4 channels of more energy, or of the same and before it. */
@@ -249,7 +268,6 @@ static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, u
     const TurboPlan *plan = turbo_plan(head);
     uint16_t channels[CODEC_HEAD_DIM_MAX], padded[VECTOR_LANES * CODEC_HEAD_DIM_MAX];
     CodeSearch searches[TURBO_VECTORS_MAX];
-    const uint64_t batch_bytes = VECTOR_LANES * head->head_dim * sizeof *halves;
     TokenBatch batch;
     if (plan->mask_bytes) turbo_outliers(head, halves, out_bytes);
     turbo_channels(plan, out_bytes, head->head_dim, channels);
@@ -257,12 +275,25 @@ static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, u
         searches[v] = search_open(plan->vectors[v].thresholds, plan->vectors[v].bits);
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
         TokenPlace place = tokens_place(head, plan, first);
-        fetch_bytes(halves + (first + VECTOR_LANES) * head->head_dim, batch_bytes);
+        fetch_bytes(out_bytes + place.codes, (uint64_t)VECTOR_LANES * plan->row_bytes);
+        fetch_bytes(out_bytes + place.norms, 2 * (uint64_t)VECTOR_LANES * plan->vector_count);
+        fetch_next_head(head, halves + first * head->head_dim,
+                        (uint64_t)VECTOR_LANES * head->head_dim);
         const uint16_t *rows =
             tokens_padded(halves + first * head->head_dim, place.count, head->head_dim, padded);
         columns_from_rows(rows, head->head_dim, batch.columns);
+        Vector inverses[TURBO_VECTORS_MAX];
+        for (uint32_t v = 0; v < plan->vector_count; v++) {
+            const TurboVector *vector = &plan->vectors[v];
+            Vector squares = plan->mask_bytes ? tokens_load(plan, vector, channels, &batch)
+                                              : tokens_load(plan, vector, NULL, &batch);
+            inverses[v] = tokens_measure(plan, v, squares, &place, out_bytes);
+        }
+        for (uint32_t v = 0; v < plan->vector_count; v++) /* while divisions run */
+            tokens_rotate(&plan->vectors[v], batch.x + plan->vectors[v].first);
         for (uint32_t v = 0; v < plan->vector_count; v++)
-            tokens_encode_vector(plan, v, channels, &searches[v], &batch, &place, out_bytes);
+            tokens_encode_vector(plan, &plan->vectors[v], inverses[v], &searches[v], &batch, &place,
+                                 out_bytes);
     }
 }
 
@@ -280,7 +311,7 @@ INLINE void tokens_decode_bits(uint32_t bits, CodeForm form, const TurboVector *
             memcpy(&high, at + sizeof(uint32_t), high_bytes);
             if (high_bytes) batch->codes[chunk].high[t] = high;
         }
-    for (uint32_t i = 0; i < vector->dim; i += CHUNK) {
+    for (uint64_t i = 0; i < vector->dim; i += CHUNK) {
         TokenFloats *x = batch->x + i;
         Lanes low = lanes_load(batch->codes[i / CHUNK].low);
         Lanes high = lanes_load(batch->codes[i / CHUNK].high);
@@ -314,9 +345,9 @@ static void tokens_decode_vector(const TurboPlan *plan, uint32_t v, const uint16
     if (vector->part_dim < vector->dim) turbo_reflect(batch->x[0], vector->part_dim * VECTOR_LANES);
     tokens_parts_transform(vector, batch->x);
     Vector norm = vector_multiply(vector_load_half(norms), vector_set(vector->unit));
-    for (uint32_t i = 0; i < vector->dim; i += CHUNK)
+    for (uint64_t i = 0; i < vector->dim; i += CHUNK)
 #pragma GCC unroll 16
-        for (uint32_t l = 0; l < CHUNK; l++) {
+        for (uint64_t l = 0; l < CHUNK; l++) {
             Vector factor = vector_multiply(norm, vector_set(plan->signs[i + l])); /* exact */
             vector_store_half(batch->columns[channels[vector->first + i + l]],
                               vector_multiply(vector_load(batch->x[i + l]), factor));
@@ -336,7 +367,7 @@ static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uin
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
         TokenPlace place = tokens_place(head, plan, first);
         uint16_t *rows = out_halves + first * head->head_dim;
-        fetch_bytes(rows + VECTOR_LANES * head->head_dim, batch_bytes);
+        fetch_bytes(rows + FETCH_TOKENS * head->head_dim, batch_bytes);
         for (uint32_t v = 0; v < plan->vector_count; v++)
             tokens_decode_vector(plan, v, channels, &tables[v], &batch, &place, bytes);
         rows_from_columns(batch.columns, head->head_dim,

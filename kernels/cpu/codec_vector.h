@@ -92,6 +92,7 @@ INLINE void encode_byte_head(bool fp8, uint32_t group, const CodecHead *head,
             first[groups] = next;
             counts[groups] = count;
             largest[groups] = largest_of(halves + next, count);
+            fetch_next_head(head, halves + next, count);
             next += count;
             d = count == left ? 0 : d + count;
         }
@@ -216,7 +217,8 @@ INLINE void encode_int4_group(const uint16_t *halves, uint8_t *codes, uint8_t *s
 static void encode_int4_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
     uint64_t group = 0;
     uint8_t *scales = out_bytes + head->token_count * int4_groups(head) * INT4_BYTES;
-    for (uint32_t token = 0; token < head->token_count; token++, halves += head->head_dim)
+    for (uint32_t token = 0; token < head->token_count; token++, halves += head->head_dim) {
+        fetch_next_head(head, halves, head->head_dim);
         for (uint32_t first = 0; first < head->head_dim; first += INT4_GROUP, group++) {
             uint16_t filled[INT4_GROUP] = {0};
             uint32_t left = head->head_dim - first;
@@ -224,6 +226,7 @@ static void encode_int4_vector(const CodecHead *head, const uint16_t *halves, ui
             encode_int4_group(left < INT4_GROUP ? filled : halves + first,
                               out_bytes + group * INT4_BYTES, scales + 4 * group);
         }
+    }
 }
 
 static void decode_int4_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
@@ -296,6 +299,7 @@ INLINE void encode_kivi_values(uint32_t bits, const CodecHead *head, const uint1
         float minima[VECTOR_LANES], steps[VECTOR_LANES], inverses[VECTOR_LANES];
         for (uint32_t g = 0; g < VECTOR_LANES; g++) {
             Extent extent = extent_of(halves + (first + g) * KIVI_GROUP, KIVI_GROUP);
+            fetch_next_head(head, halves + (first + g) * KIVI_GROUP, KIVI_GROUP);
             low[g] = extent.min;
             high[g] = extent.max;
         }
@@ -377,6 +381,7 @@ INLINE void encode_kivi_keys(uint32_t bits, const CodecHead *head, const uint16_
             Vector min = vector_load_half(first), max = min;
             for (uint32_t t = 1; t < KIVI_GROUP; t++) {
                 Vector x = vector_load_half(first + t * head->head_dim);
+                fetch_next_head(head, first + t * head->head_dim, VECTOR_LANES);
                 min = vector_min(min, x);
                 max = vector_max(max, x);
             }
@@ -483,15 +488,12 @@ static CodecVectorRow codec_vector_row(const Codec *codec) {
 }
 
 static bool halves_finite(const uint16_t *halves, uint64_t count) {
-    const __m256i exponent = _mm256_set1_epi16(0x7c00);
-    __m256i broken = _mm256_setzero_si256();
+    enum { STRIDE = 2 * VECTOR_LANES };
+    Lanes largest = lanes_set(0);
     uint64_t i = 0;
-    for (; i + 16 <= count; i += 16) {
-        __m256i some = _mm256_loadu_si256((const __m256i *)(halves + i));
-        broken =
-            _mm256_or_si256(broken, _mm256_cmpeq_epi16(_mm256_and_si256(some, exponent), exponent));
-    }
-    bool finite = _mm256_testz_si256(broken, broken);
+    for (; i + STRIDE <= count; i += STRIDE)
+        largest = lanes_max_twice(largest, halves + i);
+    bool finite = lanes_words_below(largest, 2 * 0x7c00);
     for (; i < count; i++)
         finite = finite && (halves[i] & 0x7c00) != 0x7c00;
     return finite;
