@@ -263,6 +263,38 @@ INLINE Lanes lanes_interleave_high(Lanes a, Lanes b) {
     return _mm512_unpackhi_epi16(a, b);
 }
 
+/* The same of words of 32 bits. */
+INLINE Lanes lanes_interleave_words_low(Lanes a, Lanes b) {
+    return _mm512_unpacklo_epi32(a, b);
+}
+
+INLINE Lanes lanes_interleave_words_high(Lanes a, Lanes b) {
+    return _mm512_unpackhi_epi32(a, b);
+}
+
+/* A quarter: 16 bytes. Four of them `step` bytes apart; one for all; one of those of x. */
+INLINE Lanes lanes_load_quarters(const uint8_t *bytes, uint64_t step) {
+    Lanes x = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)bytes));
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *)(bytes + step)), 1);
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *)(bytes + 2 * step)), 2);
+    return _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *)(bytes + 3 * step)), 3);
+}
+
+INLINE Lanes lanes_repeat_quarter(const uint8_t *bytes) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)bytes));
+}
+
+INLINE __m128i lanes_quarter(Lanes x, uint32_t quarter) {
+    return quarter == 0   ? _mm512_castsi512_si128(x)
+           : quarter == 1 ? _mm512_extracti32x4_epi32(x, 1)
+           : quarter == 2 ? _mm512_extracti32x4_epi32(x, 2)
+                          : _mm512_extracti32x4_epi32(x, 3);
+}
+
+INLINE Lanes lanes_shuffle_bytes(Lanes x, Lanes order) {
+    return _mm512_shuffle_epi8(x, order);
+}
+
 /* 16 halves of a row and 16 of the one `step` halves further. */
 INLINE Lanes lanes_load_rows(const uint16_t *row, uint64_t step) {
     Lanes first = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)row));
@@ -573,6 +605,33 @@ INLINE Lanes lanes_interleave_low(Lanes a, Lanes b) {
 
 INLINE Lanes lanes_interleave_high(Lanes a, Lanes b) {
     return _mm256_unpackhi_epi16(a, b);
+}
+
+/* The same of words of 32 bits. */
+INLINE Lanes lanes_interleave_words_low(Lanes a, Lanes b) {
+    return _mm256_unpacklo_epi32(a, b);
+}
+
+INLINE Lanes lanes_interleave_words_high(Lanes a, Lanes b) {
+    return _mm256_unpackhi_epi32(a, b);
+}
+
+/* A quarter: 16 bytes. Two of them `step` bytes apart; one for all; one of those of x. */
+INLINE Lanes lanes_load_quarters(const uint8_t *bytes, uint64_t step) {
+    Lanes x = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)bytes));
+    return _mm256_inserti128_si256(x, _mm_loadu_si128((const __m128i *)(bytes + step)), 1);
+}
+
+INLINE Lanes lanes_repeat_quarter(const uint8_t *bytes) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bytes));
+}
+
+INLINE __m128i lanes_quarter(Lanes x, uint32_t quarter) {
+    return quarter == 0 ? _mm256_castsi256_si128(x) : _mm256_extracti128_si256(x, 1);
+}
+
+INLINE Lanes lanes_shuffle_bytes(Lanes x, Lanes order) {
+    return _mm256_shuffle_epi8(x, order);
 }
 
 /* 16 halves of a row; there is no room for those of another */

@@ -15,20 +15,17 @@ typedef float TokenFloats[VECTOR_LANES];
 typedef uint32_t TokenWords[VECTOR_LANES];
 
 enum {
-    TURBO_CHUNKS_MAX = CODEC_HEAD_DIM_MAX / CHUNK,
-    FETCH_TOKENS = 32 /* ahead, of those to be written */
+    WORD_CODES = 8,    /* of a token, in the lowest bits of a word */
+    QUARTER_WORDS = 4, /* of a token in 16 bytes */
+    TURBO_WORDS_MAX = CODEC_HEAD_DIM_MAX / WORD_CODES,
+    FETCH_TOKENS = 32, /* ahead, when decoding */
 };
-
-/* The codes of a chunk of a token are at most two words. */
-typedef struct TokenCodes {
-    TokenWords low, high;
-} TokenCodes;
 
 /* A batch on its way. */
 typedef struct TokenBatch {
     _Alignas(64) TokenHalves columns[CODEC_HEAD_DIM_MAX];
     _Alignas(64) TokenFloats x[CODEC_HEAD_DIM_MAX];
-    _Alignas(64) TokenCodes codes[TURBO_CHUNKS_MAX];
+    _Alignas(64) TokenWords words[TURBO_WORDS_MAX];
 } TokenBatch;
 
 /* Where the codes and norms of a batch's first token lie: bytes from the head's begin. */
@@ -76,11 +73,96 @@ INLINE void rows_from_columns(const TokenHalves *columns, uint32_t head_dim, uin
     }
 }
 
+/* ---- codes between [token][byte] and [word][token] */
+
+/* Where the bytes of four words lie that are packed, `bits` a word, or where the packed ones lie in the words. */
+INLINE Lanes code_bytes_order(uint32_t bits, bool packed) {
+    uint8_t order[16];
+    memset(order, 0x80, sizeof order); /* a zero */
+    for (uint32_t word = 0; word < QUARTER_WORDS; word++)
+        for (uint32_t byte = 0; byte < bits; byte++) {
+            uint32_t in_words = 4 * word + byte, in_bytes = bits * word + byte;
+            order[packed ? in_bytes : in_words] = (uint8_t)(packed ? in_words : in_bytes);
+        }
+    return lanes_repeat_quarter(order);
+}
+
+/* Word i of x[j] becomes word j of x[i], in each 16 bytes. */
+INLINE void lanes_transpose_words(Lanes x[4]) {
+    for (uint32_t stage = 0; stage < 2; stage++) {
+        Lanes y[4];
+        for (uint32_t i = 0; i < 2; i++) {
+            y[2 * i] = lanes_interleave_words_low(x[i], x[i + 2]);
+            y[2 * i + 1] = lanes_interleave_words_high(x[i], x[i + 2]);
+        }
+        for (uint32_t i = 0; i < 4; i++)
+            x[i] = y[i];
+    }
+}
+
+/* row: codes of the first of VECTOR_LANES tokens; 16 bytes can be read wherever a word begins. word_count is even; up to
+ * two words more are stored. */
+INLINE void words_from_rows(uint32_t bits, uint32_t word_count, const uint8_t *row,
+                            uint64_t row_bytes, TokenWords *words) {
+    const Lanes order = code_bytes_order(bits, false);
+    for (uint64_t w = 0; w < word_count; w += QUARTER_WORDS, row += QUARTER_WORDS * bits) {
+        Lanes x[4];
+        for (uint64_t t = 0; t < 4; t++)
+            x[t] = lanes_load_quarters(row + t * row_bytes, 4 * row_bytes);
+        for (uint64_t t = 0; t < 4 && bits < 4; t++)
+            x[t] = lanes_shuffle_bytes(x[t], order);
+        lanes_transpose_words(x);
+        for (uint64_t i = 0; i < QUARTER_WORDS; i++)
+            lanes_store(words[w + i], x[i]);
+    }
+}
+
+INLINE void store_quarter(uint8_t *to, __m128i quarter, uint32_t bytes) {
+    uint64_t low = (uint64_t)_mm_cvtsi128_si64(quarter);
+    if (bytes == 16) {
+        _mm_storeu_si128((__m128i *)to, quarter);
+        return;
+    }
+    memcpy(to, &low, bytes < sizeof low ? bytes : sizeof low);
+    if (bytes == 12) {
+        uint32_t high = (uint32_t)_mm_extract_epi32(quarter, 2);
+        memcpy(to + sizeof low, &high, sizeof high);
+    }
+}
+
+/* `own` of four words of all tokens, from words to `row`. */
+INLINE void rows_from_quarter(uint32_t bits, uint32_t own, const TokenWords *words, uint8_t *row,
+                              uint64_t row_bytes, uint32_t count) {
+    const Lanes order = code_bytes_order(bits, true);
+    Lanes x[4];
+    for (uint64_t i = 0; i < QUARTER_WORDS; i++)
+        x[i] = i < own ? lanes_load(words[i]) : lanes_set(0);
+    lanes_transpose_words(x);
+#pragma GCC unroll 4
+    for (uint32_t t = 0; t < 4; t++) {
+        if (bits < 4) x[t] = lanes_shuffle_bytes(x[t], order);
+#pragma GCC unroll 4
+        for (uint32_t quarter = 0; quarter < VECTOR_LANES / 4; quarter++)
+            if (4 * quarter + t < count)
+                store_quarter(row + (4 * quarter + t) * row_bytes, lanes_quarter(x[t], quarter),
+                              own * bits);
+    }
+}
+
+INLINE void rows_from_words(uint32_t bits, uint32_t word_count, const TokenWords *words,
+                            uint8_t *row, uint64_t row_bytes, uint32_t count) {
+    uint32_t w = 0;
+    for (; w + QUARTER_WORDS <= word_count; w += QUARTER_WORDS, row += QUARTER_WORDS * bits)
+        rows_from_quarter(bits, QUARTER_WORDS, words + w, row, row_bytes, count);
+    if (w < word_count)
+        rows_from_quarter(bits, QUARTER_WORDS / 2, words + w, row, row_bytes, count);
+}
+
 /* ---- the rotation */
 
 /* The stages that reach radix / 2 … 1 strides; radix is a constant: numbers stay in registers. */
 INLINE void tokens_stages(uint32_t radix, uint32_t stride, TokenFloats *x) {
-    Vector y[VECTOR_REGISTERS / 2];
+    Vector y[16];
 #pragma GCC unroll 16
     for (uint32_t k = 0; k < radix; k++)
         y[k] = vector_load(x[k * stride]);
@@ -96,24 +178,31 @@ INLINE void tokens_pass(uint32_t radix, uint32_t count, uint32_t stride, TokenFl
             tokens_stages(radix, stride, x + first + i);
 }
 
-/* The transform of the count numbers of each lane. */
-static void tokens_transform(uint32_t count, TokenFloats *x) {
-    const uint32_t radix_max = VECTOR_REGISTERS / 2;
-    for (uint32_t stride = count; stride > 1;) {
-        uint32_t radix = stride < radix_max ? stride : radix_max;
-        stride /= radix;
-        switch (radix) {
-        case 2: tokens_pass(2, count, stride, x); break;
-        case 4: tokens_pass(4, count, stride, x); break;
-        case 8: tokens_pass(8, count, stride, x); break;
-        default: tokens_pass(radix_max, count, stride, x);
-        }
+enum { RADIX_MAX = VECTOR_REGISTERS / 2 };
+
+/* Of the last pass of a transform: the others leave numbers side by side to meet. */
+INLINE uint32_t tokens_last_radix(uint32_t count) {
+    while (count > RADIX_MAX)
+        count /= RADIX_MAX;
+    return count;
+}
+
+/* All passes but the last of the transforms of each lane. */
+static void tokens_first_passes(const TurboVector *vector, TokenFloats *x) {
+    for (uint32_t stride = vector->part_dim; stride > RADIX_MAX;) {
+        stride /= RADIX_MAX;
+        tokens_pass(RADIX_MAX, vector->dim, stride, x);
     }
 }
 
-static void tokens_parts_transform(const TurboVector *vector, TokenFloats *x) {
-    for (uint32_t first = 0; first < vector->dim; first += vector->part_dim)
-        tokens_transform(vector->part_dim, x + first);
+static void tokens_transform(const TurboVector *vector, TokenFloats *x) {
+    tokens_first_passes(vector, x);
+    switch (tokens_last_radix(vector->part_dim)) {
+    case 2: tokens_pass(2, vector->dim, 1, x); break;
+    case 4: tokens_pass(4, vector->dim, 1, x); break;
+    case 8: tokens_pass(8, vector->dim, 1, x); break;
+    default: tokens_pass(RADIX_MAX, vector->dim, 1, x);
+    }
 }
 
 /* ---- encode */
@@ -147,37 +236,44 @@ INLINE Vector tokens_load(const TurboPlan *plan, const TurboVector *vector,
     return sums[0];
 }
 
-/* Codes of the numbers [first, end), the first in the lowest bits. */
-INLINE Lanes tokens_code(uint32_t bits, const CodeSearch *search, Vector factor,
-                         const TokenFloats *x, uint32_t first, uint32_t end) {
-    Lanes codes = lanes_set(0);
-    for (uint32_t i = end; i-- > first;)
-        codes = lanes_push_code(codes, vector_multiply(vector_load(x[i]), factor), search, bits);
-    return codes;
+/* Numbers that lie `parts` apart are one after another here: of three parts, the reflection across them. */
+INLINE void tokens_reflect(uint32_t parts, Vector *x) {
+    if (parts < 3) return;
+    Vector sum = vector_add(vector_add(x[0], x[1]), x[2]);
+    Vector taken = vector_multiply(sum, vector_set(2.0f / 3.0f));
+    for (uint32_t part = 0; part < 3; part++)
+        x[part] = vector_subtract(x[part], taken);
+}
+
+INLINE void tokens_encode_words(uint32_t bits, uint32_t parts, const TurboVector *vector,
+                                const CodeSearch *search, Vector inverse, const TokenFloats *x,
+                                TokenWords *words) {
+    const uint64_t part_words = vector->part_dim / WORD_CODES;
+    for (uint64_t w = 0; w < part_words; w++) {
+        Lanes codes[3] = {lanes_set(0), lanes_set(0), lanes_set(0)};
+        for (uint32_t k = WORD_CODES; k-- > 0;) {
+            Vector y[3];
+            for (uint64_t part = 0; part < parts; part++)
+                y[part] = vector_load(x[part * vector->part_dim + WORD_CODES * w + k]);
+            tokens_reflect(parts, y);
+            for (uint64_t part = 0; part < parts; part++)
+                codes[part] =
+                    lanes_push_code(codes[part], vector_multiply(y[part], inverse), search, bits);
+        }
+        for (uint64_t part = 0; part < parts; part++)
+            lanes_store(words[part * part_words + w], codes[part]);
+    }
 }
 
 INLINE void tokens_encode_bits(uint32_t bits, const TurboVector *vector, const CodeSearch *search,
                                Vector inverse, TokenBatch *batch, uint8_t *row, uint32_t row_bytes,
                                uint32_t count) {
-    const uint32_t chunk_bytes = 2 * bits, high_bytes = chunk_bytes - sizeof(uint32_t);
-    for (uint64_t i = 0; i < vector->dim; i += CHUNK) {
-        const TokenFloats *x = batch->x + vector->first + i;
-        TokenCodes *codes = batch->codes + i / CHUNK;
-        if (bits == 2) {
-            lanes_store(codes->low, tokens_code(bits, search, inverse, x, 0, 16));
-            continue;
-        }
-        Lanes low = tokens_code(bits, search, inverse, x, 0, 8);
-        Lanes high = tokens_code(bits, search, inverse, x, 8, 16);
-        lanes_store(codes->low, bits == 4 ? low : lanes_or(low, lanes_shift_left(high, 24)));
-        lanes_store(codes->high, bits == 4 ? high : lanes_shift_right(high, 8));
-    }
-    for (uint32_t t = 0; t < count; t++, row += row_bytes)
-        for (uint32_t chunk = 0; chunk < vector->dim / CHUNK; chunk++) {
-            uint8_t *at = row + chunk * chunk_bytes;
-            memcpy(at, &batch->codes[chunk].low[t], sizeof(uint32_t));
-            if (high_bytes) memcpy(at + sizeof(uint32_t), &batch->codes[chunk].high[t], high_bytes);
-        }
+    const TokenFloats *x = batch->x + vector->first;
+    if (vector->part_dim == vector->dim)
+        tokens_encode_words(bits, 1, vector, search, inverse, x, batch->words);
+    else
+        tokens_encode_words(bits, 3, vector, search, inverse, x, batch->words);
+    rows_from_words(bits, vector->dim / WORD_CODES, batch->words, row, row_bytes, count);
 }
 
 /* What scales a vector's rotated numbers to where the thresholds are; stores its norms. */
@@ -191,11 +287,6 @@ INLINE Vector tokens_measure(const TurboPlan *plan, uint32_t v, Vector squares,
         memcpy(out_bytes + place->norms + 2 * (t * plan->vector_count + v), &norms[t],
                sizeof norms[t]);
     return vector_finite_or_zero(inverse);
-}
-
-static void tokens_rotate(const TurboVector *vector, TokenFloats *x) {
-    tokens_parts_transform(vector, x);
-    if (vector->part_dim < vector->dim) turbo_reflect(x[0], vector->part_dim * VECTOR_LANES);
 }
 
 static void tokens_encode_vector(const TurboPlan *plan, const TurboVector *vector, Vector inverse,
@@ -290,7 +381,7 @@ static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, u
             inverses[v] = tokens_measure(plan, v, squares, &place, out_bytes);
         }
         for (uint32_t v = 0; v < plan->vector_count; v++) /* while divisions run */
-            tokens_rotate(&plan->vectors[v], batch.x + plan->vectors[v].first);
+            tokens_transform(&plan->vectors[v], batch.x + plan->vectors[v].first);
         for (uint32_t v = 0; v < plan->vector_count; v++)
             tokens_encode_vector(plan, &plan->vectors[v], inverses[v], &searches[v], &batch, &place,
                                  out_bytes);
@@ -299,77 +390,115 @@ static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, u
 
 /* ---- decode */
 
-INLINE void tokens_decode_bits(uint32_t bits, CodeForm form, const TurboVector *vector,
-                               const CodeTable *table, const uint8_t *row, uint32_t row_bytes,
-                               uint32_t count, TokenBatch *batch) {
-    const uint32_t chunk_bytes = 2 * bits, high_bytes = chunk_bytes - sizeof(uint32_t);
-    for (uint32_t t = 0; t < count; t++, row += row_bytes)
-        for (uint32_t chunk = 0; chunk < vector->dim / CHUNK; chunk++) {
-            const uint8_t *at = row + chunk * chunk_bytes;
-            uint32_t high = 0;
-            memcpy(&batch->codes[chunk].low[t], at, sizeof(uint32_t));
-            memcpy(&high, at + sizeof(uint32_t), high_bytes);
-            if (high_bytes) batch->codes[chunk].high[t] = high;
-        }
-    for (uint64_t i = 0; i < vector->dim; i += CHUNK) {
-        TokenFloats *x = batch->x + i;
-        Lanes low = lanes_load(batch->codes[i / CHUNK].low);
-        Lanes high = lanes_load(batch->codes[i / CHUNK].high);
-        if (bits == 2) high = lanes_shift_right(low, 16);
-        if (bits == 3) high = lanes_or(lanes_shift_right(low, 24), lanes_shift_left(high, 8));
-        for (uint32_t k = 0; k < CHUNK / 2; k++) {
-            vector_store(x[k], lanes_number(form, lanes_shift_right(low, bits * k), table));
-            vector_store(x[CHUNK / 2 + k],
-                         lanes_number(form, lanes_shift_right(high, bits * k), table));
+INLINE void tokens_decode_words(CodeForm form, uint32_t parts, const TurboVector *vector,
+                                const CodeTable *table, const TokenWords *words, TokenFloats *x) {
+    const uint64_t part_words = vector->part_dim / WORD_CODES;
+    for (uint64_t w = 0; w < part_words; w++) {
+        Lanes codes[3];
+        for (uint64_t part = 0; part < parts; part++)
+            codes[part] = lanes_load(words[part * part_words + w]);
+#pragma GCC unroll 8
+        for (uint32_t k = 0; k < WORD_CODES; k++) {
+            Vector y[3];
+            for (uint64_t part = 0; part < parts; part++)
+                y[part] =
+                    lanes_number(form, lanes_shift_right(codes[part], form_bits(form) * k), table);
+            tokens_reflect(parts, y);
+            for (uint64_t part = 0; part < parts; part++)
+                vector_store(x[part * vector->part_dim + WORD_CODES * w + k], y[part]);
         }
     }
 }
 
-static void tokens_decode_vector(const TurboPlan *plan, uint32_t v, const uint16_t *channels,
-                                 const CodeTable *table, TokenBatch *batch, const TokenPlace *place,
-                                 const uint8_t *bytes) {
-    const TurboVector *vector = &plan->vectors[v];
-    const uint8_t *row = bytes + place->codes + vector->row_offset;
-    uint16_t norms[VECTOR_LANES] = {0};
-    for (uint32_t t = 0; t < place->count; t++)
-        memcpy(&norms[t], bytes + place->norms + 2 * (t * plan->vector_count + v), sizeof norms[t]);
-    if (vector->bits == 2)
-        tokens_decode_bits(2, FORM_TABLE2, vector, table, row, plan->row_bytes, place->count,
-                           batch);
-    else if (vector->bits == 3)
-        tokens_decode_bits(3, FORM_TABLE3, vector, table, row, plan->row_bytes, place->count,
-                           batch);
+INLINE void tokens_decode_form(CodeForm form, const TurboVector *vector, const CodeTable *table,
+                               const uint8_t *row, uint32_t row_bytes, TokenBatch *batch) {
+    words_from_rows(form_bits(form), vector->dim / WORD_CODES, row, row_bytes, batch->words);
+    if (vector->part_dim == vector->dim)
+        tokens_decode_words(form, 1, vector, table, batch->words, batch->x);
     else
-        tokens_decode_bits(4, FORM_TABLE4, vector, table, row, plan->row_bytes, place->count,
-                           batch);
-    if (vector->part_dim < vector->dim) turbo_reflect(batch->x[0], vector->part_dim * VECTOR_LANES);
-    tokens_parts_transform(vector, batch->x);
-    Vector norm = vector_multiply(vector_load_half(norms), vector_set(vector->unit));
-    for (uint64_t i = 0; i < vector->dim; i += CHUNK)
+        tokens_decode_words(form, 3, vector, table, batch->words, batch->x);
+}
+
+/* The last pass of the rotation back; channels NULL: all, in their order. */
+INLINE void tokens_finish(uint32_t radix, const TurboVector *vector, Vector norm,
+                          const float *signs, const uint16_t *channels, TokenBatch *batch) {
+    for (uint64_t i = 0; i < vector->dim; i += radix) {
+        Vector y[16];
 #pragma GCC unroll 16
-        for (uint64_t l = 0; l < CHUNK; l++) {
-            Vector factor = vector_multiply(norm, vector_set(plan->signs[i + l])); /* exact */
-            vector_store_half(batch->columns[channels[vector->first + i + l]],
-                              vector_multiply(vector_load(batch->x[i + l]), factor));
+        for (uint64_t k = 0; k < radix; k++)
+            y[k] = vector_load(batch->x[i + k]);
+        turbo_stages(radix, y);
+#pragma GCC unroll 16
+        for (uint64_t k = 0; k < radix; k++) {
+            uint64_t channel = channels ? channels[i + k] : i + k;
+            Vector factor = vector_multiply(norm, vector_set(signs[i + k])); /* exact */
+            vector_store_half(batch->columns[channel], vector_multiply(y[k], factor));
         }
+    }
+}
+
+INLINE void tokens_finish_any(const TurboVector *vector, Vector norm, const float *signs,
+                              const uint16_t *channels, TokenBatch *batch) {
+    switch (tokens_last_radix(vector->part_dim)) {
+    case 2: tokens_finish(2, vector, norm, signs, channels, batch); break;
+    case 4: tokens_finish(4, vector, norm, signs, channels, batch); break;
+    case 8: tokens_finish(8, vector, norm, signs, channels, batch); break;
+    default: tokens_finish(RADIX_MAX, vector, norm, signs, channels, batch);
+    }
+}
+
+static void tokens_decode_vector(const TurboPlan *plan, uint32_t v, const uint16_t *channels,
+                                 const CodeTable *table, const uint8_t *rows, const uint8_t *norms,
+                                 uint32_t count, TokenBatch *batch) {
+    const TurboVector *vector = &plan->vectors[v];
+    const uint8_t *row = rows + vector->row_offset;
+    uint16_t own_norms[VECTOR_LANES] = {0};
+    for (uint32_t t = 0; t < count; t++)
+        memcpy(&own_norms[t], norms + 2 * (t * plan->vector_count + v), sizeof *own_norms);
+    if (vector->bits == 2)
+        tokens_decode_form(FORM_TABLE2, vector, table, row, plan->row_bytes, batch);
+    else if (vector->bits == 3)
+        tokens_decode_form(FORM_TABLE3, vector, table, row, plan->row_bytes, batch);
+    else
+        tokens_decode_form(FORM_TABLE4, vector, table, row, plan->row_bytes, batch);
+    tokens_first_passes(vector, batch->x);
+    Vector norm = vector_multiply(vector_load_half(own_norms), vector_set(vector->unit));
+    if (plan->mask_bytes)
+        tokens_finish_any(vector, norm, plan->signs, channels + vector->first, batch);
+    else
+        tokens_finish_any(vector, norm, plan->signs, NULL, batch);
+}
+
+/* The codes of a batch: its own, or a copy where tokens lack and so 16 bytes cannot be read from each word. */
+INLINE const uint8_t *tokens_codes(const TurboPlan *plan, const TokenPlace *place,
+                                   const uint8_t *bytes, uint8_t *padded, uint64_t padded_bytes) {
+    if (place->count == VECTOR_LANES) return bytes + place->codes;
+    memset(padded, 0, padded_bytes);
+    memcpy(padded, bytes + place->codes, (uint64_t)place->count * plan->row_bytes);
+    return padded;
 }
 
 static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uint16_t *out_halves) {
+    enum { READ_BEYOND = 16, CODES_BYTES_MAX = VECTOR_LANES * CODEC_HEAD_DIM_MAX / 2 };
     const TurboPlan *plan = turbo_plan(head);
     uint16_t channels[CODEC_HEAD_DIM_MAX], padded[VECTOR_LANES * CODEC_HEAD_DIM_MAX];
+    uint8_t padded_codes[CODES_BYTES_MAX + READ_BEYOND];
     CodeTable tables[TURBO_VECTORS_MAX];
     const uint64_t batch_bytes = VECTOR_LANES * head->head_dim * sizeof *out_halves;
     TokenBatch batch;
-    if (head->token_count % VECTOR_LANES) memset(batch.codes, 0, sizeof batch.codes);
     turbo_channels(plan, bytes, head->head_dim, channels);
     for (uint32_t v = 0; v < plan->vector_count; v++)
         tables[v] = table_load(turbo_form(&plan->vectors[v]), plan->vectors[v].centroids);
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
         TokenPlace place = tokens_place(head, plan, first);
         uint16_t *rows = out_halves + first * head->head_dim;
+        const uint8_t *codes = tokens_codes(plan, &place, bytes, padded_codes, sizeof padded_codes);
         fetch_bytes(rows + FETCH_TOKENS * head->head_dim, batch_bytes);
+        fetch_bytes(bytes + place.codes + FETCH_TOKENS * plan->row_bytes,
+                    VECTOR_LANES * plan->row_bytes);
         for (uint32_t v = 0; v < plan->vector_count; v++)
-            tokens_decode_vector(plan, v, channels, &tables[v], &batch, &place, bytes);
+            tokens_decode_vector(plan, v, channels, &tables[v], codes, bytes + place.norms,
+                                 place.count, &batch);
         rows_from_columns(batch.columns, head->head_dim,
                           place.count == VECTOR_LANES ? rows : padded);
         if (place.count < VECTOR_LANES)
