@@ -56,6 +56,15 @@ INLINE void fetch_next_head(const CodecHead *head, const uint16_t *halves, uint6
     fetch_bytes(halves + (uint64_t)head->token_count * head->head_dim, count * sizeof *halves);
 }
 
+enum { FETCH_TOKENS = 32 }; /* ahead, when decoding */
+
+/* Beside decoding `count` halves from code_bytes, of token_bytes a token, what lies FETCH_TOKENS further is fetched. */
+INLINE void fetch_tokens(const CodecHead *head, const uint16_t *halves, uint64_t count,
+                         const uint8_t *codes, uint64_t code_bytes, uint64_t token_bytes) {
+    fetch_bytes(halves + FETCH_TOKENS * (uint64_t)head->head_dim, count * sizeof *halves);
+    fetch_bytes(codes + FETCH_TOKENS * token_bytes, code_bytes);
+}
+
 INLINE uint32_t load_word(const uint8_t *bytes) {
     uint32_t word;
     memcpy(&word, bytes, sizeof word);

@@ -18,7 +18,6 @@ enum {
     WORD_CODES = 8,    /* of a token, in the lowest bits of a word */
     QUARTER_WORDS = 4, /* of a token in 16 bytes */
     TURBO_WORDS_MAX = CODEC_HEAD_DIM_MAX / WORD_CODES,
-    FETCH_TOKENS = 32, /* ahead, when decoding */
 };
 
 /* A batch on its way. */
@@ -484,7 +483,6 @@ static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uin
     uint16_t channels[CODEC_HEAD_DIM_MAX], padded[VECTOR_LANES * CODEC_HEAD_DIM_MAX];
     uint8_t padded_codes[CODES_BYTES_MAX + READ_BEYOND];
     CodeTable tables[TURBO_VECTORS_MAX];
-    const uint64_t batch_bytes = VECTOR_LANES * head->head_dim * sizeof *out_halves;
     TokenBatch batch;
     turbo_channels(plan, bytes, head->head_dim, channels);
     for (uint32_t v = 0; v < plan->vector_count; v++)
@@ -493,9 +491,8 @@ static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uin
         TokenPlace place = tokens_place(head, plan, first);
         uint16_t *rows = out_halves + first * head->head_dim;
         const uint8_t *codes = tokens_codes(plan, &place, bytes, padded_codes, sizeof padded_codes);
-        fetch_bytes(rows + FETCH_TOKENS * head->head_dim, batch_bytes);
-        fetch_bytes(bytes + place.codes + FETCH_TOKENS * plan->row_bytes,
-                    VECTOR_LANES * plan->row_bytes);
+        fetch_tokens(head, rows, VECTOR_LANES * (uint64_t)head->head_dim, bytes + place.codes,
+                     VECTOR_LANES * (uint64_t)plan->row_bytes, plan->row_bytes);
         for (uint32_t v = 0; v < plan->vector_count; v++)
             tokens_decode_vector(plan, v, channels, &tables[v], codes, bytes + place.norms,
                                  place.count, &batch);

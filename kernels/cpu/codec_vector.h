@@ -120,7 +120,9 @@ INLINE void decode_byte_head(CodeForm form, uint32_t group, const CodecHead *hea
     uint64_t rows = head->token_count;
     uint32_t groups = (head->head_dim + group - 1) / group;
     const uint8_t *scales = bytes + rows * head->head_dim;
-    for (uint64_t token = 0; token < rows; token++)
+    for (uint64_t token = 0; token < rows; token++) {
+        fetch_tokens(head, out_halves + token * head->head_dim, head->head_dim,
+                     bytes + token * head->head_dim, head->head_dim, head->head_dim);
         for (uint32_t d = 0; d < head->head_dim; d += CHUNK) {
             uint64_t first = token * head->head_dim + d;
             Vector scale = vector_set(float_of(load_half(scales, token * groups + d / group)));
@@ -130,6 +132,7 @@ INLINE void decode_byte_head(CodeForm form, uint32_t group, const CodecHead *hea
                 vector_store_finite_half(out_halves + first + v * VECTOR_LANES,
                                          vector_multiply(scale, numbers[v]));
         }
+    }
 }
 
 static void encode_int8_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
@@ -233,7 +236,10 @@ static void decode_int4_vector(const CodecHead *head, const uint8_t *bytes, uint
     uint64_t group = 0;
     const uint8_t *scales = bytes + head->token_count * int4_groups(head) * INT4_BYTES;
     const CodeTable table = table_load(FORM_HIGH4, NULL);
-    for (uint32_t token = 0; token < head->token_count; token++, out_halves += head->head_dim)
+    const uint64_t token_bytes = int4_groups(head) * INT4_BYTES;
+    for (uint32_t token = 0; token < head->token_count; token++, out_halves += head->head_dim) {
+        fetch_tokens(head, out_halves, head->head_dim, bytes + token * token_bytes, token_bytes,
+                     token_bytes);
         for (uint32_t first = 0; first < head->head_dim; first += INT4_GROUP, group++) {
             Divisor scale = divisor_set(float_of(load_half(scales, 2 * group)));
             Vector min = vector_set(float_of(load_half(scales, 2 * group + 1)));
@@ -247,6 +253,7 @@ static void decode_int4_vector(const CodecHead *head, const uint8_t *bytes, uint
                 }
             }
         }
+    }
 }
 
 /* ---- kivi */
@@ -420,6 +427,7 @@ INLINE void decode_kivi_keys(uint32_t bits, const CodecHead *head, const uint8_t
                     Vector code = vector_from_code(words, bits * j, (1u << bits) - 1);
                     Vector x = vector_add(vector_half_round_kept(vector_multiply(code, step)), min);
                     uint64_t token = group * KIVI_GROUP + t + j;
+                    fetch_bytes(out_halves + (token + FETCH_TOKENS) * head->head_dim + d, 1);
                     vector_store_finite_half(out_halves + token * head->head_dim + d, x);
                 }
             }
@@ -436,6 +444,7 @@ INLINE void decode_kivi_values(uint32_t bits, const CodecHead *head, const uint8
         Vector step = vector_set(float_of(load_half(bytes + kivi.steps, i / KIVI_GROUP)));
         Vector min = vector_set(float_of(load_half(bytes + kivi.minima, i / KIVI_GROUP)));
         Vector codes[CHUNK_VECTORS];
+        fetch_tokens(head, out_halves + i, CHUNK, bytes + i * bits / 8, 1, kivi.row_bytes);
         form_chunk(form, bytes + i * bits / 8, &table, codes);
         for (uint32_t v = 0; v < CHUNK_VECTORS; v++)
             vector_store_finite_half(
