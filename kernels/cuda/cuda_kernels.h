@@ -130,21 +130,42 @@ typedef struct PackedForm {
     uint32_t record_count; /* of a tile */
 } PackedForm;
 
-/* x as products take it: per row and 32 columns a record; columns beyond K are zeros.
+/* x as products take it: per row and 32 columns a record, [row][record]; columns beyond K are zeros.
  *
  *   integers  f32 scale, the codes' sums of columns 0-15 and 16-31 (int32), 4 bytes unused; then 32 codes, int8 or int16
- *   floats    32 f32 */
-typedef enum ActivationKind { ACTIVATION_INT8, ACTIVATION_INT16, ACTIVATION_F32 } ActivationKind;
+ *   floats    32 f32
+ *   tiles     int8 for the tensor cores: a record is of eight rows, [record][eight rows], and rows up to a multiple of 32 are
+ *             zeros. Codes as a lane of tensor_product_32 takes them, [lane][2] words; then f32 [8] scales, and f32 [8]
+ *             scales times the codes' sum */
+typedef enum ActivationKind {
+    ACTIVATION_INT8,
+    ACTIVATION_INT8_TILES,
+    ACTIVATION_INT16,
+    ACTIVATION_F32
+} ActivationKind;
 
 enum {
     ACTIVATION_HEAD_BYTES = 16,
     ACTIVATION_RECORD_BYTES_MAX = 4 * PACKED_COLUMNS,
+    ACTIVATION_TILE_ROWS = 8,
+    ACTIVATION_TILES_ROWS = 32, /* rows are filled up to a multiple of */
+    ACTIVATION_TILE_SCALES = ACTIVATION_TILE_ROWS * PACKED_COLUMNS, /* bytes: where they begin */
+    ACTIVATION_TILE_SUMS = ACTIVATION_TILE_SCALES + 4 * ACTIVATION_TILE_ROWS,
+    ACTIVATION_TILE_BYTES = ACTIVATION_TILE_SUMS + 4 * ACTIVATION_TILE_ROWS,
 };
 
+/* Of one row, or of eight in tiles. */
 static inline uint32_t activation_record_bytes(ActivationKind kind) {
-    return kind == ACTIVATION_F32     ? 4u * PACKED_COLUMNS
-           : kind == ACTIVATION_INT16 ? ACTIVATION_HEAD_BYTES + 2u * PACKED_COLUMNS
-                                      : ACTIVATION_HEAD_BYTES + PACKED_COLUMNS;
+    return kind == ACTIVATION_F32          ? 4u * PACKED_COLUMNS
+           : kind == ACTIVATION_INT16      ? ACTIVATION_HEAD_BYTES + 2u * PACKED_COLUMNS
+           : kind == ACTIVATION_INT8_TILES ? (uint32_t)ACTIVATION_TILE_BYTES
+                                           : ACTIVATION_HEAD_BYTES + PACKED_COLUMNS;
+}
+
+/* Rows of x that are written: those beyond the last are zeros. */
+static inline uint32_t activation_rows(ActivationKind kind, uint32_t row_count) {
+    uint32_t step = kind == ACTIVATION_INT8_TILES ? ACTIVATION_TILES_ROWS : 1;
+    return (row_count + step - 1) / step * step;
 }
 
 typedef struct ActivationLaunch {
@@ -153,14 +174,14 @@ typedef struct ActivationLaunch {
     uint64_t x_stride;
     uint32_t row_count, column_count;
     uint32_t record_count, record_bytes; /* activation_record_bytes() */
-    uint8_t *records;                    /* [row_count][record_count] */
+    uint8_t *records;                    /* as the kind says */
 } ActivationLaunch;
 
 typedef struct ProductLaunch {
     PackedForm form;
     ActivationKind kind;
     const uint8_t *tiles;
-    const uint8_t *records; /* [row_count][form.record_count] */
+    const uint8_t *records; /* of x, as the kind says */
     uint32_t activation_bytes;
     uint32_t row_count;    /* M */
     uint32_t output_count; /* N */
@@ -190,10 +211,11 @@ typedef struct CudaLaunchers {
     void (*codec_encode)(DeviceStream *stream, const EncodeLaunch *launch);
     void (*activations)(DeviceStream *stream, const ActivationLaunch *launch);
     void (*product)(DeviceStream *stream, const ProductLaunch *launch);
-    void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 */
+    void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 tiles */
     void (*product_float)(DeviceStream *stream, const ProductLaunch *launch);  /* of f16 and bf16 */
     bool (*tensor_floats)(void); /* product_float runs on this device */
-    /* From so many rows on product_tensor is faster; the bits are the same. */
+    /* From so many rows on product_tensor is faster; the bits are the same. At least 10: tiles are then no larger than the
+     * records of f32 that the scratch is made for. */
     uint32_t tensor_rows_least;
 } CudaLaunchers;
 

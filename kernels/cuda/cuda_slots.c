@@ -131,9 +131,11 @@ static Status kv_encode_blocks_cuda(const Kernels *kernels, const KernelContext 
 
 /* ---- matrix products */
 
-static ActivationKind activation_kind(const PackedForm *form, bool precise) {
+static ActivationKind activation_kind(const CudaLaunchers *launchers, const PackedForm *form,
+                                      bool precise, uint32_t row_count) {
     if (form->groups == 0) return ACTIVATION_F32;
-    return precise ? ACTIVATION_INT16 : ACTIVATION_INT8;
+    if (precise) return ACTIVATION_INT16;
+    return row_count >= launchers->tensor_rows_least ? ACTIVATION_INT8_TILES : ACTIVATION_INT8;
 }
 
 typedef void ProductLauncher(DeviceStream *stream, const ProductLaunch *launch);
@@ -143,8 +145,7 @@ static ProductLauncher *product_kernel(const CudaLaunchers *launchers,
                                        const ProductLaunch *product) {
     if (product->form.code_bits == 16 && launchers->tensor_floats())
         return launchers->product_float;
-    if (product->kind == ACTIVATION_INT8 && product->row_count >= launchers->tensor_rows_least)
-        return launchers->product_tensor;
+    if (product->kind == ACTIVATION_INT8_TILES) return launchers->product_tensor;
     return launchers->product;
 }
 
@@ -161,7 +162,9 @@ static void products_of_kind(const CudaContext *cuda, const MatmulArgs *args, Ac
         const MatmulOutput *output = &args->outputs[i];
         const Matrix *matrix = output->weights;
         PackedForm form = packed_form(matrix);
-        if (activation_kind(&form, args->precise) != kind || matrix->row_count == 0) continue;
+        if (activation_kind(cuda->launchers, &form, args->precise, count) != kind ||
+            matrix->row_count == 0)
+            continue;
         if (x.column_count == 0) {
             x.column_count = matrix->column_count;
             x.record_count = form.record_count;

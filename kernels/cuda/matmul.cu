@@ -244,44 +244,76 @@ DEVICE int32_t half_warp_sum(int32_t value) {
     return value;
 }
 
+/* A record of a row, rounded: the lane has the code of a column. */
+struct RoundedRecord {
+    float scale;
+    int32_t code, sums[2]; /* of columns 0-15 and 16-31, in lane 0 */
+};
+
 /* A row and record that is not finite has codes 0 and a scale that is not finite either, which spoils every output of the row. */
-DEVICE void record_round(const ActivationLaunch &launch, float x, uint8_t *record) {
-    float code_max = launch.kind == ACTIVATION_INT16 ? 32767.0f : 127.0f;
+DEVICE RoundedRecord record_round(float x, float code_max) {
     float most = warp_magnitude(x);
     bool usable = most >= 0x1p-100f && most < INFINITY;
     int32_t code = usable ? (int32_t)rintf(x * (code_max / most)) : 0;
     int32_t sum = half_warp_sum(code), upper_sum = warp_shuffle(sum, WARP_LANES / 2);
-    if (warp_lane() == 0) {
-        *reinterpret_cast<float *>(record) = most / code_max;
-        reinterpret_cast<int32_t *>(record)[1] = sum;
-        reinterpret_cast<int32_t *>(record)[2] = upper_sum;
-    }
-    uint8_t *codes = record + ACTIVATION_HEAD_BYTES;
-    if (launch.kind == ACTIVATION_INT16)
-        reinterpret_cast<int16_t *>(codes)[warp_lane()] = (int16_t)code;
-    else
-        codes[warp_lane()] = (uint8_t)code;
+    return RoundedRecord{most / code_max, code, {sum, upper_sum}};
 }
 
-/* A warp a record. Grid: records in steps of eight, rows. */
+DEVICE void record_store(ActivationKind kind, float x, uint8_t *record) {
+    bool wide = kind == ACTIVATION_INT16;
+    RoundedRecord rounded = record_round(x, wide ? 32767.0f : 127.0f);
+    if (warp_lane() == 0) {
+        *reinterpret_cast<float *>(record) = rounded.scale;
+        reinterpret_cast<int32_t *>(record)[1] = rounded.sums[0];
+        reinterpret_cast<int32_t *>(record)[2] = rounded.sums[1];
+    }
+    uint8_t *codes = record + ACTIVATION_HEAD_BYTES;
+    if (wide)
+        reinterpret_cast<int16_t *>(codes)[warp_lane()] = (int16_t)rounded.code;
+    else
+        codes[warp_lane()] = (uint8_t)rounded.code;
+}
+
+/* tile: the record of eight rows, of which this one is row_in_tile */
+DEVICE void tile_store(float x, uint8_t *tile, uint32_t row_in_tile) {
+    RoundedRecord rounded = record_round(x, 127.0f);
+    uint32_t word = warp_lane() / 4, reader = 4 * row_in_tile + word % 4;
+    tile[8 * reader + 4 * (word / 4) + warp_lane() % 4] = (uint8_t)rounded.code;
+    if (warp_lane() == 0) {
+        float *scales = reinterpret_cast<float *>(tile + ACTIVATION_TILE_SCALES);
+        float *sums = reinterpret_cast<float *>(tile + ACTIVATION_TILE_SUMS);
+        scales[row_in_tile] = rounded.scale;
+        sums[row_in_tile] = rounded.scale * (float)(rounded.sums[0] + rounded.sums[1]);
+    }
+}
+
+/* A warp a record and row. Grid: records in steps of eight, rows. */
 KERNEL(PRODUCT_THREADS) void activation_records(ActivationLaunch launch) {
     uint32_t r = block_index().x * PRODUCT_WARPS + warp_index();
     uint64_t row = block_index().y;
     if (r >= launch.record_count) return;
     uint32_t column = r * PACKED_COLUMNS + warp_lane();
-    float x = column < launch.column_count ? launch.x[row * launch.x_stride + column] : 0.0f;
+    bool inside = column < launch.column_count && row < launch.row_count;
+    float x = inside ? launch.x[row * launch.x_stride + column] : 0.0f;
+    if (launch.kind == ACTIVATION_INT8_TILES) {
+        uint64_t tiles = grid_extent().y / ACTIVATION_TILE_ROWS;
+        uint64_t tile = r * tiles + row / ACTIVATION_TILE_ROWS;
+        tile_store(x, launch.records + tile * launch.record_bytes,
+                   (uint32_t)row % ACTIVATION_TILE_ROWS);
+        return;
+    }
     uint8_t *record = launch.records + (row * launch.record_count + r) * launch.record_bytes;
     if (launch.kind == ACTIVATION_F32)
         reinterpret_cast<float *>(record)[warp_lane()] = x;
     else
-        record_round(launch, x, record);
+        record_store(launch.kind, x, record);
 }
 
 /* ---- launchers */
 
 static void activations_launch(DeviceStream *stream, const ActivationLaunch *launch) {
-    Extent3 grid =
-        extent((launch->record_count + PRODUCT_WARPS - 1) / PRODUCT_WARPS, launch->row_count);
+    Extent3 grid = extent((launch->record_count + PRODUCT_WARPS - 1) / PRODUCT_WARPS,
+                          activation_rows(launch->kind, launch->row_count));
     LAUNCH(activation_records, grid, extent(PRODUCT_THREADS), 0, stream, *launch);
 }
 

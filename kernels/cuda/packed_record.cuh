@@ -46,10 +46,15 @@ DEVICE uint32_t shared_code_word(SharedArray<uint32_t> record, uint32_t output, 
     return codes;
 }
 
-/* Scale or offset `index` of those that begin at word `at`. */
-DEVICE float shared_scale(const PackedForm &form, SharedArray<uint32_t> record, uint32_t at,
-                          uint32_t index) {
-    if (!form.scales_f16) return bits_to_float(record[at + index]);
+/* Each byte less bias, signed; bytes and bias are below 128. */
+DEVICE uint32_t bytes_less(uint32_t bytes, uint32_t bias) {
+    const uint32_t upper = 0x80808080u; /* nothing is borrowed from the byte above */
+    return ((bytes | upper) - bias * 0x01010101u) ^ upper;
+}
+
+/* Scale or offset `index` of those that begin at word `at`; halves or f32. */
+DEVICE float shared_scale(bool halves, SharedArray<uint32_t> record, uint32_t at, uint32_t index) {
+    if (!halves) return bits_to_float(record[at + index]);
     uint32_t pair = record[at + index / 2];
     return half_to_float((uint16_t)(pair >> 16 * (index % 2)));
 }

@@ -20,7 +20,7 @@
  *   SharedArray<T>, shared_array<T>(offset_bytes, count)            a typed view of the launch's shared memory. Name the
  *                                          type of what you read (`float x = tile[i]`): an element may be a checked proxy
  *   load4(p) store4(p, v)                  four floats of global memory, 16-byte aligned; Float4 has .x .y .z .w
- *   load_words4(p)                         16 bytes of global memory as four words, 16-byte aligned
+ *   load_words4(p) load_words2(p)          16 or 8 bytes of global memory as words, aligned as many
  *   load4_shared(a, i) store4_shared(a, i, v)                       the same from a SharedArray<float>, i a multiple of 4
  *   copy_async16(a, i, p) copy_async_commit() copy_async_wait<n>()  16 bytes global to shared behind the thread's back; readable
  *                                          by the thread once at most n later groups are unfinished, by others after a barrier

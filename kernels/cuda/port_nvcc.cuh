@@ -88,6 +88,7 @@ template <class T> DEVICE SharedArray<T> shared_array(uint32_t offset_bytes, uin
 }
 
 typedef float4 Float4;
+typedef uint2 Words2;
 typedef uint4 Words4;
 
 DEVICE Float4 load4(const float *p) {
@@ -95,6 +96,9 @@ DEVICE Float4 load4(const float *p) {
 }
 DEVICE void store4(float *p, Float4 value) {
     *reinterpret_cast<float4 *>(p) = value;
+}
+DEVICE Words2 load_words2(const void *p) {
+    return *reinterpret_cast<const uint2 *>(p);
 }
 DEVICE Words4 load_words4(const void *p) {
     return *reinterpret_cast<const uint4 *>(p);

@@ -193,6 +193,9 @@ template <class T> DEVICE SharedArray<T> shared_array(uint32_t offset_bytes, uin
 struct alignas(16) Float4 {
     float x, y, z, w;
 };
+struct alignas(8) Words2 {
+    uint32_t x, y;
+};
 struct alignas(16) Words4 {
     uint32_t x, y, z, w;
 };
@@ -204,6 +207,10 @@ DEVICE Float4 load4(const float *p) {
 DEVICE void store4(float *p, Float4 value) {
     emulated_global_access(p, sizeof value, alignof(Float4));
     *reinterpret_cast<Float4 *>(p) = value;
+}
+DEVICE Words2 load_words2(const void *p) {
+    emulated_global_access(p, sizeof(Words2), alignof(Words2));
+    return *reinterpret_cast<const Words2 *>(p);
 }
 DEVICE Words4 load_words4(const void *p) {
     emulated_global_access(p, sizeof(Words4), alignof(Words4));
