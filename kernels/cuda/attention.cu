@@ -1,6 +1,7 @@
 /* Partial attention over KV blocks, raw or encoded (kernels.h). A block of four warps takes a tile of items, (row, query head)
  * pairs of one KV head, so that the heads of a group and the rows of a prompt share each chunk of 32 tokens, which is expanded to
- * floats in shared memory once. Lanes are tokens while scores are made and channels while values are summed.
+ * floats in shared memory once. Lanes are tokens while scores are made and channels while values are summed. A decode row of a
+ * model whose heads share no keys is a tile of its own (SOLO): its scores and channels are spread over all warps.
  *
  * An item's bits: chunks begin at multiples of 32 tokens of a block and fold in order, from empty, into its group; groups fold
  * in order into the running state. Neither the tile's size, nor who stands beside the item, nor whether groups are attended one
@@ -13,7 +14,27 @@
 
 enum { ATTEND_THREADS = ATTEND_WARPS * WARP_LANES };
 
-/* (max, sum, out) of a warp's items; lane l has the channels l, l + 32, … */
+/* Who has an item: a warp, or the whole block (SOLO). */
+template <bool SOLO> struct ItemTeam {
+    enum { THREADS = SOLO ? (uint32_t)ATTEND_THREADS : (uint32_t)WARP_LANES };
+
+    DEVICE uint32_t index() { return SOLO ? flat_thread_index() : warp_lane(); } /* in the team */
+    DEVICE uint32_t place() { return SOLO ? 0 : warp_index(); }                  /* of the team */
+    DEVICE uint32_t channel(uint32_t slot) { return index() + slot * THREADS; }
+    DEVICE void sync() {
+        if (SOLO)
+            block_sync();
+        else
+            warp_sync();
+    }
+};
+
+/* Items that a tile may have. */
+HOST_DEVICE uint32_t tile_items(bool solo, uint32_t items) {
+    return solo ? 1 : ATTEND_WARPS * items;
+}
+
+/* (max, sum, out) of a team's items: thread l has the channels l, l + THREADS, … */
 template <uint32_t SLOTS, uint32_t ITEMS> struct AttendPartial {
     float max[ITEMS], sum[ITEMS], out[ITEMS][SLOTS];
 };
@@ -23,52 +44,62 @@ struct SeenTokens {
     uint32_t begin, end;
 };
 
-/* The items of a warp. Rows and heads are divided out again where they are needed: registers are dearer. */
-struct WarpItems {
+/* The items of a team. Rows and heads are divided out again where they are needed: registers are dearer. */
+struct TeamItems {
     uint32_t first, count; /* of all items of the span and KV head */
     uint32_t head_count;
     const uint16_t *heads;
     uint32_t row_first, position_first; /* of item 0 */
 };
 
-DEVICE bool item_valid(const WarpItems &items, uint32_t i) {
+DEVICE bool item_valid(const TeamItems &items, uint32_t i) {
     return items.first + i < items.count;
 }
-DEVICE uint32_t item_row(const WarpItems &items, uint32_t i) {
+DEVICE uint32_t item_row(const TeamItems &items, uint32_t i) {
     return (items.first + i) / items.head_count;
 }
-DEVICE uint32_t item_head(const WarpItems &items, uint32_t i) {
+DEVICE uint32_t item_head(const TeamItems &items, uint32_t i) {
     return items.heads[(items.first + i) % items.head_count];
 }
-DEVICE uint64_t item_state(const WarpItems &items, uint32_t i, uint32_t head_count) {
+DEVICE uint64_t item_state(const TeamItems &items, uint32_t i, uint32_t head_count) {
     return (uint64_t)(items.row_first + item_row(items, i)) * head_count + item_head(items, i);
 }
 
 struct AttendShared {
-    SharedArray<float> queries; /* [warps * items][4 * quads] */
-    SharedArray<float> weights; /* [warps][tokens][items] */
+    SharedArray<float> queries; /* [items of the tile][4 * quads] */
+    SharedArray<float> weights; /* [teams][tokens][items] */
+    SharedArray<float> scores;  /* [tokens], SOLO only */
     CodedTile tile;
     uint32_t quads;
 };
 
-HOST_DEVICE uint32_t attend_shared_bytes(uint32_t head_dim, uint32_t items, bool coded) {
-    uint32_t floats = ATTEND_WARPS * items * ((head_dim + 3) / 4 * 4 + CHUNK_TOKENS) +
+/* Floats before the tile. */
+HOST_DEVICE uint32_t attend_item_floats(uint32_t head_dim, bool solo, uint32_t items) {
+    uint32_t quads = (head_dim + 3) / 4;
+    return tile_items(solo, items) * (4 * quads + CHUNK_TOKENS) +
+           (solo ? (uint32_t)CHUNK_TOKENS : 0);
+}
+
+HOST_DEVICE uint32_t attend_shared_bytes(uint32_t head_dim, bool solo, uint32_t items, bool coded) {
+    uint32_t floats = attend_item_floats(head_dim, solo, items) +
                       CHUNK_TOKENS * tile_stride(head_dim) + (coded ? head_dim : 0);
     return floats * (uint32_t)sizeof(float);
 }
 
-template <uint32_t ITEMS> DEVICE AttendShared attend_shared(uint32_t head_dim, bool coded) {
+template <uint32_t ITEMS, bool SOLO>
+DEVICE AttendShared attend_shared(uint32_t head_dim, bool coded) {
     uint32_t quads = (head_dim + 3) / 4, stride = tile_stride(head_dim);
-    uint32_t query_floats = ATTEND_WARPS * ITEMS * 4 * quads;
-    uint32_t weight_floats = ATTEND_WARPS * ITEMS * CHUNK_TOKENS;
+    uint32_t count = tile_items(SOLO, ITEMS), weights_at = count * 4 * quads;
+    uint32_t scores_at = weights_at + count * CHUNK_TOKENS;
+    uint32_t tile_at = attend_item_floats(head_dim, SOLO, ITEMS);
     uint32_t tile_floats = CHUNK_TOKENS * stride, word = (uint32_t)sizeof(float);
-    return AttendShared{shared_array<float>(0, query_floats),
-                        shared_array<float>(query_floats * word, weight_floats),
-                        {shared_array<float>((query_floats + weight_floats) * word, tile_floats),
-                         shared_array<uint32_t>((query_floats + weight_floats + tile_floats) * word,
-                                                coded ? head_dim : 0),
-                         stride},
-                        quads};
+    return AttendShared{
+        shared_array<float>(0, weights_at),
+        shared_array<float>(weights_at * word, count * CHUNK_TOKENS),
+        shared_array<float>(scores_at * word, tile_at - scores_at),
+        {shared_array<float>(tile_at * word, tile_floats),
+         shared_array<uint32_t>((tile_at + tile_floats) * word, coded ? head_dim : 0), stride},
+        quads};
 }
 
 /* What a row at `position` sees of the block whose first token stands at block_begin. */
@@ -108,8 +139,24 @@ DEVICE void chunk_scores(const AttendShared &shared, float scale, float *out_sco
         out_scores[i] = scale * ((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]));
 }
 
+/* The same for the one item of a block, the lane's token again: four lanes have the chains of a token. */
+DEVICE float solo_scores(const AttendShared &shared, float scale, const TokenChunk &chunk) {
+    uint32_t place = warp_lane() % 4, token = warp_index() * (WARP_LANES / 4) + warp_lane() / 4;
+    float sum = 0.0f;
+    if (token >= chunk.from && token < chunk.to)
+        for (uint32_t quad = 0; quad < shared.quads; quad++) {
+            float k = shared.tile.numbers[token * shared.tile.stride + 4 * quad + place];
+            sum = fused_multiply_add(shared.queries[4 * quad + place], k, sum);
+        }
+    sum += warp_shuffle_xor(sum, 1);
+    sum += warp_shuffle_xor(sum, 2);
+    if (place == 0) shared.scores[token] = scale * sum;
+    block_sync();
+    return shared.scores[warp_lane()];
+}
+
 /* Scores of the chunk become weights in shared memory; maxima, sums and what was summed before follow the new maximum. */
-template <uint32_t SLOTS, uint32_t ITEMS>
+template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
 DEVICE void chunk_weights(const AttendShared &shared, const float *scores, const TokenChunk &chunk,
                           const SeenTokens *block_sees, AttendPartial<SLOTS, ITEMS> &partial) {
     uint32_t lane = warp_lane();
@@ -126,22 +173,23 @@ DEVICE void chunk_weights(const AttendShared &shared, const float *scores, const
             for (uint32_t slot = 0; slot < SLOTS; slot++)
                 partial.out[i][slot] *= kept;
         }
-        shared.weights[(warp_index() * CHUNK_TOKENS + lane) * ITEMS + i] = weight;
+        if (!SOLO || warp_index() == 0) /* all warps have the same */
+            shared.weights[(ItemTeam<SOLO>::place() * CHUNK_TOKENS + lane) * ITEMS + i] = weight;
     }
 }
 
-template <uint32_t SLOTS, uint32_t ITEMS>
+template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
 DEVICE void chunk_values(const AttendShared &shared, uint32_t head_dim, const TokenChunk &chunk,
                          const SeenTokens *block_sees, AttendPartial<SLOTS, ITEMS> &partial) {
 #pragma unroll 2
     for (uint32_t token = chunk.from; token < chunk.to; token++) {
         float values[SLOTS];
         for (uint32_t slot = 0; slot < SLOTS; slot++) {
-            uint32_t d = warp_lane() + slot * WARP_LANES;
+            uint32_t d = ItemTeam<SOLO>::channel(slot);
             values[slot] = 0.0f;
             if (d < head_dim) values[slot] = shared.tile.numbers[token * shared.tile.stride + d];
         }
-        uint32_t weights_at = (warp_index() * CHUNK_TOKENS + token) * ITEMS;
+        uint32_t weights_at = (ItemTeam<SOLO>::place() * CHUNK_TOKENS + token) * ITEMS;
         for (uint32_t i = 0; i < ITEMS; i++) {
             uint32_t in_block = chunk.chunk_first + token;
             if (in_block < block_sees[i].begin || in_block >= block_sees[i].end) continue;
@@ -153,8 +201,8 @@ DEVICE void chunk_values(const AttendShared &shared, uint32_t head_dim, const To
     }
 }
 
-/* Folds a group's partial of one item into the running state. A group that weighs nothing leaves it untouched. By one warp. */
-template <uint32_t SLOTS>
+/* Folds a group's partial of one item into the running state. A group that weighs nothing leaves it untouched. By its team. */
+template <uint32_t SLOTS, bool SOLO>
 DEVICE void state_fold(const AttendLaunch &launch, uint64_t state, float group_max, float group_sum,
                        const float *group_out) {
     if (group_max == -INFINITY && group_sum == 0.0f) return;
@@ -162,17 +210,17 @@ DEVICE void state_fold(const AttendLaunch &launch, uint64_t state, float group_m
     float old_max = launch.maxima[state], old_sum = launch.sums[state];
     float max = fmaxf(old_max, group_max);
     float kept = weight_of(old_max, max), added = weight_of(group_max, max);
-    warp_sync(); /* every lane has read before one writes */
-    if (warp_lane() == 0) {
+    ItemTeam<SOLO>::sync(); /* every thread has read before one writes */
+    if (ItemTeam<SOLO>::index() == 0) {
         launch.maxima[state] = max;
         launch.sums[state] = fused_multiply_add(old_sum, kept, group_sum * added);
     }
     for (uint32_t slot = 0; slot < SLOTS; slot++) {
-        uint32_t d = warp_lane() + slot * WARP_LANES;
+        uint32_t d = ItemTeam<SOLO>::channel(slot);
         if (d < launch.shape.head_dim)
             out[d] = fused_multiply_add(out[d], kept, group_out[slot] * added);
     }
-    warp_sync();
+    ItemTeam<SOLO>::sync();
 }
 
 /* Where the partial of a state begins: max, sum, out[head_dim]. */
@@ -181,30 +229,31 @@ DEVICE float *partial_of(const AttendLaunch &launch, uint32_t group, uint64_t st
     return launch.partials + (group * states + state) * (2 + launch.shape.head_dim);
 }
 
-template <uint32_t SLOTS>
+template <uint32_t SLOTS, bool SOLO>
 DEVICE void partial_store(const AttendLaunch &launch, float *to, float max, float sum,
                           const float *out) {
-    if (warp_lane() == 0) {
+    if (ItemTeam<SOLO>::index() == 0) {
         to[0] = max;
         to[1] = sum;
     }
     for (uint32_t slot = 0; slot < SLOTS; slot++) {
-        uint32_t d = warp_lane() + slot * WARP_LANES;
+        uint32_t d = ItemTeam<SOLO>::channel(slot);
         if (d < launch.shape.head_dim) to[2 + d] = out[slot];
     }
 }
 
-template <uint32_t ITEMS>
-DEVICE void queries_load(const AttendLaunch &launch, const WarpItems &items,
+template <uint32_t ITEMS, bool SOLO>
+DEVICE void queries_load(const AttendLaunch &launch, const TeamItems &items,
                          const AttendShared &shared) {
     uint32_t head_dim = launch.shape.head_dim;
     for (uint32_t i = 0; i < ITEMS; i++) {
-        uint32_t at = (warp_index() * ITEMS + i) * 4 * shared.quads;
+        uint32_t at = (ItemTeam<SOLO>::place() * ITEMS + i) * 4 * shared.quads;
         const float *q = launch.q;
         if (item_valid(items, i))
             q += (items.row_first + item_row(items, i)) * launch.q_stride +
                  (uint64_t)item_head(items, i) * head_dim;
-        for (uint32_t d = warp_lane(); d < 4 * shared.quads; d += WARP_LANES)
+        for (uint32_t d = ItemTeam<SOLO>::index(); d < 4 * shared.quads;
+             d += ItemTeam<SOLO>::THREADS)
             shared.queries[at + d] = item_valid(items, i) && d < head_dim ? q[d] : 0.0f;
     }
 }
@@ -221,9 +270,9 @@ DEVICE void part_expand(const AttendLaunch &launch, const AttendBlock &block, Co
 }
 
 /* `tile_sees`: what any item of the tile sees of the block. */
-template <uint32_t SLOTS, uint32_t ITEMS, bool CODED>
+template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
 DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, uint64_t block_begin,
-                         SeenTokens tile_sees, const WarpItems &items, const AttendShared &shared,
+                         SeenTokens tile_sees, const TeamItems &items, const AttendShared &shared,
                          AttendPartial<SLOTS, ITEMS> &partial) {
     if (tile_sees.begin >= tile_sees.end) return;
     SeenTokens block_sees[ITEMS] = {};
@@ -239,21 +288,23 @@ DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, u
         block_sync(); /* the tile is free */
         part_expand<CODED>(launch, block, CODEC_KEYS, chunk, shared);
         block_sync();
-        if (warp_lane() >= chunk.from && warp_lane() < chunk.to)
+        if (SOLO)
+            scores[0] = solo_scores(shared, launch.scale, chunk);
+        else if (warp_lane() >= chunk.from && warp_lane() < chunk.to)
             chunk_scores<ITEMS>(shared, launch.scale, scores);
-        chunk_weights(shared, scores, chunk, block_sees, partial);
-        block_sync();
+        chunk_weights<SLOTS, ITEMS, SOLO>(shared, scores, chunk, block_sees, partial);
+        if (!SOLO) block_sync(); /* solo_scores has one */
         part_expand<CODED>(launch, block, CODEC_VALUES, chunk, shared);
         block_sync();
-        chunk_values(shared, launch.shape.head_dim, chunk, block_sees, partial);
+        chunk_values<SLOTS, ITEMS, SOLO>(shared, launch.shape.head_dim, chunk, block_sees, partial);
     }
 }
 
 /* What the tile sees of a block: from what its first row sees to what its last one does. */
-template <uint32_t ITEMS>
-DEVICE SeenTokens tile_sees(const AttendLaunch &launch, const WarpItems &items, uint32_t item_first,
+template <uint32_t ITEMS, bool SOLO>
+DEVICE SeenTokens tile_sees(const AttendLaunch &launch, const TeamItems &items, uint32_t item_first,
                             uint64_t block_begin) {
-    uint32_t last = item_first + ATTEND_WARPS * ITEMS - 1;
+    uint32_t last = item_first + tile_items(SOLO, ITEMS) - 1;
     if (last >= items.count) last = items.count - 1;
     uint32_t first_position = items.position_first + item_first / items.head_count;
     uint32_t last_position = items.position_first + last / items.head_count;
@@ -261,28 +312,28 @@ DEVICE SeenTokens tile_sees(const AttendLaunch &launch, const WarpItems &items, 
                       seen_tokens(launch, last_position, block_begin).end};
 }
 
-template <uint32_t SLOTS, uint32_t ITEMS>
-DEVICE void group_finish(const AttendLaunch &launch, const WarpItems &items, uint32_t group,
+template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
+DEVICE void group_finish(const AttendLaunch &launch, const TeamItems &items, uint32_t group,
                          const AttendPartial<SLOTS, ITEMS> &partial) {
     for (uint32_t i = 0; i < ITEMS; i++) {
         if (!item_valid(items, i)) return;
         uint64_t state = item_state(items, i, launch.head_count);
         if (launch.partials)
-            partial_store<SLOTS>(launch, partial_of(launch, group, state), partial.max[i],
-                                 partial.sum[i], partial.out[i]);
+            partial_store<SLOTS, SOLO>(launch, partial_of(launch, group, state), partial.max[i],
+                                       partial.sum[i], partial.out[i]);
         else
-            state_fold<SLOTS>(launch, state, partial.max[i], partial.sum[i], partial.out[i]);
+            state_fold<SLOTS, SOLO>(launch, state, partial.max[i], partial.sum[i], partial.out[i]);
     }
 }
 
 /* Grid: tiles, KV heads, groups when they are attended side by side. */
-template <uint32_t SLOTS, uint32_t ITEMS, bool CODED>
+template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
 KERNEL(ATTEND_THREADS)
 void attend_tiles(AttendLaunch launch) {
     AttendTile tile = launch.tiles[block_index().x];
     AttendSpan span = launch.spans[tile.span];
     uint32_t head_first = launch.head_firsts[block_index().y];
-    WarpItems items = {tile.item_first + warp_index() * ITEMS,
+    TeamItems items = {tile.item_first + ItemTeam<SOLO>::place() * ITEMS,
                        0,
                        launch.head_firsts[block_index().y + 1] - head_first,
                        launch.heads + head_first,
@@ -292,8 +343,8 @@ void attend_tiles(AttendLaunch launch) {
     uint32_t group_begin = launch.partials ? block_index().z : 0;
     uint32_t group_end = launch.partials ? group_begin + 1 : span.group_count;
     if (tile.item_first >= items.count || group_end > span.group_count) return;
-    AttendShared shared = attend_shared<ITEMS>(launch.shape.head_dim, CODED);
-    queries_load<ITEMS>(launch, items, shared);
+    AttendShared shared = attend_shared<ITEMS, SOLO>(launch.shape.head_dim, CODED);
+    queries_load<ITEMS, SOLO>(launch, items, shared);
     for (uint32_t g = group_begin; g < group_end; g++) {
         AttendGroup group = launch.groups[span.group_first + g];
         AttendPartial<SLOTS, ITEMS> partial = {};
@@ -301,11 +352,11 @@ void attend_tiles(AttendLaunch launch) {
             partial.max[i] = -INFINITY;
         for (uint32_t b = 0; b < group.block_count; b++) {
             uint64_t begin = (uint64_t)(group.ordinal_first + b) * launch.shape.block_tokens;
-            SeenTokens sees = tile_sees<ITEMS>(launch, items, tile.item_first, begin);
-            block_attend<SLOTS, ITEMS, CODED>(launch, launch.blocks[group.block_first + b], begin,
-                                              sees, items, shared, partial);
+            SeenTokens sees = tile_sees<ITEMS, SOLO>(launch, items, tile.item_first, begin);
+            block_attend<SLOTS, ITEMS, SOLO, CODED>(launch, launch.blocks[group.block_first + b],
+                                                    begin, sees, items, shared, partial);
         }
-        group_finish(launch, items, g, partial);
+        group_finish<SLOTS, ITEMS, SOLO>(launch, items, g, partial);
     }
 }
 
@@ -322,31 +373,34 @@ template <uint32_t SLOTS> KERNEL(ATTEND_THREADS) void attend_fold(AttendLaunch l
             uint32_t d = warp_lane() + slot * WARP_LANES;
             if (d < launch.shape.head_dim) out[slot] = from[2 + d];
         }
-        state_fold<SLOTS>(launch, state, from[0], from[1], out);
+        state_fold<SLOTS, false>(launch, state, from[0], from[1], out);
     }
 }
 
 /* ---- launchers */
 
-template <uint32_t SLOTS, uint32_t ITEMS>
+template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
 static void tiles_launch(DeviceStream *stream, const AttendLaunch *launch) {
     Extent3 grid = extent(launch->tile_count, launch->shape.kv_head_count,
                           launch->partials ? launch->group_count_max : 1);
-    uint32_t bytes = attend_shared_bytes(launch->shape.head_dim, ITEMS, launch->coded);
+    uint32_t bytes = attend_shared_bytes(launch->shape.head_dim, SOLO, ITEMS, launch->coded);
     if (launch->coded)
-        LAUNCH((attend_tiles<SLOTS, ITEMS, true>), grid, extent(ATTEND_THREADS), bytes, stream,
-               *launch);
+        LAUNCH((attend_tiles<SLOTS, ITEMS, SOLO, true>), grid, extent(ATTEND_THREADS), bytes,
+               stream, *launch);
     else
-        LAUNCH((attend_tiles<SLOTS, ITEMS, false>), grid, extent(ATTEND_THREADS), bytes, stream,
-               *launch);
+        LAUNCH((attend_tiles<SLOTS, ITEMS, SOLO, false>), grid, extent(ATTEND_THREADS), bytes,
+               stream, *launch);
 }
 
+/* SLOTS: of a warp's lanes. */
 template <uint32_t SLOTS, uint32_t MANY>
 static void slots_launch(DeviceStream *stream, const AttendLaunch *launch) {
-    if (launch->tile_items == ATTEND_FEW)
-        tiles_launch<SLOTS, 1>(stream, launch);
+    if (launch->tile_items == ATTEND_SOLO)
+        tiles_launch<(SLOTS + ATTEND_WARPS - 1) / ATTEND_WARPS, 1, true>(stream, launch);
+    else if (launch->tile_items == ATTEND_FEW)
+        tiles_launch<SLOTS, 1, false>(stream, launch);
     else
-        tiles_launch<SLOTS, MANY>(stream, launch);
+        tiles_launch<SLOTS, MANY, false>(stream, launch);
     if (!launch->partials) return;
     uint32_t states = launch->row_count * launch->head_count;
     Extent3 grid = extent(launch->span_count, (states + ATTEND_WARPS - 1) / ATTEND_WARPS);

@@ -159,8 +159,10 @@ static AttendRun rows_of(const AttendRun *run, uint32_t row, uint32_t count) {
 static void rows_attend(AttendTables *tables, const AttendRun *rows, const AttendRun *runs,
                         uint32_t run_count) {
     AttendLaunch *launch = &tables->launch;
-    bool few = rows->row_count * tables->heads_max <= ATTEND_FEW;
-    uint32_t tile_items = few ? (uint32_t)ATTEND_FEW : attend_many(launch->shape.head_dim);
+    uint32_t items = rows->row_count * tables->heads_max;
+    uint32_t tile_items = items == ATTEND_SOLO  ? (uint32_t)ATTEND_SOLO
+                          : items <= ATTEND_FEW ? (uint32_t)ATTEND_FEW
+                                                : attend_many(launch->shape.head_dim);
     bool open = false;
     if (tile_items != launch->tile_items) tables_launch(tables);
     launch->tile_items = tile_items;

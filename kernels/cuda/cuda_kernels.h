@@ -60,7 +60,9 @@ typedef struct AttendTile {
 enum {
     ATTEND_HEAD_DIM_MAX = 256,
     ATTEND_WARPS = 4,
-    /* items of a tile: one a warp, or as many as 48 KiB of shared memory hold beside heads of up to 128 and of 256 */
+    /* items of a tile: one for all warps, one a warp, or as many as 48 KiB of shared memory hold beside heads of up to 128 and
+     * of 256 */
+    ATTEND_SOLO = 1,
     ATTEND_FEW = ATTEND_WARPS,
     ATTEND_MANY_NARROW = 4 * ATTEND_WARPS,
     ATTEND_MANY_WIDE = 2 * ATTEND_WARPS,
@@ -87,7 +89,7 @@ typedef struct AttendLaunch {
     const uint16_t *heads;
     const uint32_t *head_firsts;
     uint32_t tile_count, span_count;
-    uint32_t tile_items; /* ATTEND_FEW or attend_many() */
+    uint32_t tile_items; /* ATTEND_SOLO, ATTEND_FEW or attend_many() */
     bool coded;          /* some block is not raw */
     /* Not NULL: groups are attended side by side into partials[group of its span][row][head][2 + head_dim] (max, sum, out), and
      * folded after; NULL: a tile folds its groups one after the other. */
