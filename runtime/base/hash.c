@@ -4,10 +4,34 @@
 #include <openssl/evp.h>
 #include <xxhash.h>
 
+#include <stdatomic.h>
+
+#include "runtime/base/hash_vector.h"
 #include "runtime/base/invariant.h"
 
-uint64_t hash_xxh3(const void *bytes, size_t size, uint64_t seed) {
+typedef uint64_t Xxh3(const void *bytes, size_t size, uint64_t seed);
+
+static uint64_t hash_xxh3_plain(const void *bytes, size_t size, uint64_t seed) {
     return XXH3_64bits_withSeed(bytes, size, seed);
+}
+
+static Xxh3 *xxh3_of_this_cpu(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f")) return hash_xxh3_avx512;
+    if (__builtin_cpu_supports("avx2")) return hash_xxh3_avx2;
+#endif
+    return hash_xxh3_plain;
+}
+
+uint64_t hash_xxh3(const void *bytes, size_t size, uint64_t seed) {
+    static Xxh3 *_Atomic chosen; /* by whoever comes first; all choose the same */
+    Xxh3 *hash = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (!hash) {
+        hash = xxh3_of_this_cpu();
+        atomic_store_explicit(&chosen, hash, memory_order_relaxed);
+    }
+    return hash(bytes, size, seed);
 }
 
 Status sha256_begin(Sha256 *out) {
