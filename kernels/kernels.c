@@ -47,7 +47,7 @@ static Status encode_blocks_host(const Kernels *kernels, const KernelContext *co
 }
 
 void kernels_fill_reference(Kernels *kernels) {
-    kernels->name = "reference";
+    kernels->name = kernels->layout = "reference";
     matmul_fill_reference(kernels);
     norm_fill_reference(kernels);
     rope_fill_reference(kernels);
@@ -96,8 +96,8 @@ static const SlotRow slot_rows[] = {
 
 enum { SLOT_COUNT = sizeof slot_rows / sizeof slot_rows[0] };
 
-/* Kernels is its name and its slots: a slot without a row does not compile. */
-_Static_assert(sizeof(Kernels) == sizeof(const char *) + SLOT_COUNT * sizeof(void (*)(void)),
+/* Kernels is its names and its slots: a slot without a row does not compile. */
+_Static_assert(sizeof(Kernels) == 2 * sizeof(const char *) + SLOT_COUNT * sizeof(void (*)(void)),
                "slot_rows lists every slot");
 
 bool kernels_complete(const Kernels *kernels, const char **out_missing) {

@@ -215,7 +215,8 @@ typedef struct KvEncodeArgs {
 enum { KV_ENCODE_BLOCKS_MAX = 16 };
 
 typedef struct Kernels {
-    const char *name; /* "reference", "avx2", "avx512" */
+    const char *name;   /* "reference", "avx2", "avx512" */
+    const char *layout; /* of packed matrices: kernels with the same one take each other's bytes */
 
     /* Of host memory that KernelContext.scratch needs, where it is plain memory (CPU); else 0. */
     size_t (*scratch_bytes)(const KernelLimits *limits, uint32_t thread_count);

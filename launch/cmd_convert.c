@@ -19,18 +19,21 @@ typedef struct Conversion {
     ModelConfig config;
     Device *device;
     Kernels kernels;
-    KernelContext context; /* packing takes its team alone */
+    KernelContext context;
     PackedWriter writer;
 } Conversion;
 
 static Status open_source(Conversion *conversion) {
     const Settings *settings = conversion->settings;
     const BackendOptions backend = {.cpu_isa = settings->cpu_isa};
+    const KernelLimits limits = {1, 1, 1, 1, 1}; /* packing takes the team and the stream alone */
     uint32_t threads = settings->threads > 0 ? (uint32_t)settings->threads : machine_core_count();
     TRY(model_open(settings, false, &conversion->weights));
     TRY(model_read_config(conversion->weights, &conversion->config));
-    TRY(backend_open("cpu", &backend, &conversion->device, &conversion->kernels));
-    return team_create(&conversion->context.team, threads);
+    TRY(backend_open(settings->backend, &backend, &conversion->device, &conversion->kernels));
+    TRY(team_create(&conversion->context.team, threads));
+    return conversion->kernels.context_open(&conversion->kernels, conversion->device, &limits,
+                                            &conversion->context);
 }
 
 static Status pack_rank(Conversion *conversion, int rank, int rank_count) {
@@ -50,7 +53,7 @@ static Status pack_all(Conversion *conversion) {
     int rank_count = settings->ranks > 0 ? (int)settings->ranks : 1;
     PackedHeader facts = {.rank_count = (uint32_t)rank_count,
                           .fingerprint = weights_fingerprint(conversion->weights)};
-    snprintf(facts.layout, sizeof facts.layout, "%s", conversion->kernels.name);
+    snprintf(facts.layout, sizeof facts.layout, "%s", conversion->kernels.layout);
     TRY(packed_writer_create(&conversion->writer, settings->output, &facts));
     for (int rank = 0; rank < rank_count; rank++)
         TRY(pack_rank(conversion, rank, rank_count));
@@ -59,7 +62,7 @@ static Status pack_all(Conversion *conversion) {
              "\"%s\": %" PRIu32 " packed matrices, %.1f MiB, for %d %s with kernels %s",
              settings->output, conversion->writer.header.entry_count,
              (double)conversion->writer.header.file_bytes / 1048576, rank_count,
-             rank_count == 1 ? "rank" : "ranks", conversion->kernels.name);
+             rank_count == 1 ? "rank" : "ranks", conversion->kernels.layout);
     return STATUS_OK;
 }
 
@@ -70,6 +73,7 @@ static int convert(const Settings *settings) {
     if (status == STATUS_OK) status = open_source(&conversion);
     if (status == STATUS_OK) status = pack_all(&conversion);
     packed_writer_discard(&conversion.writer);
+    if (conversion.device) conversion.kernels.context_close(conversion.device, &conversion.context);
     team_destroy(conversion.context.team);
     if (conversion.device) conversion.device->close(conversion.device);
     weights_close(conversion.weights);
@@ -81,7 +85,7 @@ const Command command_convert[] = {
      .summary = "pack a model's layers once, as a file that --packed-weights reads",
      .positionals = "model",
      .needs = "model output",
-     .takes = "model output ranks threads cpu-isa random-weights weight-type weight-seed",
+     .takes = "model output ranks threads backend cpu-isa random-weights weight-type weight-seed",
      .run = convert},
     {.name = NULL},
 };

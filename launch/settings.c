@@ -442,9 +442,8 @@ static const OptionRow rows[] = {
      .type = OPTION_STRING,
      .value_name = "FILE",
      .group = "model",
-     .help =
-         "layers that `convert` packed before, for the same model, ranks and kernels: nothing is "
-         "packed, and what streams is read from there",
+     .help = "layers that `convert` packed before, for the same model, ranks, backend and kernels: "
+             "nothing is packed, and what streams is read from there",
      AT(packed_weights)},
     {.name = "memory-limit",
      .type = OPTION_SIZE,

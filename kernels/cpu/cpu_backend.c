@@ -92,7 +92,7 @@ static Status cpu_open(const BackendOptions *options, Device **out_device, Kerne
         for (size_t f = 0; isa_rows[i].fills[f]; f++)
             isa_rows[i].fills[f](&kernels);
     kernels.scratch_bytes = scratch_bytes_cpu;
-    kernels.name = isa_rows[last].name;
+    kernels.name = kernels.layout = isa_rows[last].name;
     *out_device = device;
     *out_kernels = kernels;
     return STATUS_OK;

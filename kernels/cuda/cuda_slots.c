@@ -199,6 +199,7 @@ static void matmul_cuda(const KernelContext *context, const MatmulArgs *args) {
 }
 
 void cuda_kernels_fill(Kernels *kernels) {
+    kernels->layout = "cuda"; /* of the emulated device, too */
     kernels->scratch_bytes = scratch_bytes_cuda;
     kernels->context_close = cuda_context_close;
     kernels->matrix_bytes = matrix_bytes_cuda;

@@ -221,13 +221,8 @@ static void take_votes(Engine *engine, const OpenVote *votes, RankShare *shares)
 static Status open_packed(Engine *engine) {
     const char *path = engine->options.packed_weights;
     if (!path) return STATUS_OK;
-    if (!engine->device->host_addressable)
-        FAIL(UNAVAILABLE,
-             "--packed-weights: layers are packed for the CPU, and device %s has a layout of its "
-             "own: leave it out, or give --backend cpu",
-             engine->device->name);
     TRY(packed_file_open(&engine->packed, path));
-    return packed_file_check(&engine->packed, engine->kernels.name, (uint32_t)engine->comm->size,
+    return packed_file_check(&engine->packed, engine->kernels.layout, (uint32_t)engine->comm->size,
                              weights_fingerprint(engine->weights));
 }
 

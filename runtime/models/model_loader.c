@@ -197,7 +197,7 @@ static Status pack_layer_matrix(ModelLoader *loader, const LayerMatrix *matrix, 
     return STATUS_OK;
 }
 
-/* Packed into memory of its own, for the sink. */
+/* Packed into memory of its own, which a device can write too, for the sink. */
 static Status convert(ModelLoader *loader, const LayerMatrix *layer_matrix, uint32_t layer_index,
                       uint64_t bytes) {
     const NamedTensor *named = layer_matrix->named;
@@ -206,12 +206,15 @@ static Status convert(ModelLoader *loader, const LayerMatrix *layer_matrix, uint
                                .bytes = bytes,
                                .name_hash = packed_name_hash(named->name),
                                .sample = packed_sample(&named->tensor)};
+    Device *device = loader->options->device;
     void *memory;
     Matrix matrix;
-    TRY(memory_take(&memory, 1, bytes, named->name));
+    TRY(device->memory_take(device, MEMORY_HOST, bytes, named->name, &memory));
     Status status = pack_layer_matrix(loader, layer_matrix, memory, &matrix);
+    Status arrived = device->stream_wait(device, loader->options->context->stream);
+    if (status == STATUS_OK) status = arrived;
     if (status == STATUS_OK) status = loader->sink->add(loader->sink->user, &entry, memory);
-    free(memory);
+    device->memory_give(device, MEMORY_HOST, memory, bytes);
     return status;
 }
 
@@ -219,12 +222,25 @@ static Status measure_layer_matrix(ModelLoader *loader, const LayerMatrix *matri
                                    uint32_t layer_index, uint64_t bytes, Matrix *out) {
     const Tensor *tensor = &matrix->named->tensor, *encoded = &matrix->source.tensor;
     note_source(loader, tensor->bytes + (encoded->data ? 0 : encoded->bytes));
+    if (loader->options->tiers.packed) loader_note_staged(loader, bytes);
     if (loader->phase == LOADER_CONVERT) TRY(convert(loader, matrix, layer_index, bytes));
     return layer_tiers_add(loader->model->tiers, matrix->named->name, layer_index, bytes, out);
 }
 
+/* The bytes of a matrix that stays on the device, or in host memory. */
+static Status read_packed(ModelLoader *loader, const char *name, LayerPlace *place) {
+    const PackedFile *file = loader->options->tiers.packed;
+    ModelMemory *memory = loader->model->memory;
+    void *host = place->memory;
+    bool stays = place->tier == TIER_DEVICE;
+    if (stays)
+        TRY(model_memory_stage(memory, place->packed->entry.bytes, name, &host, &place->memory));
+    if (host) TRY(packed_file_read(file, place->packed, name, host));
+    return stays ? model_memory_send(memory) : STATUS_OK;
+}
+
 /* Nothing is packed: the bytes are those of the file, now or, where the matrix streams, later. */
-static Status unpack(ModelLoader *loader, const LayerMatrix *matrix, const LayerPlace *place,
+static Status unpack(ModelLoader *loader, const LayerMatrix *matrix, LayerPlace *place,
                      Matrix *out) {
     const PackedFile *file = loader->options->tiers.packed;
     const char *name = matrix->named->name;
@@ -234,7 +250,7 @@ static Status unpack(ModelLoader *loader, const LayerMatrix *matrix, const Layer
              "convert "
              "this one",
              file->path, name, weights_path(loader->weights));
-    if (place->memory) TRY(packed_file_read(file, place->packed, name, place->memory));
+    TRY(read_packed(loader, name, place));
     loader->options->kernels->matrix_describe(&matrix->source, out);
     out->data = place->memory;
     loader->model->weight_bytes += out->bytes;
@@ -255,9 +271,9 @@ static Status layer_matrix(ModelLoader *loader, const char *name, uint32_t layer
     if (loader->phase != LOADER_LOAD)
         return measure_layer_matrix(loader, &matrix, layer_index, bytes, out);
     TRY(layer_tiers_next(loader->model->tiers, bytes, &place));
+    if (place.packed) return unpack(loader, &matrix, &place, out);
     if (place.tier == TIER_DEVICE)
         TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &place.memory));
-    if (place.packed) return unpack(loader, &matrix, &place, out);
     return pack_layer_matrix(loader, &matrix, place.memory, out);
 }
 

@@ -183,9 +183,8 @@ Status packed_file_check(const PackedFile *file, const char *layout, uint32_t ra
     const PackedHeader *header = &file->header;
     if (strcmp(header->layout, layout) != 0)
         FAIL(PACKED_WEIGHTS,
-             "\"%s\" is packed for kernels %s, and this run has %s: give the same --cpu-isa here "
-             "and "
-             "to spillway convert",
+             "\"%s\" is packed for kernels %s, and this run has %s: give the same --backend and "
+             "--cpu-isa here and to spillway convert",
              file->path, header->layout, layout);
     if (header->rank_count != rank_count)
         FAIL(PACKED_WEIGHTS,

@@ -31,7 +31,7 @@ typedef struct PackedHeader {
     char magic[8];
     uint32_t version;
     uint32_t rank_count;
-    char layout[PACKED_LAYOUT_BYTES]; /* Kernels.name, ended and filled by NUL */
+    char layout[PACKED_LAYOUT_BYTES]; /* Kernels.layout, ended and filled by NUL */
     uint64_t fingerprint;             /* of the model, weights_fingerprint */
     uint64_t file_bytes;
     uint64_t entries_offset;

@@ -71,6 +71,8 @@ def test_same():
     check_same([golden_files.model_path("gguf_llama_q4_0")])
     check_same([golden_files.MODELS / "llama_text"])
     check_same(SHAPE, "--cpu-isa", "reference")
+    device = check_same(SHAPE, "--backend", "emulated", places=PLACES)
+    assert device.read_bytes() == convert(SHAPE, "--backend", "emulated", name="again").read_bytes()
     packed = check_same(SHAPE, places=PLACES)
     assert packed.read_bytes() == convert(SHAPE, name="again").read_bytes()
 
@@ -91,8 +93,8 @@ def test_mismatch():
     assert "2 ranks" in one_error("E-PACKED-WEIGHTS", 65, *words_of(SHAPE, "--packed-weights", two))
     line = one_error("E-USAGE", 64, *words_of(SHAPE, "--packed-weights", packed, "--weights-nvme-dir", folder))
     assert "--packed-weights" in line, line
-    line = one_error("E-UNAVAILABLE", 69, *words_of(SHAPE, "--packed-weights", packed, "--backend", "emulated"))
-    assert "--backend cpu" in line, line
+    line = one_error("E-PACKED-WEIGHTS", 65, *words_of(SHAPE, "--packed-weights", packed, "--backend", "emulated"))
+    assert "has cuda" in line and "--backend" in line, line
     line = one_error("E-FILE-MISSING", 66, *words_of(SHAPE, "--packed-weights", folder / "none"))
     assert "none" in line, line
 
