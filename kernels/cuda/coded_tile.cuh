@@ -25,15 +25,38 @@ struct TokenChunk {
     uint32_t chunk_first, from, to;
 };
 
+/* A thread has 16 neighbours of a token at a time. Lanes begin at different quads: else four of eight would meet a bank. */
 template <class Form>
-DEVICE void expand_quads(const CodedHead &head, const TokenChunk &chunk, const CodedTile &tile) {
+DEVICE void expand_units(const CodedHead &head, const TokenChunk &chunk, const CodedTile &tile) {
+    uint32_t units = head.head_dim / UNIT_NUMBERS, threads = block_extent().x;
+    uint32_t token = chunk.from + thread_index().x / units, place = thread_index().x % units;
+    for (; token < chunk.to; token += threads / units) {
+        uint32_t d = place * UNIT_NUMBERS;
+        CodedUnit unit = Form::unit(head, chunk.chunk_first + token, d);
+        for (uint32_t i = 0; i < UNIT_QUADS; i++) {
+            uint32_t s = (i + warp_lane() / 2) % UNIT_QUADS;
+            store4_shared(tile.numbers, token * tile.stride + d + 4 * s, Form::quad(unit, s));
+        }
+        place += threads % units;
+        if (place >= units) {
+            place -= units;
+            token++;
+        }
+    }
+}
+
+/* Raw rows of any width and address. */
+DEVICE void expand_any_halves(const CodedHead &head, const TokenChunk &chunk,
+                              const CodedTile &tile) {
     uint32_t quads = (head.head_dim + 3) / 4, count = (chunk.to - chunk.from) * quads;
     for (uint32_t item = thread_index().x; item < count; item += block_extent().x) {
         uint32_t token = chunk.from + item / quads, d = item % quads * 4;
-        CodedQuad quad = Form::quad(head, chunk.chunk_first + token, d);
-        Float4 numbers = {Form::expanded(quad, 0), Form::expanded(quad, 1), Form::expanded(quad, 2),
-                          Form::expanded(quad, 3)};
-        store4_shared(tile.numbers, token * tile.stride + d, numbers);
+        uint64_t row = (uint64_t)(chunk.chunk_first + token) * head.head_dim;
+        float numbers[4] = {};
+        for (uint32_t i = 0; i < 4 && d + i < head.head_dim; i++)
+            numbers[i] = half_to_float(load_half(head.bytes, row + d + i));
+        store4_shared(tile.numbers, token * tile.stride + d,
+                      Float4{numbers[0], numbers[1], numbers[2], numbers[3]});
     }
 }
 
@@ -71,7 +94,7 @@ DEVICE void expand_kivi_keys(const CodedHead &head, const TokenChunk &chunk,
     const uint8_t *steps = FormKivi::steps_of(head);
     const uint8_t *minima = steps + 2 * FormKivi::group_count(head);
     for (uint32_t d = thread_index().x; d < head.head_dim; d += block_extent().x) {
-        uint64_t group = FormKivi::group_of(head, chunk.chunk_first, d);
+        uint32_t group = FormKivi::key_group(head, chunk.chunk_first, d);
         float step = half_to_float(load_half(steps, group));
         float minimum = half_to_float(load_half(minima, group));
         const uint8_t *codes = head.bytes + group * FormKivi::GROUP * head.bits / 8;
@@ -99,14 +122,16 @@ DEVICE void expand_coded(const CodedForm *form, const CodedHead &head, const Tok
                          const CodedTile &tile) {
     switch (form->kind) {
     case CODED_RAW: break; /* expand_raw */
-    case CODED_INT8: expand_quads<FormInt8>(head, chunk, tile); break;
-    case CODED_FP8: expand_quads<FormFp8>(head, chunk, tile); break;
-    case CODED_INT4_GROUP: expand_quads<FormInt4Group>(head, chunk, tile); break;
+    case CODED_INT8: expand_units<FormInt8>(head, chunk, tile); break;
+    case CODED_FP8: expand_units<FormFp8>(head, chunk, tile); break;
+    case CODED_INT4_GROUP: expand_units<FormInt4Group>(head, chunk, tile); break;
     case CODED_KIVI:
         if (head.keys)
             expand_kivi_keys(head, chunk, tile);
+        else if (head.bits == 4)
+            expand_units<FormKiviValues<4>>(head, chunk, tile);
         else
-            expand_quads<FormKivi>(head, chunk, tile);
+            expand_units<FormKiviValues<2>>(head, chunk, tile);
         break;
     case CODED_TURBOQUANT: expand_turbo(&form->plan, head, chunk, tile); break;
     }
@@ -116,7 +141,7 @@ DEVICE void expand_raw(const CodedHead &head, const TokenChunk &chunk, const Cod
     if (head.head_dim % 8 == 0 && (uintptr_t)head.bytes % 16 == 0)
         expand_halves(head, chunk, tile);
     else
-        expand_quads<FormRaw>(head, chunk, tile);
+        expand_any_halves(head, chunk, tile);
 }
 
 DEVICE CodedHead coded_head(const CodedForm *form, const KvShape *shape, const uint8_t *block,

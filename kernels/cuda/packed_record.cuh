@@ -7,14 +7,6 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/port.cuh"
 
-DEVICE float bits_to_float(uint32_t bits) {
-    union {
-        uint32_t bits;
-        float number;
-    } view = {bits};
-    return view.number;
-}
-
 /* Scale or offset `group` of an output. */
 DEVICE float scale_load(const PackedForm &form, const uint8_t *scales, uint32_t group,
                         uint32_t output) {
