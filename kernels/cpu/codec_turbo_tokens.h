@@ -235,7 +235,7 @@ INLINE Vector tokens_load(const TurboPlan *plan, const TurboVector *vector,
     return sums[0];
 }
 
-/* Numbers that lie `parts` apart are one after another here: of three parts, the reflection across them. */
+/* x: what the parts have at the same place. Of three, the reflection across them. */
 INLINE void tokens_reflect(uint32_t parts, Vector *x) {
     if (parts < 3) return;
     Vector sum = vector_add(vector_add(x[0], x[1]), x[2]);
