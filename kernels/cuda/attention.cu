@@ -258,13 +258,13 @@ DEVICE void queries_load(const AttendLaunch &launch, const TeamItems &items,
     }
 }
 
-template <bool CODED>
+template <uint32_t DIM_SLOTS, bool CODED>
 DEVICE void part_expand(const AttendLaunch &launch, const AttendBlock &block, CodecPart part,
                         const TokenChunk &chunk, const AttendShared &shared) {
     const CodedForm *form = &launch.forms[block.form];
     CodedHead head = coded_head(form, &launch.shape, block.bytes, part, block_index().y);
     if (CODED && form->kind != CODED_RAW)
-        expand_coded(form, head, chunk, shared.tile);
+        expand_coded<DIM_SLOTS>(form, head, chunk, shared.tile);
     else
         expand_raw(head, chunk, shared.tile);
 }
@@ -274,6 +274,7 @@ template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
 DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, uint64_t block_begin,
                          SeenTokens tile_sees, const TeamItems &items, const AttendShared &shared,
                          AttendPartial<SLOTS, ITEMS> &partial) {
+    enum { DIM_SLOTS = SOLO ? SLOTS * ATTEND_WARPS : SLOTS }; /* of a lane, if a warp has a token */
     if (tile_sees.begin >= tile_sees.end) return;
     SeenTokens block_sees[ITEMS] = {};
     for (uint32_t i = 0; i < ITEMS; i++)
@@ -286,7 +287,7 @@ DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, u
         TokenChunk chunk = {first, any.begin, any.end};
         float scores[ITEMS] = {};
         block_sync(); /* the tile is free */
-        part_expand<CODED>(launch, block, CODEC_KEYS, chunk, shared);
+        part_expand<DIM_SLOTS, CODED>(launch, block, CODEC_KEYS, chunk, shared);
         block_sync();
         if (SOLO)
             scores[0] = solo_scores(shared, launch.scale, chunk);
@@ -294,7 +295,7 @@ DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, u
             chunk_scores<ITEMS>(shared, launch.scale, scores);
         chunk_weights<SLOTS, ITEMS, SOLO>(shared, scores, chunk, block_sees, partial);
         if (!SOLO) block_sync(); /* solo_scores has one */
-        part_expand<CODED>(launch, block, CODEC_VALUES, chunk, shared);
+        part_expand<DIM_SLOTS, CODED>(launch, block, CODEC_VALUES, chunk, shared);
         block_sync();
         chunk_values<SLOTS, ITEMS, SOLO>(shared, launch.shape.head_dim, chunk, block_sees, partial);
     }

@@ -108,16 +108,21 @@ DEVICE void expand_kivi_keys(const CodedHead &head, const TokenChunk &chunk,
     }
 }
 
+template <uint32_t SLOTS>
 DEVICE void expand_turbo(const TurboPlan *plan, const CodedHead &head, const TokenChunk &chunk,
                          const CodedTile &tile) {
     turbo_channel_order(plan, head.bytes, head.head_dim, tile.channels);
     block_sync();
+    const TurboLane<SLOTS> own = turbo_lane<SLOTS>(plan, head.head_dim, tile.channels);
     uint32_t warps = block_extent().x / WARP_LANES;
     for (uint32_t token = chunk.from + warp_index(); token < chunk.to; token += warps)
-        turbo_expand_token(plan, head.bytes, head.token_count, chunk.chunk_first + token,
-                           head.head_dim, tile.channels, tile.numbers + token * tile.stride);
+        turbo_expand_token<SLOTS>(plan, own, head.bytes, head.token_count,
+                                  chunk.chunk_first + token, head.head_dim,
+                                  tile.numbers + token * tile.stride);
 }
 
+/* SLOTS: numbers of a token that a lane of one warp has, head_dim / 32 rounded up to 2, 4 or 8. */
+template <uint32_t SLOTS>
 DEVICE void expand_coded(const CodedForm *form, const CodedHead &head, const TokenChunk &chunk,
                          const CodedTile &tile) {
     switch (form->kind) {
@@ -133,7 +138,7 @@ DEVICE void expand_coded(const CodedForm *form, const CodedHead &head, const Tok
         else
             expand_units<FormKiviValues<2>>(head, chunk, tile);
         break;
-    case CODED_TURBOQUANT: expand_turbo(&form->plan, head, chunk, tile); break;
+    case CODED_TURBOQUANT: expand_turbo<SLOTS>(&form->plan, head, chunk, tile); break;
     }
 }
 
