@@ -35,18 +35,24 @@ typedef struct TokenPlace {
 
 /* ---- halves between [token][channel] and [channel][token] */
 
-/* Seen as eight rows of eight in each 16 bytes: half i of x[j] becomes half j of x[i]. Each stage moves the highest bit of
- * a half's row number to the end of its place. */
-INLINE void lanes_transpose_halves(Lanes x[8]) {
-    for (uint32_t stage = 0; stage < 3; stage++) {
+typedef Lanes Interleave(Lanes a, Lanes b);
+
+/* Seen as `count` rows of as many elements in each 16 bytes: element i of x[j] becomes element j of x[i]. Each stage moves the
+ * highest bit of an element's row number to the end of its place. low, high: of elements. */
+INLINE void lanes_transpose(uint32_t count, Interleave *low, Interleave *high, Lanes *x) {
+    for (uint32_t stage = 1; stage < count; stage *= 2) {
         Lanes y[8];
-        for (uint32_t i = 0; i < 4; i++) {
-            y[2 * i] = lanes_interleave_low(x[i], x[i + 4]);
-            y[2 * i + 1] = lanes_interleave_high(x[i], x[i + 4]);
+        for (uint32_t i = 0; i < count / 2; i++) {
+            y[2 * i] = low(x[i], x[i + count / 2]);
+            y[2 * i + 1] = high(x[i], x[i + count / 2]);
         }
-        for (uint32_t i = 0; i < 8; i++)
+        for (uint32_t i = 0; i < count; i++)
             x[i] = y[i];
     }
+}
+
+INLINE void lanes_transpose_halves(Lanes x[8]) {
+    lanes_transpose(8, lanes_interleave_low, lanes_interleave_high, x);
 }
 
 INLINE void columns_from_rows(const uint16_t *rows, uint32_t head_dim, TokenHalves *columns) {
@@ -86,17 +92,8 @@ INLINE Lanes code_bytes_order(uint32_t bits, bool packed) {
     return lanes_repeat_quarter(order);
 }
 
-/* Word i of x[j] becomes word j of x[i], in each 16 bytes. */
 INLINE void lanes_transpose_words(Lanes x[4]) {
-    for (uint32_t stage = 0; stage < 2; stage++) {
-        Lanes y[4];
-        for (uint32_t i = 0; i < 2; i++) {
-            y[2 * i] = lanes_interleave_words_low(x[i], x[i + 2]);
-            y[2 * i + 1] = lanes_interleave_words_high(x[i], x[i + 2]);
-        }
-        for (uint32_t i = 0; i < 4; i++)
-            x[i] = y[i];
-    }
+    lanes_transpose(4, lanes_interleave_words_low, lanes_interleave_words_high, x);
 }
 
 /* row: codes of the first of VECTOR_LANES tokens; 16 bytes can be read wherever a word begins. word_count is even; up to

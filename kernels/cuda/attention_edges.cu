@@ -10,11 +10,8 @@ enum { EDGE_THREADS = 256 };
 /* As kernels/quant rounds: a NaN keeps its sign and the upper bits of its payload, which the GPU's conversion drops. */
 DEVICE uint16_t half_of(float value) {
     if (value == value) return float_to_half(value);
-    union {
-        float number;
-        uint32_t bits;
-    } view = {value};
-    return (uint16_t)((view.bits >> 16 & 0x8000) | 0x7e00 | (view.bits >> 13 & 0x3ff));
+    uint32_t bits = float_to_bits(value);
+    return (uint16_t)((bits >> 16 & 0x8000) | 0x7e00 | (bits >> 13 & 0x3ff));
 }
 
 /* Grid: columns of a row (KV heads side by side), rows. */

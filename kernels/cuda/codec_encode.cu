@@ -52,11 +52,7 @@ DEVICE void encode_int8(const EncodeHead &head) {
 
 /* Nearest even. Below 2^-6 numbers are multiples of 2^-9; above, the float's own bits are rounded. */
 DEVICE uint8_t fp8_from_float(float x) {
-    union {
-        float number;
-        uint32_t bits;
-    } view = {x};
-    uint32_t sign = view.bits >> 24 & 0x80, magnitude = view.bits & 0x7fffffff;
+    uint32_t bits = float_to_bits(x), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
     if (fabsf(x) < 0x1p-6f) return (uint8_t)(sign | (uint32_t)rintf(fabsf(x) * 512.0f));
     uint32_t rounded = magnitude + 0x7ffff + (magnitude >> 20 & 1);
     return (uint8_t)(sign | ((rounded >> 20) - ((127 - 7) << 3)));

@@ -15,13 +15,6 @@ DEVICE uint32_t bytes2(const uint8_t *bytes) {
 DEVICE float half_at(const uint8_t *bytes) {
     return half_to_float((uint16_t)bytes2(bytes));
 }
-DEVICE float float_of_bits(uint32_t bits) {
-    union {
-        uint32_t bits;
-        float number;
-    } view = {bits};
-    return view.number;
-}
 
 /* Code `i` of nibbles in runs of 2 * half: low nibbles first. */
 DEVICE uint32_t nibble(const uint8_t *bytes, uint32_t half, uint32_t i) {
@@ -39,7 +32,7 @@ DEVICE uint32_t k_six_bits(const uint8_t *packed, uint32_t which, uint32_t group
 struct EmbedF32 {
     static const uint32_t elements = 1, bytes = 4;
     DEVICE float number(const uint8_t *block, uint32_t) {
-        return float_of_bits(bytes2(block) | bytes2(block + 2) << 16);
+        return bits_to_float(bytes2(block) | bytes2(block + 2) << 16);
     }
 };
 struct EmbedF16 {
@@ -49,7 +42,7 @@ struct EmbedF16 {
 struct EmbedBf16 {
     static const uint32_t elements = 1, bytes = 2;
     DEVICE float number(const uint8_t *block, uint32_t) {
-        return float_of_bits(bytes2(block) << 16);
+        return bits_to_float(bytes2(block) << 16);
     }
 };
 struct EmbedQ4_0 {

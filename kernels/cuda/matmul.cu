@@ -225,11 +225,7 @@ void product_split(ProductLaunch launch) {
 
 /* The largest magnitude; a NaN, whose bits are above infinity's, wins. */
 DEVICE float warp_magnitude(float value) {
-    union {
-        float number;
-        uint32_t bits;
-    } view = {value};
-    uint32_t bits = view.bits & 0x7fffffffu;
+    uint32_t bits = float_to_bits(value) & 0x7fffffffu;
     for (uint32_t mask = WARP_LANES / 2; mask > 0; mask /= 2) {
         uint32_t other = warp_shuffle_xor(bits, mask);
         bits = other > bits ? other : bits;

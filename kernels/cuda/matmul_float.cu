@@ -27,11 +27,7 @@ enum {
 /* The lower or the upper of two 16-bit numbers. */
 template <bool BF16> DEVICE uint32_t float_bits(uint32_t word, uint32_t upper) {
     if (BF16) return upper ? word & 0xffff0000u : word << 16;
-    union {
-        float number;
-        uint32_t bits;
-    } view = {half_to_float((uint16_t)(upper ? word >> 16 : word))};
-    return view.bits;
+    return float_to_bits(half_to_float((uint16_t)(upper ? word >> 16 : word)));
 }
 
 /* Weights of 16 outputs and a record as a lane holds them: columns 2t and 2t + 1 of each 8 stand at k = t and t + 4. */
@@ -60,13 +56,10 @@ DEVICE void float_record(const FloatWeights &weights, const float *x, float *out
     for (uint32_t step = 0; step < FLOAT_STEPS; step++) {
         uint32_t upper[2], rest[2];
         for (uint32_t i = 0; i < 2; i++) {
-            union {
-                float number;
-                uint32_t bits;
-            } view = {x[8 * step + 2 * (warp_lane() % 4) + i]}, left;
-            upper[i] = view.bits & 0xffffe000u;
-            left.number = view.number - bits_to_float(upper[i]); /* exact */
-            rest[i] = left.bits & 0xffffe000u;
+            float number = x[8 * step + 2 * (warp_lane() % 4) + i];
+            upper[i] = float_to_bits(number) & 0xffffe000u;
+            float left = number - bits_to_float(upper[i]); /* exact */
+            rest[i] = float_to_bits(left) & 0xffffe000u;
         }
         tensor_product_tf32(out_sums, weights.words[step], rest);
         tensor_product_tf32(out_sums, weights.words[step], upper);

@@ -25,7 +25,7 @@
  *   copy_async16(a, i, p) copy_async_commit() copy_async_wait<n>()  16 bytes global to shared behind the thread's back; readable
  *                                          by the thread once at most n later groups are unfinished, by others after a barrier
  *   half_to_float(bits) float_to_half(value)                        IEEE f16 as uint16_t, to nearest even
- *   bits_to_float(bits)                    the float of those bits
+ *   bits_to_float(bits) float_to_bits(value)                        the same 32 bits
  *   fused_multiply_add(a, b, c)            one rounding. Plain a * b + c rounds twice on both sides: nothing contracts
  *   exponential(x)                         e^x within 2 ulp of the truth on both sides, not the same bits on both
  *   defect(text)                           device code met the impossible: ends the launch with that text
@@ -44,12 +44,20 @@ enum { WARP_LANES = 32 };
 #include "kernels/cuda/emulation/port_emulated.cuh"
 #endif
 
+union FloatBits {
+    uint32_t bits;
+    float number;
+};
+
 DEVICE float bits_to_float(uint32_t bits) {
-    union {
-        uint32_t bits;
-        float number;
-    } view = {bits};
+    FloatBits view;
+    view.bits = bits;
     return view.number;
+}
+DEVICE uint32_t float_to_bits(float number) {
+    FloatBits view;
+    view.number = number;
+    return view.bits;
 }
 
 #endif
