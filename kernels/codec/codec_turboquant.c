@@ -3,6 +3,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "kernels/codec/code_stream.h"
 #include "kernels/codec/turboquant_codebooks.h"
@@ -96,15 +97,14 @@ static uint64_t head_bytes_turboquant(const CodecHead *head) {
 
 void turbo_channels(const TurboPlan *plan, const uint8_t *mask, uint32_t head_dim,
                     uint16_t *channels) {
-    uint32_t outlier = 0, other = 0;
-    for (uint32_t byte = 0; byte < plan->mask_bytes; byte++)
-        other += (uint32_t)__builtin_popcount(mask[byte]);
-    for (uint32_t d = 0; d < head_dim; d++) {
-        uint32_t bit = plan->mask_bytes ? mask[d / 8] >> d % 8 & 1u : 0;
-        channels[other ^ ((other ^ outlier) & (0 - bit))] = (uint16_t)d; /* no branch to miss */
-        outlier += bit;
-        other += 1 - bit;
-    }
+    uint32_t place = 0;
+    for (uint32_t chosen = 0; chosen < 2; chosen++) /* outliers, then the rest */
+        for (uint32_t byte = 0; byte < head_dim / 8; byte += sizeof(uint16_t)) {
+            uint16_t bits = 0;
+            if (plan->mask_bytes) memcpy(&bits, mask + byte, sizeof bits);
+            for (uint32_t left = chosen ? (uint16_t)~bits : bits; left; left &= left - 1)
+                channels[place++] = (uint16_t)(8 * byte + (uint32_t)__builtin_ctz(left));
+        }
 }
 
 /* ---- the rotation */

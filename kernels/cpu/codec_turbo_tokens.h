@@ -351,15 +351,23 @@ INLINE TokenPlace tokens_place(const CodecHead *head, const TurboPlan *plan, uin
     return place;
 }
 
+/* Of the plan that this thread encoded by last: heads are short, and come in thousands. */
+static const CodeSearch *turbo_searches(const TurboPlan *plan) {
+    static _Thread_local const TurboPlan *opened;
+    static _Thread_local CodeSearch searches[TURBO_VECTORS_MAX];
+    for (uint32_t v = 0; v < plan->vector_count && opened != plan; v++)
+        searches[v] = search_open(plan->vectors[v].thresholds, plan->vectors[v].bits);
+    opened = plan;
+    return searches;
+}
+
 static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, uint8_t *out_bytes) {
     const TurboPlan *plan = turbo_plan(head);
+    const CodeSearch *searches = turbo_searches(plan);
     uint16_t channels[CODEC_HEAD_DIM_MAX], padded[VECTOR_LANES * CODEC_HEAD_DIM_MAX];
-    CodeSearch searches[TURBO_VECTORS_MAX];
     TokenBatch batch;
     if (plan->mask_bytes) turbo_outliers(head, halves, out_bytes);
     turbo_channels(plan, out_bytes, head->head_dim, channels);
-    for (uint32_t v = 0; v < plan->vector_count; v++)
-        searches[v] = search_open(plan->vectors[v].thresholds, plan->vectors[v].bits);
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
         TokenPlace place = tokens_place(head, plan, first);
         fetch_bytes(out_bytes + place.codes, (uint64_t)VECTOR_LANES * plan->row_bytes);
