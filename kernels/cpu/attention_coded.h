@@ -109,7 +109,7 @@ INLINE CodedToken coded_token(ScaleKind kind, const CodedRows *rows, uint32_t to
 
 /* The numbers of codes [d, d + CHUNK) of a token, or [d, d + RUN) where they share a scale. */
 INLINE void coded_numbers(CodeForm form, ScaleKind kind, uint32_t group_stride,
-                          const CodeTable *table, const CodedToken *token, uint32_t d,
+                          const CodeTable *table, const CodedToken *token, uint64_t d,
                           uint32_t count, Vector *out) {
     const uint8_t *codes = token->codes + d / 8 * form_bits(form);
     CodeTable own;
@@ -130,15 +130,15 @@ INLINE void coded_numbers(CodeForm form, ScaleKind kind, uint32_t group_stride,
 /* Adds the products of `count` numbers of the queries, from `d` on, with those of `step` tokens. */
 INLINE void rows_products(uint32_t items, CodeForm form, ScaleKind kind, uint32_t count,
                           uint32_t step, const float *q, const CodedRows *rows,
-                          const CodeTable *table, const CodedToken *tokens, uint32_t d,
+                          const CodeTable *table, const CodedToken *tokens, uint64_t d,
                           Vector sums[TILE_ITEMS][TILE_TOKENS]) {
+    const float *own = q + rows->first + d;
     for (uint32_t t = 0; t < step; t++) {
         Vector numbers[RUN_VECTORS];
         coded_numbers(form, kind, rows->group_stride, table, &tokens[t], d, count, numbers);
-        for (uint32_t v = 0; v < count / VECTOR_LANES; v++)
-            for (uint32_t i = 0; i < items; i++)
-                sums[i][t] = vector_fma(vector_load(q + (size_t)i * rows->out_stride + rows->first +
-                                                    d + v * VECTOR_LANES),
+        for (uint64_t v = 0; v < count / VECTOR_LANES; v++)
+            for (uint64_t i = 0; i < items; i++)
+                sums[i][t] = vector_fma(vector_load(own + i * rows->out_stride + v * VECTOR_LANES),
                                         numbers[v], sums[i][t]);
     }
 }
@@ -149,7 +149,7 @@ INLINE void rows_sums(uint32_t items, RowForms forms, ScaleKind kind, uint32_t s
                       CodedToken tokens[TURBO_VECTORS_MAX][TILE_TOKENS], uint32_t first,
                       Vector out[TILE_ITEMS][TILE_TOKENS]) {
     Vector sums[TILE_ITEMS][TILE_TOKENS];
-    uint32_t d = 0;
+    uint64_t d = 0;
     for (uint32_t i = 0; i < items; i++)
         for (uint32_t t = 0; t < step; t++)
             sums[i][t] = vector_zero();
@@ -210,7 +210,7 @@ INLINE uint32_t value_place(const CodedRows *rows, ValueChunks chunks, uint32_t 
 }
 
 INLINE void values_add(uint32_t items, CodeForm form, ScaleKind kind, const CodedRows *rows,
-                       const CodeTable *table, const CodedToken *token, uint32_t d, uint32_t count,
+                       const CodeTable *table, const CodedToken *token, uint64_t d, uint32_t count,
                        const Vector *weight, uint32_t place,
                        Vector sums[TILE_ITEMS][TILE_VECTORS]) {
     Vector numbers[RUN_VECTORS];
