@@ -332,7 +332,7 @@ INLINE Lanes lanes_max_twice(Lanes largest, const uint16_t *halves) {
     return _mm512_max_epu16(largest, _mm512_add_epi16(some, some));
 }
 
-/* Are all words of 16 bits? */
+/* Are all words of 16 bits below the limit? */
 INLINE bool lanes_words_below(Lanes words, uint16_t limit) {
     return _mm512_cmplt_epu16_mask(words, _mm512_set1_epi16((short)limit)) == 0xffffffff;
 }
@@ -671,7 +671,7 @@ INLINE Lanes lanes_max_twice(Lanes largest, const uint16_t *halves) {
     return _mm256_max_epu16(largest, _mm256_add_epi16(some, some));
 }
 
-/* Are all words of 16 bits? */
+/* Are all words of 16 bits below the limit? */
 INLINE bool lanes_words_below(Lanes words, uint16_t limit) {
     Lanes reached = _mm256_max_epu16(words, _mm256_set1_epi16((short)limit));
     reached = _mm256_cmpeq_epi16(reached, words);

@@ -366,8 +366,10 @@ static void encode_turbo_vector(const CodecHead *head, const uint16_t *halves, u
     const CodeSearch *searches = turbo_searches(plan);
     uint16_t channels[CODEC_HEAD_DIM_MAX], padded[VECTOR_LANES * CODEC_HEAD_DIM_MAX];
     TokenBatch batch;
-    if (plan->mask_bytes) turbo_outliers(head, halves, out_bytes);
-    turbo_channels(plan, out_bytes, head->head_dim, channels);
+    if (plan->mask_bytes) {
+        turbo_outliers(head, halves, out_bytes);
+        turbo_channels(plan, out_bytes, head->head_dim, channels);
+    }
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
         TokenPlace place = tokens_place(head, plan, first);
         fetch_bytes(out_bytes + place.codes, (uint64_t)VECTOR_LANES * plan->row_bytes);
@@ -489,7 +491,7 @@ static void decode_turbo_vector(const CodecHead *head, const uint8_t *bytes, uin
     uint8_t padded_codes[CODES_BYTES_MAX + READ_BEYOND];
     CodeTable tables[TURBO_VECTORS_MAX];
     TokenBatch batch;
-    turbo_channels(plan, bytes, head->head_dim, channels);
+    if (plan->mask_bytes) turbo_channels(plan, bytes, head->head_dim, channels);
     for (uint32_t v = 0; v < plan->vector_count; v++)
         tables[v] = table_load(turbo_form(&plan->vectors[v]), plan->vectors[v].centroids);
     for (uint64_t first = 0; first < head->token_count; first += VECTOR_LANES) {
