@@ -1,5 +1,6 @@
 #include "tiers/mover.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -49,6 +50,16 @@ typedef struct Queue {
     _Atomic uint32_t head, tail;
 } Queue;
 
+enum { STATS_WORDS = sizeof(MoverStats) / sizeof(uint64_t) };
+
+static_assert(sizeof(MoverStats) % sizeof(uint64_t) == 0, "MoverStats is made of words");
+
+/* Two places in turn: nobody waits for the thread, even one put off the CPU as it writes. */
+typedef struct PublishedStats {
+    _Atomic uint64_t words[2][STATS_WORDS];
+    _Atomic uint64_t count; /* of those published; the last is at its parity */
+} PublishedStats;
+
 struct Mover {
     MoverOptions options;
     Ring *ring; /* of the thread; NULL without files */
@@ -75,17 +86,20 @@ struct Mover {
     ErrorCode open_error; /* raised again by the owner, who may capture it */
     char open_text[512];
     bool closed_quietly;
-    double cpu_due;   /* seconds; when the thread looks at its CPU clock again */
-    MoverStats stats; /* of the thread */
-    pthread_mutex_t published_lock;
-    MoverStats published; /* the same as of the last result: for others */
+    double cpu_due;           /* seconds; when the thread looks at its CPU clock again */
+    MoverStats stats;         /* of the thread */
+    PublishedStats published; /* the same as of the last result: for others */
 };
 
-/* Before a result can be seen, and before the thread rests. */
+/* Before a result can be seen, and before the thread rests. A word that shows tells its reader of the count before it. */
 static void publish_stats(Mover *mover) {
-    pthread_mutex_lock(&mover->published_lock);
-    mover->published = mover->stats;
-    pthread_mutex_unlock(&mover->published_lock);
+    PublishedStats *published = &mover->published;
+    uint64_t words[STATS_WORDS],
+        next = atomic_load_explicit(&published->count, memory_order_relaxed) + 1;
+    memcpy(words, &mover->stats, sizeof words);
+    for (uint32_t i = 0; i < STATS_WORDS; i++)
+        atomic_store_explicit(&published->words[next & 1][i], words[i], memory_order_release);
+    atomic_store(&published->count, next);
 }
 
 /* ---- slots ---- */
@@ -568,7 +582,6 @@ static void give_memory(Mover *mover) {
     free(mover->flights);
     free(mover->free_flights);
     free(mover->free_code_buffers);
-    pthread_mutex_destroy(&mover->published_lock);
     free(mover);
 }
 
@@ -590,7 +603,6 @@ Status mover_create(Mover **out, const MoverOptions *options) {
     TRY(memory_take(&memory, 1, sizeof(Mover), "mover"));
     Mover *mover = memory;
     mover->options = *options;
-    pthread_mutex_init(&mover->published_lock, NULL);
     Status status = take_memory(mover);
     if (status == STATUS_OK) status = start(mover);
     if (status != STATUS_OK) {
@@ -644,10 +656,17 @@ uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_
     return count;
 }
 
-MoverStats mover_stats(Mover *mover) {
-    pthread_mutex_lock(&mover->published_lock);
-    MoverStats stats = mover->published;
-    pthread_mutex_unlock(&mover->published_lock);
+/* Again when the thread may have begun to write what was read. */
+MoverStats mover_stats(const Mover *mover) {
+    const PublishedStats *published = &mover->published;
+    MoverStats stats;
+    uint64_t words[STATS_WORDS], count;
+    do {
+        count = atomic_load(&published->count);
+        for (uint32_t i = 0; i < STATS_WORDS; i++)
+            words[i] = atomic_load_explicit(&published->words[count & 1][i], memory_order_acquire);
+    } while (atomic_load(&published->count) != count);
+    memcpy(&stats, words, sizeof stats);
     return stats;
 }
 

@@ -83,7 +83,7 @@ uint32_t mover_collect(Mover *mover, MoverDone *out, uint32_t count_max, uint64_
 
 uint64_t mover_moved_bytes(const Mover *mover,
                            uint32_t form);             /* of a slot that holds such a block */
-MoverStats mover_stats(Mover *mover);                  /* as of the results so far; any thread */
+MoverStats mover_stats(const Mover *mover);            /* as of the results so far; any thread */
 const RingFacts *mover_ring_facts(const Mover *mover); /* NULL without files */
 
 SPILLWAY_EXTERN_C_END

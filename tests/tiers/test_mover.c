@@ -1,8 +1,10 @@
 /* The mover on real files, with both rows of the ring: random transfers between device, host and disk slots beside a model in
  * memory; bytes changed behind its back, wrong identities, forms and stale generations are never taken for the block. */
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -297,6 +299,49 @@ static void late_transfers_that_have_not_begun_are_cancelled(void **state) {
     close_fixture(&fixture);
 }
 
+typedef struct StatsReader {
+    const Mover *mover;
+    _Atomic bool stop;
+    uint64_t reads, torn;
+} StatsReader;
+
+static void *read_stats(void *argument) {
+    StatsReader *reader = argument;
+    uint64_t before = 0;
+    while (!atomic_load(&reader->stop)) {
+        MoverStats stats = mover_stats(reader->mover);
+        uint64_t read = 0, written = 0;
+        for (Tier tier = 0; tier < TIER_COUNT; tier++) {
+            read += stats.read_bytes[tier];
+            written += stats.written_bytes[tier];
+        }
+        reader->torn += read != written || read < before;
+        reader->reads += read != before;
+        before = read;
+    }
+    return NULL;
+}
+
+/* What came out of the tiers is what went into them whenever another thread asks, and a result has been counted once it is here. */
+static void statistics_are_of_one_moment(void **state) {
+    const char *engine = *state;
+    Fixture fixture = {0};
+    open_fixture(&fixture, engine);
+    StatsReader reader = {.mover = fixture.mover};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, read_stats, &reader), 0);
+    fill(&fixture, 0, 5);
+    for (uint64_t i = 1; i <= EVENTS; i++) {
+        assert_int_equal(move(&fixture, job_of(5, 1, TIER_DEVICE, 0, TIER_HOST, 3)), TRANSFER_OK);
+        assert_int_equal(mover_stats(fixture.mover).written_bytes[TIER_HOST], i * SLOT_BYTES);
+    }
+    atomic_store(&reader.stop, true);
+    pthread_join(thread, NULL);
+    assert_true(reader.reads > 0);
+    assert_int_equal(reader.torn, 0);
+    close_fixture(&fixture);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(moves_blocks_down_and_up, "threads"),
@@ -311,6 +356,7 @@ int main(void) {
         cmocka_unit_test_prestate(late_transfers_have_two_results, "auto"),
         cmocka_unit_test_prestate(late_transfers_that_have_not_begun_are_cancelled, "threads"),
         cmocka_unit_test_prestate(late_transfers_that_have_not_begun_are_cancelled, "auto"),
+        cmocka_unit_test_prestate(statistics_are_of_one_moment, "auto"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
