@@ -84,16 +84,25 @@ static void tables_launch(AttendTables *tables) {
     uint32_t kv_head_count = launch->shape.kv_head_count;
     if (launch->tile_count == 0) return;
     choose_split(tables);
-    UploadArena *arena = cuda->upload;
-    launch->tiles = upload(arena, tables->tiles, launch->tile_count * sizeof(AttendTile));
-    launch->spans = upload(arena, tables->spans, launch->span_count * sizeof(AttendSpan));
-    launch->groups = upload(arena, tables->groups, tables->group_count * sizeof(AttendGroup));
-    launch->blocks = upload(arena, tables->blocks, tables->block_count * sizeof(AttendBlock));
-    launch->forms = upload(arena, tables->forms, tables->form_count * sizeof(CodedForm));
-    launch->heads = upload(arena, tables->heads, launch->head_count * sizeof(uint16_t));
-    launch->head_firsts =
-        upload(arena, tables->head_firsts, (kv_head_count + 1) * sizeof(uint32_t));
-    if (launch->head_firsts) cuda->launchers->attend(cuda->stream, launch);
+    UploadPart parts[] = {
+        {tables->tiles, launch->tile_count * sizeof(AttendTile), NULL},
+        {tables->spans, launch->span_count * sizeof(AttendSpan), NULL},
+        {tables->groups, tables->group_count * sizeof(AttendGroup), NULL},
+        {tables->blocks, tables->block_count * sizeof(AttendBlock), NULL},
+        {tables->forms, tables->form_count * sizeof(CodedForm), NULL},
+        {tables->heads, launch->head_count * sizeof(uint16_t), NULL},
+        {tables->head_firsts, (kv_head_count + 1) * sizeof(uint32_t), NULL},
+    };
+    if (upload_parts(cuda->upload, parts, sizeof parts / sizeof *parts)) {
+        launch->tiles = parts[0].device;
+        launch->spans = parts[1].device;
+        launch->groups = parts[2].device;
+        launch->blocks = parts[3].device;
+        launch->forms = parts[4].device;
+        launch->heads = parts[5].device;
+        launch->head_firsts = parts[6].device;
+        cuda->launchers->attend(cuda->stream, launch);
+    }
     launch->tile_count = launch->span_count = launch->row_count = 0;
     launch->coded = false;
     tables->block_count = tables->group_count = tables->form_count = 0;

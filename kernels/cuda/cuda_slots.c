@@ -90,11 +90,12 @@ static void kv_store_cuda(const KernelContext *context, const KvStoreArgs *args)
     const CudaContext *cuda = cuda_context(context);
     KvStoreArgs launch = *args;
     if (!args->row_count) return;
-    launch.blocks = (void *const *)upload(cuda->upload, (const void *)args->blocks,
-                                          args->row_count * sizeof *args->blocks);
-    launch.block_slots =
-        upload(cuda->upload, args->block_slots, args->row_count * sizeof *args->block_slots);
-    if (launch.block_slots) cuda->launchers->kv_store(cuda->stream, &launch);
+    UploadPart parts[] = {{args->blocks, args->row_count * sizeof *args->blocks, NULL},
+                          {args->block_slots, args->row_count * sizeof *args->block_slots, NULL}};
+    if (!upload_parts(cuda->upload, parts, 2)) return;
+    launch.blocks = parts[0].device;
+    launch.block_slots = parts[1].device;
+    cuda->launchers->kv_store(cuda->stream, &launch);
 }
 
 /* ---- codecs */
@@ -116,16 +117,19 @@ static Status kv_encode_blocks_cuda(const Kernels *kernels, const KernelContext 
     CHECK(args->block_count <= KV_ENCODE_BLOCKS_MAX);
     if (!coded_form(args->codec, &args->shape, &form))
         FAIL(UNAVAILABLE, "codec %s has no kernel on %s", args->codec->name, cuda->device->name);
-    EncodeLaunch launch = {.form = upload(cuda->upload, &form, sizeof form),
-                           .turbo = form.kind == CODED_TURBOQUANT,
-                           .shape = args->shape,
-                           .block_count = args->block_count,
-                           .refused = cuda->scratch};
-    launch.blocks = (const void *const *)upload(cuda->upload, (const void *)args->blocks,
-                                                args->block_count * sizeof *args->blocks);
-    launch.out_bytes = (void *const *)upload(cuda->upload, (const void *)args->out_bytes,
-                                             args->block_count * sizeof *args->out_bytes);
-    if (launch.out_bytes && args->block_count) cuda->launchers->codec_encode(cuda->stream, &launch);
+    UploadPart parts[] = {{&form, sizeof form, NULL},
+                          {args->blocks, args->block_count * sizeof *args->blocks, NULL},
+                          {args->out_bytes, args->block_count * sizeof *args->out_bytes, NULL}};
+    if (args->block_count && upload_parts(cuda->upload, parts, 3)) {
+        EncodeLaunch launch = {.form = parts[0].device,
+                               .turbo = form.kind == CODED_TURBOQUANT,
+                               .shape = args->shape,
+                               .block_count = args->block_count,
+                               .blocks = parts[1].device,
+                               .out_bytes = parts[2].device,
+                               .refused = cuda->scratch};
+        cuda->launchers->codec_encode(cuda->stream, &launch);
+    }
     return encode_verdict(cuda, args->block_count);
 }
 

@@ -101,9 +101,25 @@ const void *upload_send(UploadArena *arena, void *destination) {
     return arena->failed ? NULL : destination;
 }
 
+bool upload_parts(UploadArena *arena, UploadPart *parts, uint32_t count) {
+    size_t bytes = 0, offset = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += align_up(parts[i].bytes, UPLOAD_ALIGNMENT);
+    uint8_t *staged = upload_stage(arena, bytes);
+    for (uint32_t i = 0; i < count && staged; i++) {
+        memcpy(staged + offset, parts[i].host, parts[i].bytes);
+        offset += align_up(parts[i].bytes, UPLOAD_ALIGNMENT);
+    }
+    const uint8_t *device = staged ? upload_send(arena, NULL) : NULL;
+    for (uint32_t i = 0; i < count; i++) {
+        parts[i].device = device;
+        if (device) device += align_up(parts[i].bytes, UPLOAD_ALIGNMENT);
+    }
+    return device != NULL;
+}
+
 const void *upload(UploadArena *arena, const void *host, size_t bytes) {
-    void *staged = upload_stage(arena, bytes);
-    if (!staged) return NULL;
-    memcpy(staged, host, bytes);
-    return upload_send(arena, NULL);
+    UploadPart part = {host, bytes, NULL};
+    upload_parts(arena, &part, 1);
+    return part.device;
 }

@@ -9,6 +9,7 @@
  * then their device copies outlive it. The first failure stays with the arena: from then on uploads give NULL,
  * launchers return without launching, and the cause comes out of the device's next call. One thread at a time. */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +31,15 @@ size_t upload_bytes_max(const UploadArena *arena);
 /* Where the bytes will be on the device, 256-byte aligned, for work put on the stream from now on; NULL when the device is
  * broken. The host array may be changed on return. */
 const void *upload(UploadArena *arena, const void *host, size_t bytes);
+
+/* Several arrays in one copy: the stream stops once for it, not once an array. False: all are NULL. */
+typedef struct UploadPart {
+    const void *host;
+    size_t bytes;
+    const void *device; /* given back, as by upload */
+} UploadPart;
+
+bool upload_parts(UploadArena *arena, UploadPart *parts, uint32_t count);
 
 /* For bytes that are made in place: pinned memory [bytes] to fill, which upload_send copies to `destination` (device memory)
  * or, where that is NULL, to a place in the ring. Nothing else may be uploaded between the two. */
