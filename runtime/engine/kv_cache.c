@@ -14,6 +14,7 @@
 enum { RESULTS_AT_ONCE = 64, SETTLE_WAITS = 50 };
 static const uint64_t wait_ns =
     100000000; /* wake up now and then, whatever happens to the tier thread */
+static const uint64_t reading_wait_ns = 50000; /* as kernels run, which say nothing when they end */
 
 KvShape kv_cache_shape(const KvCache *cache) {
     return cache->options.layout.shape;
@@ -47,22 +48,11 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
     return STATUS_OK;
 }
 
-/* A pack is pinned once for all its blocks of a group. */
-static void unpin(KvCache *cache, BlockId id) {
-    if (id != BLOCK_NONE) tier_manager_unpin(cache->manager, id);
-}
-
-static void let_go(KvCache *cache) {
-    for (uint32_t i = 0; i < cache->pinned_count; i++)
-        unpin(cache, cache->pinned[i]);
-    for (uint32_t i = 0; i < cache->partial_count; i++)
-        cache->pinned[i] = cache->pinned[cache->pinned_count + i];
-    cache->pinned_count = 0;
-}
-
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
     KvSlot *slot = kv_slot_at(cache, slot_index);
-    CHECK(slot->open && cache->pinned_count + cache->partial_count == 0);
+    CHECK(slot->open);
+    kv_finish_reading(cache, KV_ALL_LAYERS);
+    CHECK(kv_pins(cache)->count + kv_pins(cache)->partial_count == 0);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
         const BlockId *ids = kv_layer_ids(slot, layer);
@@ -126,9 +116,21 @@ static void pump(KvCache *cache, uint64_t wait) {
 }
 
 void kv_stall(KvCache *cache, Tier cause) {
+    bool read = kv_finish_reading(cache, KV_ALL_LAYERS);
     double start = monotonic_seconds();
-    if (!kv_finish_encoding(cache, KV_ALL_LAYERS)) pump(cache, wait_ns);
+    bool encoded = kv_finish_encoding(cache, KV_ALL_LAYERS);
+    pump(cache, read || encoded ? 0 : wait_ns);
     cache->seconds_stalled[cause] += monotonic_seconds() - start;
+}
+
+/* The same as blocks are collected for attention: what arrives while kernels still read others is given to them at once. */
+static void stall_or_read(KvCache *cache, Tier cause) {
+    if (kv_let_go_read(cache))
+        pump(cache, 0);
+    else if (kv_is_reading(cache) && tier_manager_in_flight(cache->manager) > 0)
+        pump(cache, reading_wait_ns);
+    else
+        kv_stall(cache, cause);
 }
 
 /* ---- a step ---- */
@@ -180,6 +182,7 @@ static uint32_t away_count(const KvCache *cache, const Batch *batch) {
 
 void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count) {
     note_ratio(cache);
+    kv_finish_reading(cache, KV_ALL_LAYERS);
     cache->homeward_count = 0;
     if (!cache->mover) return;
     uint32_t home = cache->options.slots[TIER_DEVICE] - cache->options.staging_slots;
@@ -268,6 +271,12 @@ void kv_cache_want_ahead(KvCache *cache, const KvWant *want) {
     pump(cache, 0);
 }
 
+/* Of blocks that the device reads and that are being encoded, which take up room; false when there were none. */
+static bool end_pins(KvCache *cache) {
+    bool read = kv_finish_reading(cache, KV_ALL_LAYERS);
+    return kv_finish_encoding(cache, KV_ALL_LAYERS) || read;
+}
+
 /* A block, or a pack that begins with it. */
 Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
                      const Codec *codec, BlockId *out) {
@@ -278,7 +287,7 @@ Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32
     uint64_t stream = (uint64_t)slot_index * cache->options.layer_count + layer;
     for (;;) {
         Status status = tier_manager_take(cache->manager, &identity, stream, ordinal, out);
-        if (status == STATUS_NO_SPACE && kv_finish_encoding(cache, KV_ALL_LAYERS)) continue;
+        if (status == STATUS_NO_SPACE && end_pins(cache)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, TIER_DEVICE);
     }
@@ -288,7 +297,7 @@ Status kv_hold_block(KvCache *cache, BlockId id) {
     for (;;) {
         uint32_t device_slot;
         Status status = tier_manager_hold(cache->manager, id, &device_slot);
-        if (status == STATUS_NO_SPACE && kv_finish_encoding(cache, KV_ALL_LAYERS)) continue;
+        if (status == STATUS_NO_SPACE && end_pins(cache)) continue;
         if (status != STATUS_AGAIN) return status;
         kv_stall(cache, tier_manager_tier(cache->manager, id)); /* on the device: for room */
     }
@@ -337,6 +346,7 @@ static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t l
 Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                       const Batch *batch, uint32_t layer_index, const KvRows *rows) {
     CHECK(batch->row_count <= cache->options.row_count_max);
+    kv_finish_reading(cache, layer_index);
     kv_finish_encoding(cache, layer_index);
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         TRY(grow(cache, &batch->sequences[s], layer_index));
@@ -367,7 +377,7 @@ KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index
 static Tier waited_tier(const KvCursor *cursor, const KvSlot *slot) {
     const BlockId *ids = slot->ids + (uint64_t)cursor->layer_index * slot->block_capacity;
     return tier_manager_tier(cursor->cache->manager,
-                             ids[cursor->ordinal + cursor->cache->partial_count]);
+                             ids[cursor->ordinal + kv_pins(cursor->cache)->partial_count]);
 }
 
 /* Bytes that nobody has read since they were written; the generation names them. */
@@ -423,31 +433,32 @@ static void note_in_host(KvCache *cache, const BlockId *ids, uint32_t ordinal) {
  * partial one. STATUS_AGAIN: more is on its way. */
 static Status pin_group(KvCursor *cursor, const KvSlot *slot, uint32_t end) {
     KvCache *cache = cursor->cache;
+    KvPins *pins = kv_pins(cache);
     const KvLayout *layout = &cache->options.layout;
     const BlockId *ids = kv_layer_ids(slot, cursor->layer_index);
     uint32_t packed_count = slot->packed_counts[cursor->layer_index];
-    while (cursor->ordinal + cache->partial_count < end) {
-        uint32_t place = cache->pinned_count + cache->partial_count;
-        uint32_t ordinal = cursor->ordinal + cache->partial_count;
+    while (cursor->ordinal + pins->partial_count < end) {
+        uint32_t place = pins->count + pins->partial_count;
+        uint32_t ordinal = cursor->ordinal + pins->partial_count;
         bool packed = ordinal < packed_count;
-        bool pinned = cache->partial_count > 0 && ids[ordinal] == ids[ordinal - 1];
+        bool pinned = pins->partial_count > 0 && ids[ordinal] == ids[ordinal - 1];
         if (pinned) {
-            cache->pointers[place] =
-                (const uint8_t *)cache->pointers[place - 1] + layout->encoded_bytes;
-            cache->in_host[place] = cache->in_host[place - 1];
+            pins->pointers[place] =
+                (const uint8_t *)pins->pointers[place - 1] + layout->encoded_bytes;
+            pins->in_host[place] = pins->in_host[place - 1];
         } else {
             const uint8_t *payload;
             TRY(pin_block(cache, ids[ordinal], cursor->sequence < cursor->host_rows, &payload,
-                          &cache->in_host[place]));
-            cache->pointers[place] =
+                          &pins->in_host[place]));
+            pins->pointers[place] =
                 payload + (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
         }
-        cache->pinned[place] = pinned ? BLOCK_NONE : ids[ordinal];
-        cache->codecs[place] =
+        pins->ids[place] = pinned ? BLOCK_NONE : ids[ordinal];
+        pins->codecs[place] =
             packed ? layout->codec
                    : layout->tier_codecs[tier_manager_block(cache->manager, ids[ordinal])->form];
-        if (cache->in_host[place]) note_in_host(cache, ids, ordinal);
-        cache->partial_count++;
+        if (pins->in_host[place]) note_in_host(cache, ids, ordinal);
+        pins->partial_count++;
     }
     return STATUS_OK;
 }
@@ -465,10 +476,11 @@ static bool run_goes_on(const AttendRun *run, const BatchSequence *sequence, uin
 static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t place, uint32_t count,
                     KvRuns *io_runs) {
     KvCache *cache = cursor->cache;
-    bool host = cache->in_host[place];
+    const KvPins *pins = kv_pins(cache);
+    bool host = pins->in_host[place];
     AttendRun *runs = host ? cache->host_runs : cache->runs;
     uint32_t *run_count = host ? &io_runs->host_count : &io_runs->device_count;
-    const void *const *blocks = cache->pointers + place;
+    const void *const *blocks = pins->pointers + place;
     AttendRun *last = *run_count > 0 ? &runs[*run_count - 1] : NULL;
     if (!last || !run_goes_on(last, sequence, cursor->ordinal, blocks)) {
         last = &runs[(*run_count)++];
@@ -477,7 +489,7 @@ static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t pl
                             .position_first = sequence->position_first,
                             .block_ordinal_first = cursor->ordinal,
                             .blocks = blocks,
-                            .codecs = cache->codecs + place};
+                            .codecs = pins->codecs + place};
     }
     last->block_count += count;
     cursor->ordinal += count;
@@ -485,15 +497,15 @@ static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t pl
 
 /* The group that is pinned, cut where it changes from one memory to the other. */
 static void add_group(KvCursor *cursor, const BatchSequence *sequence, KvRuns *io_runs) {
-    KvCache *cache = cursor->cache;
-    uint32_t end = cache->pinned_count + cache->partial_count;
-    for (uint32_t first = cache->pinned_count, next; first < end; first = next) {
-        for (next = first + 1; next < end && cache->in_host[next] == cache->in_host[first];)
+    KvPins *pins = kv_pins(cursor->cache);
+    uint32_t end = pins->count + pins->partial_count;
+    for (uint32_t first = pins->count, next; first < end; first = next) {
+        for (next = first + 1; next < end && pins->in_host[next] == pins->in_host[first];)
             next++;
         add_run(cursor, sequence, first, next - first, io_runs);
     }
-    cache->pinned_count = end;
-    cache->partial_count = 0;
+    pins->count = end;
+    pins->partial_count = 0;
 }
 
 static void next_sequence(KvCursor *cursor) {
@@ -501,32 +513,21 @@ static void next_sequence(KvCursor *cursor) {
     cursor->entered = false;
 }
 
-/* A lost block: the sequence gives no more runs. What it holds pinned of a group that is not whole is let go. */
-static void lose_sequence(KvCursor *cursor, KvSlot *slot) {
-    KvCache *cache = cursor->cache;
-    for (uint32_t i = 0; i < cache->partial_count; i++)
-        unpin(cache, cache->pinned[cache->pinned_count + i]);
-    cache->partial_count = 0;
+/* A lost block: the sequence gives no more runs. What it holds pinned of a group that is not whole is let go. Blocks that were stored
+ * to are not attended any more, which would keep them until that is done. */
+static Status lose_sequence(KvCursor *cursor, KvSlot *slot) {
+    Device *device = cursor->cache->options.device;
+    kv_pins_drop_partial(cursor->cache);
     slot->lost = true;
     next_sequence(cursor);
-}
-
-/* A block that is let go, or sealed, may move at once: what the kernels still do to it comes first. */
-static Status wait_for_kernels(const KvCache *cache) {
-    Device *device = cache->options.device;
-    return cache->mover ? device->stream_wait(device, cache->options.context->stream) : STATUS_OK;
+    return device->stream_wait(device, cursor->cache->options.context->stream);
 }
 
 Status kv_cache_next(KvCursor *cursor, KvRuns *out) {
     KvCache *cache = cursor->cache;
     KvRuns runs = {.device = cache->runs, .host = cache->host_runs};
-    TRY(wait_for_kernels(cache));
-    for (uint32_t i = 0; i < cache->partial_count; i++) { /* with their pins, see let_go */
-        cache->pointers[i] = cache->pointers[cache->pinned_count + i];
-        cache->codecs[i] = cache->codecs[cache->pinned_count + i];
-        cache->in_host[i] = cache->in_host[cache->pinned_count + i];
-    }
-    let_go(cache);
+    TRY(kv_pins_turn(cache, cursor->layer_index));
+    const KvPins *pins = kv_pins(cache);
     kv_staging_let_go(&cache->staging, monotonic_seconds());
     pump(cache, 0);
     while (cursor->sequence < cursor->batch->sequence_count) {
@@ -539,7 +540,7 @@ Status kv_cache_next(KvCursor *cursor, KvRuns *out) {
             next_sequence(cursor);
             continue;
         }
-        if (cache->pinned_count + ATTEND_GROUP_BLOCKS > KV_PINNED_MAX) break;
+        if (pins->count + ATTEND_GROUP_BLOCKS > KV_PINNED_MAX) break;
         uint32_t end = cursor->ordinal + ATTEND_GROUP_BLOCKS < block_count
                            ? cursor->ordinal + ATTEND_GROUP_BLOCKS
                            : block_count;
@@ -547,11 +548,11 @@ Status kv_cache_next(KvCursor *cursor, KvRuns *out) {
         if (status == STATUS_OK)
             add_group(cursor, sequence, &runs);
         else if (status == STATUS_IO)
-            lose_sequence(cursor, slot);
-        else if (cache->pinned_count > 0)
+            TRY(lose_sequence(cursor, slot));
+        else if (pins->count > 0)
             break;
         else
-            kv_stall(cache, waited_tier(cursor, slot));
+            stall_or_read(cache, waited_tier(cursor, slot));
     }
     kv_staging_work(&cache->staging, monotonic_seconds());
     *out = runs;
@@ -642,6 +643,7 @@ Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) 
 void kv_cache_park(KvCache *cache, uint32_t slot_index) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open);
+    kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
@@ -650,6 +652,7 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
 }
 
 void kv_cache_settle(KvCache *cache) {
+    kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (int i = 0; i < SETTLE_WAITS && tier_manager_in_flight(cache->manager) > 0; i++)
         pump(cache, wait_ns);

@@ -148,10 +148,7 @@ static Status take_memory(KvCache *cache) {
                                          "blocks on their way", (void **)&cache->code_buffers));
     TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(KvSlot), "KV slots"));
     TRY(take_runs(cache));
-    TRY(memory_take((void **)&cache->pointers, KV_PINNED_MAX, sizeof(void *), "pinned blocks"));
-    TRY(memory_take((void **)&cache->codecs, KV_PINNED_MAX, sizeof(Codec *), "pinned blocks"));
-    TRY(memory_take((void **)&cache->in_host, KV_PINNED_MAX, sizeof(bool), "pinned blocks"));
-    TRY(memory_take((void **)&cache->pinned, KV_PINNED_MAX, sizeof(BlockId), "pinned blocks"));
+    TRY(kv_pins_open(cache));
     Device *device = options->device;
     uint64_t slot_bytes = options->layout.slot_bytes;
     TRY(device->memory_take(device, MEMORY_DEVICE, slot_bytes, "void block",
@@ -199,6 +196,7 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
 
 void kv_cache_destroy(KvCache *cache) {
     if (!cache) return;
+    kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     kv_encoder_destroy(cache->encoder);
     /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
@@ -221,10 +219,7 @@ void kv_cache_destroy(KvCache *cache) {
     free(cache->runs);
     free(cache->host_runs);
     free(cache->verified);
-    free(cache->pointers);
-    free(cache->codecs);
-    free(cache->in_host);
-    free(cache->pinned);
+    kv_pins_close(cache);
     Device *device = cache->options.device;
     device->memory_give(device, MEMORY_DEVICE, cache->void_block, cache->options.layout.slot_bytes);
     device->memory_give(device, MEMORY_HOST, cache->bounce, cache->options.layout.slot_bytes);

@@ -1,8 +1,8 @@
 #ifndef RUNTIME_ENGINE_KV_CACHE_PARTS_H
 #define RUNTIME_ENGINE_KV_CACHE_PARTS_H
 
-/* What the KV cache is made of, for its own files: kv_cache_open.c (memory, manager, mover), kv_cache.c (a step), kv_pack.c (cold
- * blocks into packs). */
+/* What the KV cache is made of, for its own files: kv_cache_open.c (memory, manager, mover), kv_cache.c (a step), kv_pins.c (what
+ * attention reads), kv_pack.c (cold blocks into packs). */
 
 #include "runtime/base/invariant.h"
 #include "runtime/engine/kv_cache.h"
@@ -13,6 +13,7 @@
 enum {
     KV_TRANSFERS_MAX = 256, /* that manager and mover have under way */
     KV_PINNED_MAX = 4096,   /* blocks of one call of attention */
+    KV_PIN_SETS = 2,
 };
 
 #define KV_ALL_LAYERS UINT32_MAX
@@ -39,6 +40,18 @@ typedef struct KvPending {
     Status status;      /* without one: the device has done it */
 } KvPending;
 
+/* Blocks of one call of attention: pinned until its kernels have read them. */
+typedef struct KvPins {
+    const void **pointers; /* [KV_PINNED_MAX] bytes of the blocks in runs */
+    const Codec **codecs;  /* [KV_PINNED_MAX] how each is stored; NULL: raw */
+    bool *in_host;         /* [KV_PINNED_MAX] pinned in host memory */
+    BlockId *ids; /* [KV_PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
+    uint32_t count, partial_count;
+    bool reading;      /* kernels may */
+    uint32_t layer;    /* theirs */
+    DeviceEvent *read; /* behind them */
+} KvPins;
+
 struct KvCache {
     KvCacheOptions options;
     uint64_t run_id; /* random: another process's blocks are not ours */
@@ -49,12 +62,8 @@ struct KvCache {
     KvSlot *slots; /* [slot_count] */
     AttendRun *runs,
         *host_runs; /* one a sequence, or KV_PINNED_MAX with attends_host; host_runs NULL without */
-    const void **pointers; /* [KV_PINNED_MAX] bytes of the blocks in runs */
-    const Codec **codecs;  /* [KV_PINNED_MAX] how each is stored; NULL: raw */
-    bool *in_host;         /* [KV_PINNED_MAX] pinned in host memory */
-    BlockId
-        *pinned; /* [KV_PINNED_MAX] blocks in runs, then those of a group that is not whole yet */
-    uint32_t pinned_count, partial_count;
+    KvPins pin_sets[KV_PIN_SETS]; /* in turn */
+    uint32_t pin_set;             /* the one being filled */
     uint32_t
         homeward_count; /* wanted in this step though they could be attended in host memory: to stay on the device */
     void **row_blocks; /* [row_count_max] */
@@ -92,6 +101,24 @@ static inline uint8_t *kv_slot_memory(const KvCache *cache, Tier tier, uint32_t 
 static inline uint8_t *kv_payload(const KvCache *cache, uint32_t device_slot) {
     return kv_slot_memory(cache, TIER_DEVICE, device_slot) + sizeof(SpillHeader);
 }
+
+static inline KvPins *kv_pins(KvCache *cache) {
+    return &cache->pin_sets[cache->pin_set];
+}
+
+/* kv_pins.c: memory and events of the sets; close takes what open left. */
+Status kv_pins_open(KvCache *cache);
+void kv_pins_close(KvCache *cache);
+/* kv_pins.c: what is on the stream now reads the set that was filled, for the layer. Its blocks are let go when that has passed, those of
+ * the set before it now; a set without blocks, but for a group that is not whole, is there to be filled. */
+Status kv_pins_turn(KvCache *cache, uint32_t layer);
+void kv_pins_drop_partial(KvCache *cache);
+/* kv_pins.c: waits until kernels of the layer (or KV_ALL_LAYERS) have read their blocks, which are let go; false when there were
+ * none. */
+bool kv_finish_reading(KvCache *cache, uint32_t layer);
+/* kv_pins.c: lets go what has been read without waiting; false when there was nothing. */
+bool kv_let_go_read(KvCache *cache);
+bool kv_is_reading(const KvCache *cache);
 
 /* kv_cache.c: the host's view of a pinned block's payload: in place, or a copy that was waited for. */
 Status kv_payload_view(KvCache *cache, const void *payload, const void **out);

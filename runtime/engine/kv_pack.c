@@ -3,8 +3,9 @@
 
 #include "runtime/engine/kv_cache_parts.h"
 
-/* Pins raw blocks, as many as *out_count says. */
-static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32_t *out_count) {
+/* Pins raw blocks, as many as *out_count says; where their bytes are. */
+static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32_t *out_count,
+                      const void **out_blocks) {
     for (*out_count = 0; *out_count < count;) {
         uint32_t device_slot;
         Status status = tier_manager_pin(cache->manager, ids[*out_count], &device_slot);
@@ -13,7 +14,7 @@ static Status pin_raw(KvCache *cache, const BlockId *ids, uint32_t count, uint32
         else if (status != STATUS_OK)
             return status;
         else
-            cache->pointers[(*out_count)++] = kv_payload(cache, device_slot);
+            out_blocks[(*out_count)++] = kv_payload(cache, device_slot);
     }
     return STATUS_OK;
 }
@@ -53,21 +54,19 @@ static Status begin_encoding(KvCache *cache, uint32_t slot_index, uint32_t layer
     KvSlot *slot = &cache->slots[slot_index];
     const KvLayout *layout = &cache->options.layout;
     BlockId *ids = kv_layer_ids(slot, layer) + ordinal, pack = BLOCK_NONE;
+    KvEncoderJob job = {.block_count = count};
     uint32_t pinned;
+    kv_finish_reading(cache, layer); /* a pack that grows is held */
     if (cache->pending_count == KV_ENCODER_JOBS_MAX) kv_finish_encoding(cache, KV_ALL_LAYERS);
-    Status status = pin_raw(cache, ids, count, &pinned);
+    Status status = pin_raw(cache, ids, count, &pinned, job.blocks);
     if (status == STATUS_OK) status = hold_pack(cache, slot_index, layer, ordinal, &pack);
     if (status != STATUS_OK) {
         for (uint32_t i = 0; i < pinned; i++)
             tier_manager_unpin(cache->manager, ids[i]);
         return status;
     }
-    KvEncoderJob job = {.block_count = count,
-                        .out_bytes =
-                            kv_payload(cache, tier_manager_device_slot(cache->manager, pack)) +
-                            ordinal % layout->pack_blocks * layout->encoded_bytes};
-    for (uint32_t i = 0; i < count; i++)
-        job.blocks[i] = cache->pointers[i];
+    job.out_bytes = kv_payload(cache, tier_manager_device_slot(cache->manager, pack)) +
+                    ordinal % layout->pack_blocks * layout->encoded_bytes;
     KvPending pending = {.slot_index = slot_index,
                          .layer = layer,
                          .ordinal = ordinal,
@@ -111,6 +110,7 @@ static void end_encoding(KvCache *cache, const KvPending *pending) {
 
 bool kv_finish_encoding(KvCache *cache, uint32_t layer) {
     uint32_t kept = 0, count = cache->pending_count;
+    if (count > 0) kv_finish_reading(cache, layer); /* raw blocks are released */
     for (uint32_t i = 0; i < count; i++)
         if (layer == KV_ALL_LAYERS || cache->pending[i].layer == layer)
             end_encoding(cache, &cache->pending[i]);
@@ -182,9 +182,9 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
     for (uint32_t i = slot->packed_counts[layer]; i < full; i++) {
         BlockId id = kv_layer_ids(slot, layer)[i];
         if (tier_manager_block(cache->manager, id)->form != 0) continue;
-        TRY(pin_raw(cache, &id, 1, &pinned));
-        const void *block;
-        Status status = kv_payload_view(cache, cache->pointers[0], &block);
+        const void *payload, *block;
+        TRY(pin_raw(cache, &id, 1, &pinned, &payload));
+        Status status = kv_payload_view(cache, payload, &block);
         if (status == STATUS_OK) status = visit(user, shape, block);
         tier_manager_unpin(cache->manager, id);
         TRY(status);
@@ -195,6 +195,7 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
 Status kv_cache_visit(KvCache *cache,
                       Status (*visit)(void *user, const KvShape *shape, const void *block),
                       void *user) {
+    kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t s = 0; s < cache->options.slot_count; s++)
         for (uint32_t layer = 0; layer < cache->options.layer_count && cache->slots[s].open;
