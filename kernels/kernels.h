@@ -210,6 +210,7 @@ typedef struct KvEncodeArgs {
     uint32_t block_count;      /* at most KV_ENCODE_BLOCKS_MAX */
     const void *const *blocks; /* [block_count] raw */
     void *const *out_bytes;    /* [block_count] */
+    uint32_t *refused;         /* [block_count] MEMORY_HOST: not 0 where a number is not finite */
 } KvEncodeArgs;
 
 enum { KV_ENCODE_BLOCKS_MAX = 16 };
@@ -258,7 +259,7 @@ typedef struct Kernels {
     Status (*kv_encode)(const Codec *codec, const KvShape *shape, const void *block,
                         void *out_bytes);
     void (*kv_decode)(const Codec *codec, const KvShape *shape, const void *bytes, void *out_block);
-    /* The same for blocks in device memory; waits for the verdict. */
+    /* The same for blocks in device memory. The verdicts are there once the stream has passed. */
     Status (*kv_encode_blocks)(const struct Kernels *kernels, const KernelContext *context,
                                const KvEncodeArgs *args);
 

@@ -253,7 +253,7 @@ static void note_use(TierManager *manager, BlockId id, const Block *block) {
 Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot) {
     Record *record = record_at(manager, id);
     if (record->block.state == BLOCK_LOST) return STATUS_IO;
-    CHECK(record->block.state == BLOCK_FILLING && !record->held && record->pins == 0);
+    CHECK(record->block.state == BLOCK_FILLING && !record->held);
     if (lose_if_silent(manager, record)) return STATUS_IO;
     if (!record_on_device(record) || record->transfer != TRANSFER_NONE) {
         demand(manager, record);

@@ -122,8 +122,8 @@ void tier_manager_tick(TierManager *manager, uint64_t now_ns);
 Status tier_manager_take(TierManager *manager, const BlockIdentity *identity, uint64_t stream,
                          uint32_t ordinal, BlockId *out);
 /* Makes a filling block's bytes writable, at *out_slot, until it is let go. STATUS_AGAIN as for a take or a pin, STATUS_NO_SPACE:
- * the device is full of blocks that cannot leave, STATUS_IO: lost. Pins do not end it. Those held at the same time must
- * fit beside staging. */
+ * the device is full of blocks that cannot leave, STATUS_IO: lost. Pins do not end it, and go on: of what was there before it.
+ * Those held at the same time must fit beside staging. */
 Status tier_manager_hold(TierManager *manager, BlockId id, uint32_t *out_slot);
 void tier_manager_let_go(TierManager *manager,
                          BlockId id);                     /* one that is not held stays as it is */

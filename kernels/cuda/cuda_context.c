@@ -6,14 +6,12 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "runtime/base/arena.h"
 
-enum { UPLOAD_SEGMENT_BYTES = 1 << 20, WORDS_BYTES = CUDA_CONTEXT_WORDS * sizeof(uint32_t) };
+enum { UPLOAD_SEGMENT_BYTES = 1 << 20 };
 
 static Status context_fill(CudaContext *cuda, const KernelLimits *limits) {
     Device *device = cuda->device;
     TRY(device->stream_create(device, STREAM_COMPUTE, &cuda->stream));
     TRY(upload_arena_create(&cuda->upload, device, cuda->stream, UPLOAD_SEGMENT_BYTES));
-    TRY(device->memory_take(device, MEMORY_HOST, WORDS_BYTES, "kernel context",
-                            (void **)&cuda->words));
     cuda->scratch_bytes = cuda_scratch_bytes(limits);
     return device->memory_take(device, MEMORY_DEVICE, cuda->scratch_bytes, "kernel scratch",
                                &cuda->scratch);
@@ -22,7 +20,6 @@ static Status context_fill(CudaContext *cuda, const KernelLimits *limits) {
 static void context_free(CudaContext *cuda) {
     Device *device = cuda->device;
     upload_arena_destroy(cuda->upload);
-    if (cuda->words) device->memory_give(device, MEMORY_HOST, cuda->words, WORDS_BYTES);
     if (cuda->scratch)
         device->memory_give(device, MEMORY_DEVICE, cuda->scratch, cuda->scratch_bytes);
     if (cuda->stream) device->stream_destroy(device, cuda->stream);

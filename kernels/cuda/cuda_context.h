@@ -14,8 +14,6 @@ SPILLWAY_EXTERN_C_BEGIN
  * which sets those that it has; kernels/cuda/meson.build lists the names. */
 typedef struct CudaLaunchers CudaLaunchers;
 
-enum { CUDA_CONTEXT_WORDS = KV_ENCODE_BLOCKS_MAX };
-
 typedef struct CudaContext {
     Device *device;
     DeviceStream *stream; /* KernelContext.stream */
@@ -23,7 +21,6 @@ typedef struct CudaContext {
     const CudaLaunchers *launchers;
     void *scratch; /* device memory [scratch_bytes], free between calls */
     uint64_t scratch_bytes;
-    uint32_t *words; /* pinned [CUDA_CONTEXT_WORDS], for what a slot reads back */
 } CudaContext;
 
 static inline const CudaContext *cuda_context(const KernelContext *context) {

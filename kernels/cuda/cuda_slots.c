@@ -100,15 +100,6 @@ static void kv_store_cuda(const KernelContext *context, const KvStoreArgs *args)
 
 /* ---- codecs */
 
-static Status encode_verdict(const CudaContext *cuda, uint32_t block_count) {
-    TRY(cuda->device->copy(cuda->device, cuda->stream, cuda->words, cuda->scratch,
-                           block_count * sizeof *cuda->words));
-    TRY(cuda->device->stream_wait(cuda->device, cuda->stream));
-    for (uint32_t i = 0; i < block_count; i++)
-        if (cuda->words[i]) return STATUS_BAD_INPUT;
-    return STATUS_OK;
-}
-
 static Status kv_encode_blocks_cuda(const Kernels *kernels, const KernelContext *context,
                                     const KvEncodeArgs *args) {
     (void)kernels;
@@ -130,7 +121,8 @@ static Status kv_encode_blocks_cuda(const Kernels *kernels, const KernelContext 
                                .refused = cuda->scratch};
         cuda->launchers->codec_encode(cuda->stream, &launch);
     }
-    return encode_verdict(cuda, args->block_count);
+    return cuda->device->copy(cuda->device, cuda->stream, args->refused, cuda->scratch,
+                              args->block_count * sizeof *args->refused);
 }
 
 /* ---- matrix products */

@@ -346,7 +346,6 @@ static void place_rows(KvCache *cache, const BatchSequence *sequence, uint32_t l
 Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContext *context,
                       const Batch *batch, uint32_t layer_index, const KvRows *rows) {
     CHECK(batch->row_count <= cache->options.row_count_max);
-    kv_finish_reading(cache, layer_index);
     kv_finish_encoding(cache, layer_index);
     for (uint32_t s = 0; s < batch->sequence_count; s++)
         TRY(grow(cache, &batch->sequences[s], layer_index));

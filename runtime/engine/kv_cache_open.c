@@ -167,6 +167,14 @@ static uint32_t staging_least(const KvCacheOptions *options) {
     return least < options->staging_slots ? least : options->staging_slots;
 }
 
+static Status create_encoder(KvCache *cache) {
+    const KvCacheOptions *options = &cache->options;
+    if (options->device->host_addressable)
+        return kv_encoder_create(&cache->encoder, options->kernels, &options->layout);
+    return kv_device_encoder_create(&cache->device_encoder, options->device, options->kernels,
+                                    options->context, &options->layout);
+}
+
 Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
     CHECK(is_power_of_two(options->layout.shape.block_tokens) &&
           options->layout.pack_blocks <= KV_PACK_BLOCKS_MAX);
@@ -184,8 +192,7 @@ Status kv_cache_create(KvCache **out, const KvCacheOptions *options) {
         cache->run_id = monotonic_now_ns(&monotonic_system);
     if (status == STATUS_OK) status = create_manager(cache);
     if (status == STATUS_OK) status = create_mover(cache);
-    if (status == STATUS_OK && options->layout.codec && options->device->host_addressable)
-        status = kv_encoder_create(&cache->encoder, options->kernels, &options->layout);
+    if (status == STATUS_OK && options->layout.codec) status = create_encoder(cache);
     if (status != STATUS_OK) {
         kv_cache_destroy(cache);
         return status;
@@ -199,6 +206,7 @@ void kv_cache_destroy(KvCache *cache) {
     kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     kv_encoder_destroy(cache->encoder);
+    kv_device_encoder_destroy(cache->device_encoder);
     /* first: it may still write to slots, and where I/O is stuck for longer: those slots are left to the system */
     bool quiet = mover_destroy(cache->mover);
     if (quiet) device_slots_destroy(cache->device_slots);

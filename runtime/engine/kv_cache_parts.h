@@ -7,6 +7,7 @@
 #include "runtime/base/invariant.h"
 #include "runtime/engine/kv_cache.h"
 #include "runtime/engine/kv_encoder.h"
+#include "runtime/engine/kv_encoder_device.h"
 #include "runtime/engine/kv_staging.h"
 #include "tiers/spill_header.h"
 
@@ -37,7 +38,6 @@ typedef struct KvPending {
     uint32_t slot_index, layer, ordinal, block_count;
     BlockId pack;
     uint32_t job_index; /* of the encoder */
-    Status status;      /* without one: the device has done it */
 } KvPending;
 
 /* Blocks of one call of attention: pinned until its kernels have read them. */
@@ -75,7 +75,8 @@ struct KvCache {
     uint32_t *row_slots; /* [row_count_max] token index inside the row's block */
     uint32_t
         *verified; /* [host slots] generation of the bytes that were found right there; 0: none */
-    KvEncoder *encoder; /* NULL without a codec, or where the device encodes */
+    KvEncoder *encoder;              /* NULL without a codec, or where the device encodes */
+    KvDeviceEncoder *device_encoder; /* NULL otherwise */
     KvPending pending[KV_ENCODER_JOBS_MAX];
     uint32_t pending_count;
     KvStaging staging;

@@ -32,19 +32,15 @@ static Status hold_pack(KvCache *cache, uint32_t slot_index, uint32_t layer, uin
     return kv_hold_block(cache, *out);
 }
 
-/* Where the host cannot reach blocks the device encodes them, in turn with its other work. */
-static Status encode_on_device(const KvCache *cache, const KvEncoderJob *job) {
-    const KvLayout *layout = &cache->options.layout;
-    void *targets[KV_PACK_BLOCKS_MAX];
-    for (uint32_t i = 0; i < job->block_count; i++)
-        targets[i] = job->out_bytes + i * layout->encoded_bytes;
-    KvEncodeArgs args = {.codec = layout->codec,
-                         .shape = layout->shape,
-                         .block_count = job->block_count,
-                         .blocks = job->blocks,
-                         .out_bytes = targets};
-    const Kernels *kernels = cache->options.kernels;
-    return kernels->kv_encode_blocks(kernels, cache->options.context, &args);
+/* By a thread, or by the device where the host cannot reach blocks. */
+static uint32_t submit(KvCache *cache, const KvEncoderJob *job) {
+    return cache->encoder ? kv_encoder_submit(cache->encoder, job)
+                          : kv_device_encoder_submit(cache->device_encoder, job);
+}
+
+static Status wait_for(KvCache *cache, uint32_t job_index) {
+    return cache->encoder ? kv_encoder_wait(cache->encoder, job_index)
+                          : kv_device_encoder_wait(cache->device_encoder, job_index);
 }
 
 /* `count` blocks from `ordinal` on, of one pack, go to the encoder. STATUS_IO, STATUS_NO_SPACE: the sequence has to be computed
@@ -56,8 +52,8 @@ static Status begin_encoding(KvCache *cache, uint32_t slot_index, uint32_t layer
     BlockId *ids = kv_layer_ids(slot, layer) + ordinal, pack = BLOCK_NONE;
     KvEncoderJob job = {.block_count = count};
     uint32_t pinned;
-    kv_finish_reading(cache, layer); /* a pack that grows is held */
-    if (cache->pending_count == KV_ENCODER_JOBS_MAX) kv_finish_encoding(cache, KV_ALL_LAYERS);
+    if (cache->pending_count == KV_ENCODER_JOBS_MAX)
+        kv_finish_encoding(cache, cache->pending[0].layer); /* the one that ran the longest ago */
     Status status = pin_raw(cache, ids, count, &pinned, job.blocks);
     if (status == STATUS_OK) status = hold_pack(cache, slot_index, layer, ordinal, &pack);
     if (status != STATUS_OK) {
@@ -71,11 +67,8 @@ static Status begin_encoding(KvCache *cache, uint32_t slot_index, uint32_t layer
                          .layer = layer,
                          .ordinal = ordinal,
                          .block_count = count,
-                         .pack = pack};
-    if (cache->encoder)
-        pending.job_index = kv_encoder_submit(cache->encoder, &job);
-    else
-        pending.status = encode_on_device(cache, &job);
+                         .pack = pack,
+                         .job_index = submit(cache, &job)};
     cache->pending[cache->pending_count++] = pending;
     slot->begun_counts[layer] = ordinal + count;
     return STATUS_OK;
@@ -86,8 +79,7 @@ static void end_encoding(KvCache *cache, const KvPending *pending) {
     KvSlot *slot = &cache->slots[pending->slot_index];
     BlockId *ids = kv_layer_ids(slot, pending->layer) + pending->ordinal;
     uint32_t end = pending->ordinal + pending->block_count;
-    Status status =
-        cache->encoder ? kv_encoder_wait(cache->encoder, pending->job_index) : pending->status;
+    Status status = wait_for(cache, pending->job_index);
     for (uint32_t i = 0; i < pending->block_count; i++)
         tier_manager_unpin(cache->manager, ids[i]);
     if (status != STATUS_OK) slot->refused = slot->lost = true;

@@ -321,6 +321,7 @@ static Status kv_encode_blocks_mirrored(const Kernels *kernels, const KernelCont
     }
     copy.blocks = blocks;
     copy.out_bytes = out_bytes;
+    copy.refused = mirror(args->refused, args->block_count * sizeof *args->refused, true);
     Status status = used->kernels->kv_encode_blocks(used->kernels, context_of(context), &copy);
     finish();
     return status;

@@ -332,6 +332,22 @@ static void a_filling_block_moves_while_nobody_holds_it(void **state) {
     close_fixture(&fixture);
 }
 
+/* Kernels still read what was there before it is written to again. */
+static void a_hold_and_pins_go_on_beside_each_other(void **state) {
+    (void)state;
+    Fixture fixture = open_fixture("scan", 3, 1, 2, 0);
+    assert_int_equal(take(&fixture, 0, 0), STATUS_OK);
+    assert_int_equal(pin(&fixture, 0), STATUS_OK);
+    tier_manager_let_go(fixture.manager, fixture.ids[0]);
+    assert_int_equal(hold(&fixture, 0), STATUS_OK);
+    tier_manager_let_go(fixture.manager, fixture.ids[0]);
+    take_sealed(&fixture, 1, 0);
+    assert_int_equal(take(&fixture, 2, 0), STATUS_AGAIN);
+    assert_int_equal(next(&fixture).block, fixture.ids[1]); /* 0 is pinned */
+    unpin(&fixture, 0);
+    close_fixture(&fixture);
+}
+
 static void a_hold_brings_a_block_home_for_another_that_leaves(void **state) {
     (void)state;
     Fixture fixture = open_fixture("scan", 3, 1, 0, 2);
@@ -627,6 +643,7 @@ int main(void) {
         cmocka_unit_test(a_tier_that_fails_is_left_alone),
         cmocka_unit_test(a_full_disk_stops_growing),
         cmocka_unit_test(a_filling_block_moves_while_nobody_holds_it),
+        cmocka_unit_test(a_hold_and_pins_go_on_beside_each_other),
         cmocka_unit_test(a_hold_brings_a_block_home_for_another_that_leaves),
         cmocka_unit_test(a_place_that_is_free_is_taken_about_evenly),
         cmocka_unit_test(a_full_disk_is_tried_again_later),
