@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`spillway plan` and --placement, on tiny models and described machines: test_plan.py SPILLWAY GOLDEN_MODELS MACHINES [ranks]"""
+"""`spillway plan` and --placement, on tiny models and described machines, or on this one, which is measured:
+test_plan.py SPILLWAY GOLDEN_MODELS MACHINES [ranks|machine]"""
 
 import importlib.util
 import json
@@ -150,7 +151,7 @@ def bench(folder, placement, cache, *more):
     return done, json.loads(result.read_text()), json.loads(summary.read_text())
 
 
-def test_this_machine(folder):
+def machine_test(folder):
     """Bytes a step are those that move; what was measured once is kept; the summary has both."""
     cache = folder / "cache"
     asked = ["tiny-llama", *SHAPE, "--batch", BATCH, "--prompt", CONTEXT, "--output", 2 * STEPS, "--kv-nvme-dir", folder]
@@ -257,7 +258,9 @@ def ranks_test(folder):
 
 if sys.argv[4:] == ["ranks"] and (not shutil.which("mpirun") or "mpi none" in run("version", "--verbose").stdout):
     sys.exit(77)
-tests = [ranks_test] if sys.argv[4:] == ["ranks"] else [test for name, test in list(globals().items()) if name.startswith("test_")]
+of_their_own = {"ranks": ranks_test, "machine": machine_test}
+tests = ([of_their_own[name] for name in sys.argv[4:]] or
+         [test for name, test in list(globals().items()) if name.startswith("test_")])
 for test in tests:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         test(pathlib.Path(name))

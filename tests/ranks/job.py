@@ -1,5 +1,6 @@
 """A job of several ranks, started by its launcher and watched from outside, for tests that break it."""
 
+import concurrent.futures
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import time
 
 SECONDS_MAX = 5  # from the fault to the last process gone
 MARK = "SPILLWAY_TEST_MARK"
+PATIENT_AT_ONCE = 3
 
 
 def living(mark):
@@ -93,22 +95,28 @@ class Skip(Exception):
     """What a test needs is not here."""
 
 
-def run_tests(tests, wanted, *arguments):
-    """Runs what is wanted of {name: test}, or all; returns the exit code."""
-    passed = failed = skipped = 0
-    for name, test in tests.items():
-        if wanted and name not in wanted:
-            continue
-        started = time.monotonic()
-        try:
-            test(*arguments)
-            passed += 1
-            print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
-        except AssertionError as error:
-            failed += 1
-            print(f"FAIL {name}: {error}", flush=True)
-        except Skip as reason:
-            skipped += 1
-            print(f"skip {name}: {reason}", flush=True)
+def run_test(name, test, arguments):
+    """Runs one and says so; its verdict."""
+    started = time.monotonic()
+    try:
+        test(*arguments)
+    except AssertionError as error:
+        print(f"FAIL {name}: {error}", flush=True)
+        return "failed"
+    except Skip as reason:
+        print(f"skip {name}: {reason}", flush=True)
+        return "skipped"
+    print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
+    return "passed"
+
+
+def run_tests(tests, wanted, *arguments, patient=()):
+    """Runs what is wanted of {name: test}, or all; returns the exit code. Those that mostly wait (patient) run beside each other."""
+    chosen = {name: test for name, test in tests.items() if not wanted or name in wanted}
+    with concurrent.futures.ThreadPoolExecutor(PATIENT_AT_ONCE) as pool:
+        waiting = [pool.submit(run_test, name, chosen[name], arguments) for name in patient if name in chosen]
+        verdicts = [verdict.result() for verdict in waiting]
+    verdicts += [run_test(name, test, arguments) for name, test in chosen.items() if name not in patient]
+    passed, failed, skipped = (verdicts.count(word) for word in ("passed", "failed", "skipped"))
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0 if passed else 77

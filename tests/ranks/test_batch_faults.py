@@ -17,6 +17,8 @@ from job import Job, expect, run_tests
 LINES = 2000
 LINES_BETWEEN = 10  # answered before the next blow
 SECONDS_TO_ANSWER = 60
+ONE_BY_ONE = ["--max-num-seqs", 1]  # slow enough to be struck
+SIDE_BY_SIDE = ["--max-num-seqs", 32]  # the same answers
 STOPPED = r"E-STOPPED\] rank 0@"
 LOST = r"E-PEER-LOST\].*: rank {}@\S+ \(process \d+\) "
 
@@ -25,7 +27,7 @@ class Batch:
     def __init__(self, spillway, model, folder, name):
         self.output = os.path.join(folder, name + ".jsonl")
         self.words = [spillway, "batch", model, "--ranks", 2, "--input", os.path.join(folder, "in.jsonl"),
-                      "--output", self.output, "--max-num-seqs", 1, "--seed", 3]
+                      "--output", self.output, "--seed", 3]
         self.environment = {}
 
     def count(self):
@@ -37,7 +39,7 @@ class Batch:
     def start(self):
         """Runs until it has answered a few more lines."""
         before = self.count()
-        job = Job(self.words, environment=self.environment)
+        job = Job(self.words + ONE_BY_ONE, environment=self.environment)
         until = time.monotonic() + SECONDS_TO_ANSWER
         while self.count() < before + LINES_BETWEEN:
             assert job.process.poll() is None, "the batch ended before it was struck: " + job.process.stderr.read()
@@ -47,7 +49,7 @@ class Batch:
         return job
 
     def finish(self):
-        expect(Job(self.words, environment=self.environment), {0}, seconds=300)
+        expect(Job(self.words + SIDE_BY_SIDE, environment=self.environment), {0}, seconds=300)
 
     def check_equal(self, calm):
         found, expected = self.answers(), calm.answers()
