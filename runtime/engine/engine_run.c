@@ -189,9 +189,11 @@ static Status run_layers(Engine *engine, const StepPlan *plan) {
         TRY(forward_layers(&engine->pass));
         engine->stats.weights.passes++;
     }
-    if (plan->unit_count == 0) return STATUS_OK;
-    TRY(prefill_run_units(engine, plan));
-    kv_cache_want_ahead(engine->cache, &want);
+    if (plan->unit_count > 0) {
+        TRY(prefill_run_units(engine, plan));
+        kv_cache_want_ahead(engine->cache, &want);
+    }
+    kv_cache_end_layers(engine->cache);
     return STATUS_OK;
 }
 

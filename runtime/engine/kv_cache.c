@@ -50,9 +50,7 @@ Status kv_cache_open(KvCache *cache, uint32_t slot_index, const KvSequence *sequ
 
 void kv_cache_close(KvCache *cache, uint32_t slot_index) {
     KvSlot *slot = kv_slot_at(cache, slot_index);
-    CHECK(slot->open);
-    kv_finish_reading(cache, KV_ALL_LAYERS);
-    CHECK(kv_pins(cache)->count + kv_pins(cache)->partial_count == 0);
+    CHECK(slot->open && kv_nothing_is_pinned(cache));
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++) {
         const BlockId *ids = kv_layer_ids(slot, layer);
@@ -181,8 +179,8 @@ static uint32_t away_count(const KvCache *cache, const Batch *batch) {
 }
 
 void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count) {
+    CHECK(kv_nothing_is_pinned(cache));
     note_ratio(cache);
-    kv_finish_reading(cache, KV_ALL_LAYERS);
     cache->homeward_count = 0;
     if (!cache->mover) return;
     uint32_t home = cache->options.slots[TIER_DEVICE] - cache->options.staging_slots;
@@ -527,7 +525,7 @@ Status kv_cache_next(KvCursor *cursor, KvRuns *out) {
     KvRuns runs = {.device = cache->runs, .host = cache->host_runs};
     TRY(kv_pins_turn(cache, cursor->layer_index));
     const KvPins *pins = kv_pins(cache);
-    kv_staging_let_go(&cache->staging, monotonic_seconds());
+    if (!kv_is_reading(cache)) kv_staging_let_go(&cache->staging, monotonic_seconds());
     pump(cache, 0);
     while (cursor->sequence < cursor->batch->sequence_count) {
         const BatchSequence *sequence = &cursor->batch->sequences[cursor->sequence];
@@ -553,7 +551,7 @@ Status kv_cache_next(KvCursor *cursor, KvRuns *out) {
         else
             stall_or_read(cache, waited_tier(cursor, slot));
     }
-    kv_staging_work(&cache->staging, monotonic_seconds());
+    if (!kv_is_reading(cache)) kv_staging_work(&cache->staging, monotonic_seconds());
     *out = runs;
     return cache->corrupt_seen && cache->options.corrupt_is_fatal ? STATUS_DEVICE : STATUS_OK;
 }
@@ -581,6 +579,10 @@ Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
         TRY(kv_cool(cache, &batch->sequences[s], layer_index));
     pump(cache, 0);
     return STATUS_OK;
+}
+
+void kv_cache_end_layers(KvCache *cache) {
+    if (kv_finish_reading(cache, KV_ALL_LAYERS)) pump(cache, 0);
 }
 
 Status kv_payload_view(KvCache *cache, const void *payload, const void **out) {
@@ -642,7 +644,6 @@ Status kv_cache_fill(KvCache *cache, uint32_t slot_index, uint32_t token_count) 
 void kv_cache_park(KvCache *cache, uint32_t slot_index) {
     const KvSlot *slot = kv_slot_at(cache, slot_index);
     CHECK(slot->open);
-    kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
@@ -651,7 +652,6 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
 }
 
 void kv_cache_settle(KvCache *cache) {
-    kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (int i = 0; i < SETTLE_WAITS && tier_manager_in_flight(cache->manager) > 0; i++)
         pump(cache, wait_ns);

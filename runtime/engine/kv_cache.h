@@ -8,6 +8,7 @@
  *     kv_cache_begin_step                 the plan of the step before is forgotten
  *     kv_cache_want                       what a pass over layers will read, so that it is on its way; in the order of use
  *     for each layer: kv_cache_store, then kv_cache_next until it gives no runs, then kv_cache_seal
+ *     kv_cache_end_layers
  *     kv_cache_extend                     counts tokens as cached; they may be stored later in the step
  *
  * A sequence whose block was lost (I/O error, wrong bytes) is marked; its rows of the step are worth nothing, and it has to be
@@ -131,10 +132,13 @@ Status kv_cache_next(KvCursor *cursor, KvRuns *out);
  * what has become cold goes to be encoded: by the time the layer runs again it is. */
 Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index);
 
+/* The step's layers have run: what they attended is let go, so that the next step's blocks come as logits are made and sampled. */
+void kv_cache_end_layers(KvCache *cache);
+
 /* Waits for the transfers that are under way, a few seconds at most. */
 void kv_cache_settle(KvCache *cache);
 
-/* Every full raw block, brought to the device one after the other; between steps or passes over a layer. */
+/* Every full raw block, brought to the device one after the other; between steps. */
 Status kv_cache_visit(KvCache *cache,
                       Status (*visit)(void *user, const KvShape *shape, const void *block),
                       void *user);

@@ -120,6 +120,7 @@ bool kv_finish_reading(KvCache *cache, uint32_t layer);
 /* kv_pins.c: lets go what has been read without waiting; false when there was nothing. */
 bool kv_let_go_read(KvCache *cache);
 bool kv_is_reading(const KvCache *cache);
+bool kv_nothing_is_pinned(const KvCache *cache); /* for attention */
 
 /* kv_cache.c: the host's view of a pinned block's payload: in place, or a copy that was waited for. */
 Status kv_payload_view(KvCache *cache, const void *payload, const void **out);

@@ -187,7 +187,6 @@ static Status visit_layer(KvCache *cache, const KvSlot *slot, uint32_t layer,
 Status kv_cache_visit(KvCache *cache,
                       Status (*visit)(void *user, const KvShape *shape, const void *block),
                       void *user) {
-    kv_finish_reading(cache, KV_ALL_LAYERS);
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (uint32_t s = 0; s < cache->options.slot_count; s++)
         for (uint32_t layer = 0; layer < cache->options.layer_count && cache->slots[s].open;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/base/monotonic.h"
 #include "runtime/engine/kv_cache_parts.h"
 
 static Status open_set(Device *device, KvPins *pins) {
@@ -43,6 +44,11 @@ static void unpin(KvCache *cache, BlockId id) {
 static void let_go(KvCache *cache, KvPins *pins) {
     for (uint32_t i = 0; i < pins->count; i++)
         unpin(cache, pins->ids[i]);
+    if (pins->reading) {
+        double now = monotonic_seconds();
+        kv_staging_let_go(&cache->staging, now);
+        kv_staging_work(&cache->staging, now); /* what comes after on the stream */
+    }
     pins->count = 0;
     pins->reading = false;
 }
@@ -58,6 +64,13 @@ bool kv_is_reading(const KvCache *cache) {
     for (int i = 0; i < KV_PIN_SETS; i++)
         if (cache->pin_sets[i].reading) return true;
     return false;
+}
+
+bool kv_nothing_is_pinned(const KvCache *cache) {
+    uint32_t count = 0;
+    for (int i = 0; i < KV_PIN_SETS; i++)
+        count += cache->pin_sets[i].count + cache->pin_sets[i].partial_count;
+    return count == 0;
 }
 
 bool kv_let_go_read(KvCache *cache) {

@@ -24,7 +24,8 @@ typedef struct KvStaging {
 
 /* A step begins at `now`, with so many bytes read since the start: the slots for it, from what the step before was like. */
 uint32_t kv_staging_begin_step(KvStaging *staging, double now, uint64_t read_bytes);
-/* Work begins on blocks that are at hand; it ends when they are let go. Waiting between is no pause: staging fills then. */
+/* Work begins on blocks that are at hand; it ends when they are let go. Waiting between is no pause: staging fills then. Where kernels run
+ * behind the host they are let go later than the host asks for the next: pauses are between the times when they are. */
 void kv_staging_work(KvStaging *staging, double now);
 void kv_staging_let_go(KvStaging *staging, double now);
 
