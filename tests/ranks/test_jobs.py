@@ -27,7 +27,7 @@ class Script(Batch):
     def __init__(self, bench, name, *more, **environment):
         super().__init__(bench.spillway, bench.model, bench.folder, name)
         files = [bench.model, os.path.join(bench.folder, "in.jsonl"), self.output]
-        self.words = bench.words(*files, "--seed", 3, "--max-num-seqs", 4, *more)
+        self.words = bench.words(*files, "--seed", 3, *more)
         self.environment = {**bench.environment, **environment}
 
 
@@ -46,7 +46,6 @@ class Node:
     def check_end(self, batch):
         if not os.path.exists(self.calm.output):
             self.calm.words[self.calm.words.index("--ranks") + 1] = self.ranks
-            self.calm.words[self.calm.words.index("--max-num-seqs") + 1] = 64
             self.calm.finish()
             assert len(self.calm.answers()) == LINES, "lines without an answer"
         batch.check_equal(self.calm)
@@ -72,7 +71,6 @@ def test_drain(bench):
     job = batch.start()
     job.process.send_signal(signal.SIGTERM)
     expect(job, {75}, r"E-STOPPED\] rank 0@", seconds=SECONDS_MAX)
-    batch.words[batch.words.index("--max-num-seqs") + 1] = 64
     batch.finish()
     bench.check_end(batch)
 

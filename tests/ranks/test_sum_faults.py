@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 from job import Job, expect, run_tests
-from test_batch_faults import LOST, Batch, strike_rank
+from test_batch_faults import LOST, ONE_BY_ONE, Batch, strike_rank
 
 LINES = 24  # the emulated device is slow
 SECONDS = 60  # from the start of a run to the last process gone
@@ -33,7 +33,7 @@ def fail_device(fault, code, pattern, *more, lines=1):
     def strike(batch):
         alone = Batch(batch.words[0], batch.words[2], os.path.dirname(batch.output), fault.replace(":", "-"))
         sums = batch.words[batch.words.index("--backend"):]
-        job = Job([*alone.words, *sums, "--fault", fault, *more])
+        job = Job([*alone.words, *ONE_BY_ONE, *sums, "--fault", fault, *more])
         expect(job, {code}, seconds=SECONDS)
         errors = job.errors()
         assert 1 <= len(errors) <= lines and all(re.search(pattern, line) for line in errors), errors
