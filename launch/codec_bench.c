@@ -18,7 +18,7 @@ enum {
     DRAWN_COUNT = 64,   /* blocks of numbers of their own; the others repeat them */
     PIECE_BLOCKS = 32,  /* timed together: a fraction of a millisecond */
     PIECE_COUNT = BLOCK_COUNT / PIECE_BLOCKS,
-    ROUNDS = 3,
+    ROUNDS = 2,
     CACHE_LINE = 64,
 };
 

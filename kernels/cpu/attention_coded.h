@@ -361,10 +361,16 @@ ROWS_BOTH(turbo3_5, FORM_TABLE4, FORM_INNER3, SCALE_TABLE)
 #undef ROWS_SCORES
 #undef ROWS_VALUES
 
+/* `count` halves that begin at `offset`; the next block's are fetched. (KIVI has so many that fetching them at once costs more.) */
+static void open_scales(CodedHead *head, uint64_t offset, uint64_t count) {
+    halves_to_floats(head->bytes + offset, count, head->scales);
+    if (head->next) fetch_bytes(head->next + offset, count * sizeof(uint16_t));
+}
+
 static void open_int8(CodedHead *head) {
     uint32_t groups = (head->head.head_dim + 31) / 32, tokens = head->head.token_count;
     uint64_t codes_bytes = (uint64_t)tokens * head->head.head_dim;
-    halves_to_floats(head->bytes + codes_bytes, (uint64_t)tokens * groups, head->scales);
+    open_scales(head, codes_bytes, (uint64_t)tokens * groups);
     head->rows[0] = (CodedRows){.codes = head->bytes,
                                 .next = head->next,
                                 .row_bytes = head->head.head_dim,
@@ -377,7 +383,7 @@ static void open_int8(CodedHead *head) {
 
 static void open_fp8(CodedHead *head) {
     uint64_t codes_bytes = (uint64_t)head->head.token_count * head->head.head_dim;
-    halves_to_floats(head->bytes + codes_bytes, head->head.token_count, head->scales);
+    open_scales(head, codes_bytes, head->head.token_count);
     head->rows[0] = (CodedRows){.codes = head->bytes,
                                 .next = head->next,
                                 .row_bytes = head->head.head_dim,
@@ -391,7 +397,7 @@ static void open_fp8(CodedHead *head) {
 static void open_int4_group(CodedHead *head) {
     uint32_t groups = (head->head.head_dim + 63) / 64, tokens = head->head.token_count;
     uint64_t codes_bytes = (uint64_t)tokens * groups * 32, count = 2u * (uint64_t)tokens * groups;
-    halves_to_floats(head->bytes + codes_bytes, count, head->scales);
+    open_scales(head, codes_bytes, count);
     uint64_t i = 0;
     for (; i + VECTOR_LANES <= count; i += VECTOR_LANES)
         vector_store(head->scales + i, vector_invert_even(vector_load(head->scales + i)));
@@ -538,7 +544,7 @@ static void open_turbo(CodedHead *head) {
     const TurboPlan *plan = turbo_plan(&head->head);
     const uint8_t *codes = head->bytes + plan->mask_bytes;
     uint64_t tokens = head->head.token_count;
-    halves_to_floats(codes + tokens * plan->row_bytes, tokens * plan->vector_count, head->scales);
+    open_scales(head, plan->mask_bytes + tokens * plan->row_bytes, tokens * plan->vector_count);
     for (uint32_t v = 0; v < plan->vector_count; v++)
         head->rows[v] =
             (CodedRows){.codes = codes + plan->vectors[v].row_offset,
