@@ -161,6 +161,8 @@ static void leave_cache(const uint8_t *bytes, uint64_t count) {
     for (uint64_t i = 0; i < count; i += CACHE_LINE)
         __builtin_ia32_clflush(bytes + i);
     __builtin_ia32_mfence();
+#else
+    (void)bytes, (void)count;
 #endif
 }
 

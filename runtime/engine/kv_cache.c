@@ -12,9 +12,8 @@
 #include "runtime/engine/kv_cache_parts.h"
 
 enum { RESULTS_AT_ONCE = 64, SETTLE_WAITS = 50 };
-static const uint64_t wait_ns =
+static const uint64_t stall_wait_ns =
     100000000; /* wake up now and then, whatever happens to the tier thread */
-static const uint64_t reading_wait_ns = 50000; /* as kernels run, which say nothing when they end */
 
 KvShape kv_cache_shape(const KvCache *cache) {
     return cache->options.layout.shape;
@@ -95,21 +94,20 @@ static void start_transfers(KvCache *cache) {
     mover_flush(cache->mover);
 }
 
-/* Tells the manager what has completed and starts what may start now; waits for a completion where wait says so. */
-static void pump(KvCache *cache, uint64_t wait) {
+void kv_pump(KvCache *cache, uint64_t wait_ns) {
     if (!cache->mover) return;
     start_transfers(cache);
     MoverDone done[RESULTS_AT_ONCE];
     uint32_t count;
     do {
-        count = mover_collect(cache->mover, done, RESULTS_AT_ONCE, wait);
+        count = mover_collect(cache->mover, done, RESULTS_AT_ONCE, wait_ns);
         tier_manager_tick(cache->manager, monotonic_now_ns(&monotonic_system));
         for (uint32_t i = 0; i < count; i++) {
             tier_manager_complete(cache->manager, done[i].transfer_id, done[i].result);
             cache->corrupt_seen |= done[i].result == TRANSFER_CORRUPT;
         }
         if (count > 0) start_transfers(cache);
-        wait = 0;
+        wait_ns = 0;
     } while (count == RESULTS_AT_ONCE);
 }
 
@@ -117,23 +115,13 @@ void kv_stall(KvCache *cache, Tier cause) {
     bool read = kv_finish_reading(cache, KV_ALL_LAYERS);
     double start = monotonic_seconds();
     bool encoded = kv_finish_encoding(cache, KV_ALL_LAYERS);
-    pump(cache, read || encoded ? 0 : wait_ns);
+    kv_pump(cache, read || encoded ? 0 : stall_wait_ns);
     cache->seconds_stalled[cause] += monotonic_seconds() - start;
-}
-
-/* The same as blocks are collected for attention: what arrives while kernels still read others is given to them at once. */
-static void stall_or_read(KvCache *cache, Tier cause) {
-    if (kv_let_go_read(cache))
-        pump(cache, 0);
-    else if (kv_is_reading(cache) && tier_manager_in_flight(cache->manager) > 0)
-        pump(cache, reading_wait_ns);
-    else
-        kv_stall(cache, cause);
 }
 
 /* ---- a step ---- */
 
-static uint32_t first_block(const KvCache *cache, const BatchSequence *sequence, uint32_t window) {
+uint32_t kv_first_block(const KvCache *cache, const BatchSequence *sequence, uint32_t window) {
     if (window == 0 || sequence->position_first < window) return 0;
     uint32_t block =
         (sequence->position_first - window + 1) / cache->options.layout.shape.block_tokens;
@@ -193,8 +181,7 @@ void kv_cache_begin_step(KvCache *cache, const Batch *batch, uint32_t take_count
     tier_manager_set_free_target(cache->manager, free_target < home / 4 ? free_target : home / 4);
 }
 
-/* The sequences of one row that the batch begins with: with attends_host, the rows whose blocks may stay in host memory. */
-static uint32_t host_rows(const KvCache *cache, const Batch *batch) {
+uint32_t kv_host_rows(const KvCache *cache, const Batch *batch) {
     uint32_t rows = 0;
     while (cache->options.attends_host && rows < batch->sequence_count &&
            batch->sequences[rows].row_count == 1)
@@ -228,7 +215,7 @@ static uint32_t want_blocks(KvCache *cache, const BlockId *ids, uint32_t first, 
 static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     const Batch *batch = want->batch;
     uint32_t block_tokens = cache->options.layout.shape.block_tokens, taken, away = 0;
-    uint32_t stay = host_rows(cache, batch);
+    uint32_t stay = kv_host_rows(cache, batch);
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const BatchSequence *sequence = &batch->sequences[s];
         const KvSlot *slot = kv_slot_at(cache, sequence->slot);
@@ -238,7 +225,7 @@ static uint32_t want_layer(KvCache *cache, const KvWant *want, uint32_t layer) {
     }
     for (uint32_t s = 0; s < batch->sequence_count; s++) {
         const KvSlot *slot = kv_slot_at(cache, batch->sequences[s].slot);
-        uint32_t first = first_block(cache, &batch->sequences[s], want->window);
+        uint32_t first = kv_first_block(cache, &batch->sequences[s], want->window);
         if (!slot->lost)
             away += want_blocks(cache, kv_layer_ids(slot, layer), first, slot->block_counts[layer],
                                 s < stay);
@@ -257,7 +244,7 @@ void kv_cache_want(KvCache *cache, const KvWant *want) {
     if (!cache->mover) return;
     for (uint32_t layer = want->layer_first; layer < want->layer_end; layer++)
         want_layer(cache, want, layer);
-    pump(cache, 0);
+    kv_pump(cache, 0);
 }
 
 void kv_cache_want_ahead(KvCache *cache, const KvWant *want) {
@@ -266,7 +253,7 @@ void kv_cache_want_ahead(KvCache *cache, const KvWant *want) {
     for (uint32_t layer = want->layer_first;
          layer < want->layer_end && away < cache->options.staging_slots; layer++)
         away += want_layer(cache, want, layer);
-    pump(cache, 0);
+    kv_pump(cache, 0);
 }
 
 /* Of blocks that the device reads and that are being encoded, which take up room; false when there were none. */
@@ -358,202 +345,8 @@ Status kv_cache_store(KvCache *cache, const Kernels *kernels, const KernelContex
                         .blocks = cache->row_blocks,
                         .block_slots = cache->row_slots};
     kernels->kv_store(context, &args);
-    pump(cache, 0);
+    kv_pump(cache, 0);
     return STATUS_OK;
-}
-
-KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index, uint32_t window) {
-    return (KvCursor){.cache = cache,
-                      .batch = batch,
-                      .layer_index = layer_index,
-                      .window = window,
-                      .host_rows = host_rows(cache, batch)};
-}
-
-/* The tier that the block comes from which pin_group waits for. */
-static Tier waited_tier(const KvCursor *cursor, const KvSlot *slot) {
-    const BlockId *ids = slot->ids + (uint64_t)cursor->layer_index * slot->block_capacity;
-    return tier_manager_tier(cursor->cache->manager,
-                             ids[cursor->ordinal + kv_pins(cursor->cache)->partial_count]);
-}
-
-/* Bytes that nobody has read since they were written; the generation names them. */
-static bool is_right_in_host(KvCache *cache, BlockId id, uint32_t host_slot) {
-    const KvLayout *layout = &cache->options.layout;
-    const Block *block = tier_manager_block(cache->manager, id);
-    if (cache->verified[host_slot] == block->generation) return true;
-    const Codec *codec = layout->tier_codecs[block->form];
-    uint64_t bytes = codec ? codec_block_bytes(codec, &layout->shape) : layout->payload_bytes;
-    SpillExpectation expected = {.identity = &block->identity,
-                                 .form = block->form,
-                                 .payload_bytes = (uint32_t)bytes,
-                                 .slot = host_slot,
-                                 .generation = block->generation,
-                                 .ordinal = block->ordinal};
-    if (!spill_header_matches(kv_slot_memory(cache, TIER_HOST, host_slot), &expected)) return false;
-    cache->verified[host_slot] = block->generation;
-    return true;
-}
-
-/* STATUS_NOT_FOUND: to be pinned on the device. */
-static Status pin_in_host(KvCache *cache, BlockId id, const uint8_t **out_payload) {
-    uint32_t host_slot;
-    TRY(tier_manager_pin_host(cache->manager, id, &host_slot));
-    if (!is_right_in_host(cache, id, host_slot)) {
-        tier_manager_unpin(cache->manager, id);
-        return STATUS_NOT_FOUND;
-    }
-    *out_payload = kv_slot_memory(cache, TIER_HOST, host_slot) + sizeof(SpillHeader);
-    return STATUS_OK;
-}
-
-/* The block's payload, pinned for attention: in host memory, where it may stay there and does, else on the device. */
-static Status pin_block(KvCache *cache, BlockId id, bool stay_in_host, const uint8_t **out_payload,
-                        bool *out_in_host) {
-    uint32_t device_slot;
-    *out_in_host = stay_in_host && pin_in_host(cache, id, out_payload) == STATUS_OK;
-    if (*out_in_host) return STATUS_OK;
-    TRY(tier_manager_pin(cache->manager, id, &device_slot));
-    *out_payload = kv_payload(cache, device_slot);
-    return STATUS_OK;
-}
-
-/* What is attended in host memory: a block a time, but bytes once where those of a pack follow each other. */
-static void note_in_host(KvCache *cache, const BlockId *ids, uint32_t ordinal) {
-    uint32_t form = tier_manager_block(cache->manager, ids[ordinal])->form;
-    cache->host_blocks++;
-    if (ordinal == 0 || ids[ordinal] != ids[ordinal - 1])
-        cache->host_bytes += mover_moved_bytes(cache->mover, form);
-}
-
-/* Pins the next group of the cursor's sequence as far as it is at hand; a group that is not whole stays pinned as the
- * partial one. STATUS_AGAIN: more is on its way. */
-static Status pin_group(KvCursor *cursor, const KvSlot *slot, uint32_t end) {
-    KvCache *cache = cursor->cache;
-    KvPins *pins = kv_pins(cache);
-    const KvLayout *layout = &cache->options.layout;
-    const BlockId *ids = kv_layer_ids(slot, cursor->layer_index);
-    uint32_t packed_count = slot->packed_counts[cursor->layer_index];
-    while (cursor->ordinal + pins->partial_count < end) {
-        uint32_t place = pins->count + pins->partial_count;
-        uint32_t ordinal = cursor->ordinal + pins->partial_count;
-        bool packed = ordinal < packed_count;
-        bool pinned = pins->partial_count > 0 && ids[ordinal] == ids[ordinal - 1];
-        if (pinned) {
-            pins->pointers[place] =
-                (const uint8_t *)pins->pointers[place - 1] + layout->encoded_bytes;
-            pins->in_host[place] = pins->in_host[place - 1];
-        } else {
-            const uint8_t *payload;
-            TRY(pin_block(cache, ids[ordinal], cursor->sequence < cursor->host_rows, &payload,
-                          &pins->in_host[place]));
-            pins->pointers[place] =
-                payload + (packed ? ordinal % layout->pack_blocks * layout->encoded_bytes : 0);
-        }
-        pins->ids[place] = pinned ? BLOCK_NONE : ids[ordinal];
-        pins->codecs[place] =
-            packed ? layout->codec
-                   : layout->tier_codecs[tier_manager_block(cache->manager, ids[ordinal])->form];
-        if (pins->in_host[place]) note_in_host(cache, ids, ordinal);
-        pins->partial_count++;
-    }
-    return STATUS_OK;
-}
-
-/* Whether blocks from `ordinal` on, whose pointers are `blocks`, go on with the run. One that is a part of a group takes no more, so
- * that which blocks fold together does not depend on what was at hand when. */
-static bool run_goes_on(const AttendRun *run, const BatchSequence *sequence, uint32_t ordinal,
-                        const void *const *blocks) {
-    return run->row_first == sequence->row_first && run->blocks + run->block_count == blocks &&
-           run->block_ordinal_first % ATTEND_GROUP_BLOCKS == 0 &&
-           ordinal % ATTEND_GROUP_BLOCKS == 0;
-}
-
-/* `count` pinned blocks from `place` on, all in one memory. */
-static void add_run(KvCursor *cursor, const BatchSequence *sequence, uint32_t place, uint32_t count,
-                    KvRuns *io_runs) {
-    KvCache *cache = cursor->cache;
-    const KvPins *pins = kv_pins(cache);
-    bool host = pins->in_host[place];
-    AttendRun *runs = host ? cache->host_runs : cache->runs;
-    uint32_t *run_count = host ? &io_runs->host_count : &io_runs->device_count;
-    const void *const *blocks = pins->pointers + place;
-    AttendRun *last = *run_count > 0 ? &runs[*run_count - 1] : NULL;
-    if (!last || !run_goes_on(last, sequence, cursor->ordinal, blocks)) {
-        last = &runs[(*run_count)++];
-        *last = (AttendRun){.row_first = sequence->row_first,
-                            .row_count = sequence->row_count,
-                            .position_first = sequence->position_first,
-                            .block_ordinal_first = cursor->ordinal,
-                            .blocks = blocks,
-                            .codecs = pins->codecs + place};
-    }
-    last->block_count += count;
-    cursor->ordinal += count;
-}
-
-/* The group that is pinned, cut where it changes from one memory to the other. */
-static void add_group(KvCursor *cursor, const BatchSequence *sequence, KvRuns *io_runs) {
-    KvPins *pins = kv_pins(cursor->cache);
-    uint32_t end = pins->count + pins->partial_count;
-    for (uint32_t first = pins->count, next; first < end; first = next) {
-        for (next = first + 1; next < end && pins->in_host[next] == pins->in_host[first];)
-            next++;
-        add_run(cursor, sequence, first, next - first, io_runs);
-    }
-    pins->count = end;
-    pins->partial_count = 0;
-}
-
-static void next_sequence(KvCursor *cursor) {
-    cursor->sequence++;
-    cursor->entered = false;
-}
-
-/* A lost block: the sequence gives no more runs. What it holds pinned of a group that is not whole is let go. Blocks that were stored
- * to are not attended any more, which would keep them until that is done. */
-static Status lose_sequence(KvCursor *cursor, KvSlot *slot) {
-    Device *device = cursor->cache->options.device;
-    kv_pins_drop_partial(cursor->cache);
-    slot->lost = true;
-    next_sequence(cursor);
-    return device->stream_wait(device, cursor->cache->options.context->stream);
-}
-
-Status kv_cache_next(KvCursor *cursor, KvRuns *out) {
-    KvCache *cache = cursor->cache;
-    KvRuns runs = {.device = cache->runs, .host = cache->host_runs};
-    TRY(kv_pins_turn(cache, cursor->layer_index));
-    const KvPins *pins = kv_pins(cache);
-    if (!kv_is_reading(cache)) kv_staging_let_go(&cache->staging, monotonic_seconds());
-    pump(cache, 0);
-    while (cursor->sequence < cursor->batch->sequence_count) {
-        const BatchSequence *sequence = &cursor->batch->sequences[cursor->sequence];
-        KvSlot *slot = &cache->slots[sequence->slot];
-        uint32_t block_count = slot->block_counts[cursor->layer_index];
-        if (!cursor->entered) cursor->ordinal = first_block(cache, sequence, cursor->window);
-        cursor->entered = true;
-        if (slot->lost || cursor->ordinal >= block_count) {
-            next_sequence(cursor);
-            continue;
-        }
-        if (pins->count + ATTEND_GROUP_BLOCKS > KV_PINNED_MAX) break;
-        uint32_t end = cursor->ordinal + ATTEND_GROUP_BLOCKS < block_count
-                           ? cursor->ordinal + ATTEND_GROUP_BLOCKS
-                           : block_count;
-        Status status = pin_group(cursor, slot, end);
-        if (status == STATUS_OK)
-            add_group(cursor, sequence, &runs);
-        else if (status == STATUS_IO)
-            TRY(lose_sequence(cursor, slot));
-        else if (pins->count > 0)
-            break;
-        else
-            stall_or_read(cache, waited_tier(cursor, slot));
-    }
-    if (!kv_is_reading(cache)) kv_staging_work(&cache->staging, monotonic_seconds());
-    *out = runs;
-    return cache->corrupt_seen && cache->options.corrupt_is_fatal ? STATUS_DEVICE : STATUS_OK;
 }
 
 static void seal_sequence(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
@@ -577,12 +370,12 @@ Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
     for (uint32_t s = 0;
          s < batch->sequence_count && kv_layout_encodes_on_spill(&cache->options.layout); s++)
         TRY(kv_cool(cache, &batch->sequences[s], layer_index));
-    pump(cache, 0);
+    kv_pump(cache, 0);
     return STATUS_OK;
 }
 
 void kv_cache_end_layers(KvCache *cache) {
-    if (kv_finish_reading(cache, KV_ALL_LAYERS)) pump(cache, 0);
+    if (kv_finish_reading(cache, KV_ALL_LAYERS)) kv_pump(cache, 0);
 }
 
 Status kv_payload_view(KvCache *cache, const void *payload, const void **out) {
@@ -648,13 +441,13 @@ void kv_cache_park(KvCache *cache, uint32_t slot_index) {
     for (uint32_t layer = 0; layer < cache->options.layer_count; layer++)
         for (uint32_t i = 0; i < slot->block_counts[layer]; i++)
             tier_manager_park(cache->manager, kv_layer_ids(slot, layer)[i]);
-    pump(cache, 0);
+    kv_pump(cache, 0);
 }
 
 void kv_cache_settle(KvCache *cache) {
     kv_finish_encoding(cache, KV_ALL_LAYERS);
     for (int i = 0; i < SETTLE_WAITS && tier_manager_in_flight(cache->manager) > 0; i++)
-        pump(cache, wait_ns);
+        kv_pump(cache, stall_wait_ns);
 }
 
 KvCacheStats kv_cache_stats(const KvCache *cache) {

@@ -125,7 +125,8 @@ typedef struct KvRuns {
 } KvRuns;
 
 KvCursor kv_cache_begin(KvCache *cache, const Batch *batch, uint32_t layer_index, uint32_t window);
-/* Waits until the next block groups are at hand; no runs when the layer is done. What it gave before is let go. */
+/* Waits until the next block groups are at hand; no runs when the layer is done. What it gave before, whose kernels are on the context's
+ * stream by now, is let go once they have read it. */
 Status kv_cache_next(KvCursor *cursor, KvRuns *out);
 
 /* The layer's exact attention has run: blocks that are full now are sealed, the others may move until they are held again, and

@@ -1,8 +1,8 @@
 #ifndef RUNTIME_ENGINE_KV_CACHE_PARTS_H
 #define RUNTIME_ENGINE_KV_CACHE_PARTS_H
 
-/* What the KV cache is made of, for its own files: kv_cache_open.c (memory, manager, mover), kv_cache.c (a step), kv_pins.c (what
- * attention reads), kv_pack.c (cold blocks into packs). */
+/* What the KV cache is made of, for its own files: kv_cache_open.c (memory, manager, mover), kv_cache.c (a step), kv_cursor.c
+ * (attention's walk over blocks), kv_pins.c (what it reads), kv_pack.c (cold blocks into packs). */
 
 #include "runtime/base/invariant.h"
 #include "runtime/engine/kv_cache.h"
@@ -124,8 +124,15 @@ bool kv_nothing_is_pinned(const KvCache *cache); /* for attention */
 
 /* kv_cache.c: the host's view of a pinned block's payload: in place, or a copy that was waited for. */
 Status kv_payload_view(KvCache *cache, const void *payload, const void **out);
-/* kv_cache.c: waits for a transfer, as booked under `cause`; for what is being encoded first, as that pins blocks. */
+/* kv_cache.c: tells the manager what has completed and starts what may start now; waits up to `wait_ns` for a completion. */
+void kv_pump(KvCache *cache, uint64_t wait_ns);
+/* kv_cache.c: waits for a transfer, as booked under `cause`; instead for what kernels read and what is being encoded, as those pin
+ * blocks. */
 void kv_stall(KvCache *cache, Tier cause);
+/* kv_cache.c: the first block that the sequence's rows attend to, by KvCursor.window; of whole groups. */
+uint32_t kv_first_block(const KvCache *cache, const BatchSequence *sequence, uint32_t window);
+/* kv_cache.c: the sequences of one row that the batch begins with: with attends_host, the rows whose blocks may stay in host memory. */
+uint32_t kv_host_rows(const KvCache *cache, const Batch *batch);
 /* kv_cache.c: a held block, or a pack that begins with it; waits for room where there will be some. */
 Status kv_take_block(KvCache *cache, uint32_t slot_index, uint32_t layer, uint32_t ordinal,
                      const Codec *codec, BlockId *out);
