@@ -27,6 +27,15 @@ typedef enum StreamPriority {
     STREAM_COPY,    /* what may run beside them */
 } StreamPriority;
 
+/* Bytes of which a device makes the checksum. */
+enum { DEVICE_DIGESTS_MAX = 16, DEVICE_DIGEST_BYTES_MIN = 241 };
+
+typedef struct DeviceDigest {
+    const void *bytes; /* MEMORY_DEVICE, 16-byte aligned */
+    uint64_t count;    /* DEVICE_DIGEST_BYTES_MIN or more: below that XXH3 is another function */
+    uint64_t seed;
+} DeviceDigest;
+
 typedef struct Device {
     const char *name; /* "cpu", "cuda:0" */
     /* Of the hardware, the same in every process that sees it; NULL: the host. */
@@ -56,6 +65,10 @@ typedef struct Device {
      * MEMORY_DEVICE or MEMORY_HOST of this device. */
     Status (*copy)(struct Device *device, DeviceStream *stream, void *destination,
                    const void *source, uint64_t bytes);
+
+    /* hash_xxh3 of each of up to DEVICE_DIGESTS_MAX, to out[digest_count] in MEMORY_DEVICE. */
+    Status (*digest)(struct Device *device, DeviceStream *stream, const DeviceDigest *digests,
+                     uint32_t digest_count, uint64_t *out);
 
     Status (*event_create)(struct Device *device, DeviceEvent **out);
     void (*event_destroy)(struct Device *device, DeviceEvent *event);

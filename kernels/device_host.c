@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/machine.h"
 
 /* Streams and events carry nothing here: every call has finished when it returns. */
@@ -69,6 +70,15 @@ static Status host_copy(Device *device, DeviceStream *stream, void *destination,
     return STATUS_OK;
 }
 
+static Status host_digest(Device *device, DeviceStream *stream, const DeviceDigest *digests,
+                          uint32_t digest_count, uint64_t *out) {
+    (void)device;
+    (void)stream;
+    for (uint32_t i = 0; i < digest_count; i++)
+        out[i] = hash_xxh3(digests[i].bytes, digests[i].count, digests[i].seed);
+    return STATUS_OK;
+}
+
 static Status host_event_create(Device *device, DeviceEvent **out) {
     (void)device;
     void *event;
@@ -126,6 +136,7 @@ Status device_host_open(Device **out) {
         .stream_destroy = host_stream_destroy,
         .stream_wait = host_stream_wait,
         .copy = host_copy,
+        .digest = host_digest,
         .event_create = host_event_create,
         .event_destroy = host_event_destroy,
         .event_record = host_event_record,

@@ -9,6 +9,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/digest.h"
 #include "runtime/base/arena.h"
 
 typedef struct CudaDevice {
@@ -176,6 +177,13 @@ static Status cuda_copy(Device *device, DeviceStream *stream, void *destination,
                 cuda_stream(stream));
 }
 
+static Status cuda_digest(Device *device, DeviceStream *stream, const DeviceDigest *digests,
+                          uint32_t digest_count, uint64_t *out) {
+    use(device);
+    digest_launch_cuda(stream, digests, digest_count, out);
+    return check_call(device, "XXH3", cudaSuccess);
+}
+
 static Status cuda_event_create(Device *device, DeviceEvent **out) {
     cudaEvent_t event;
     TRY(CALL(device, cudaEventCreateWithFlags, &event, cudaEventDisableTiming));
@@ -248,6 +256,7 @@ static const Device cuda_row = {
     .stream_destroy = cuda_stream_destroy,
     .stream_wait = cuda_stream_wait,
     .copy = cuda_copy,
+    .digest = cuda_digest,
     .event_create = cuda_event_create,
     .event_destroy = cuda_event_destroy,
     .event_record = cuda_event_record,

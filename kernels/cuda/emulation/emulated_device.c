@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/cuda/digest.h"
 #include "kernels/cuda/emulation/emulated_memory.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/invariant.h"
@@ -346,6 +347,12 @@ static Status copy_slot(Device *device, DeviceStream *stream, void *destination,
     return unlock_status(mine);
 }
 
+static Status digest_slot(Device *device, DeviceStream *stream, const DeviceDigest *digests,
+                          uint32_t digest_count, uint64_t *out) {
+    digest_launch_emulated(stream, digests, digest_count, out);
+    return unlock_status(lock(device));
+}
+
 static Status event_create_slot(Device *device, DeviceEvent **out) {
     (void)device;
     void *event;
@@ -425,6 +432,7 @@ static const Device emulated_row = {
     .stream_destroy = stream_destroy_slot,
     .stream_wait = stream_wait_slot,
     .copy = copy_slot,
+    .digest = digest_slot,
     .event_create = event_create_slot,
     .event_destroy = event_destroy_slot,
     .event_record = event_record_slot,
