@@ -23,8 +23,10 @@ typedef enum MemoryPlace {
 } MemoryPlace;
 
 typedef enum StreamPriority {
+    STREAM_URGENT,  /* short kernels that run before those of a step */
     STREAM_COMPUTE, /* kernels that a step waits for */
     STREAM_COPY,    /* what may run beside them */
+    STREAM_PRIORITY_COUNT,
 } StreamPriority;
 
 /* Bytes of which a device makes the checksum. */

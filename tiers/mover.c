@@ -16,7 +16,7 @@
 #include "runtime/base/monotonic.h"
 #include "tiers/spill_header.h"
 
-enum { RESULTS_AT_ONCE = 64, LANDINGS_MAX = 8, WATCHES_A_TIMEOUT = 16, DISK_ALIGNMENT = 4096 };
+enum { RESULTS_AT_ONCE = 64, WATCHES_A_TIMEOUT = 16, DISK_ALIGNMENT = 4096 };
 static const double cpu_interval_s = 0.1;
 static const uint64_t busy_wait_ns =
     50000; /* how long new jobs may wait while the ring is watched */
@@ -43,6 +43,7 @@ typedef struct Flight {
 typedef struct Landing {
     MoverJob job;
     uint8_t *buffer; /* of device_slots, that it lies in; NULL: in the host's slot */
+    uint64_t hash;   /* that its payload must have where it arrives */
 } Landing;
 
 /* One producer, one consumer; capacity a power of two above 2 * transfers_max, so that it is never full. */
@@ -71,8 +72,8 @@ struct Mover {
     Flight *flights;        /* [transfers_max] */
     uint32_t *free_flights; /* stack, [free_flight_count] */
     uint32_t free_flight_count, late_count;
-    Landing landings[LANDINGS_MAX];
-    uint32_t landing_count;
+    Landing landings[DEVICE_PUTS_MAX]; /* in turn */
+    uint32_t landing_first, landing_count;
     uint8_t **free_code_buffers; /* stack, [free_code_buffer_count] */
     uint32_t free_code_buffer_count;
     uint64_t watch_ns; /* when to look for late flights again */
@@ -283,32 +284,64 @@ static Status fetch(Mover *mover, const Transfer *transfer, uint8_t *block) {
                               payload_bytes(mover, transfer->from_form));
 }
 
-/* Copies to the device that were begun end together. */
-static void land(Mover *mover) {
-    if (mover->landing_count == 0) return;
-    double start = monotonic_seconds();
-    Status status = device_slots_wait(mover->options.device_slots);
-    mover->stats.seconds_copy += monotonic_seconds() - start;
-    for (uint32_t i = 0; i < mover->landing_count; i++) {
-        const Landing *landing = &mover->landings[i];
-        if (landing->buffer) device_slots_give(mover->options.device_slots, landing->buffer);
-        report(mover, &landing->job, status == STATUS_OK ? TRANSFER_OK : TRANSFER_FAILED);
-    }
-    mover->landing_count = 0;
+static void end_landing(Mover *mover, TransferResult result) {
+    const Landing *landing = &mover->landings[mover->landing_first];
+    if (landing->buffer) device_slots_give(mover->options.device_slots, landing->buffer);
+    if (result == TRANSFER_CORRUPT) tell_wrong(mover, &landing->job.transfer);
+    report(mover, &landing->job, result);
+    mover->landing_first = (mover->landing_first + 1) % DEVICE_PUTS_MAX;
+    mover->landing_count--;
 }
 
-/* A verified block begins its way to the device, while the next one is looked at; `land` reports it. */
-static void begin_landing(Mover *mover, const MoverJob *job, uint8_t *block, uint8_t *buffer) {
-    uint32_t bytes = payload_bytes(mover, job->transfer.to_form);
-    Status status =
-        device_slots_put(mover->options.device_slots, job->transfer.to_slot, block, bytes);
-    if (status != STATUS_OK) {
-        if (buffer) device_slots_give(mover->options.device_slots, buffer);
-        report(mover, job, TRANSFER_FAILED);
-        return;
+/* Reports what has arrived on the device. `wait`: for the oldest. */
+static void land(Mover *mover, bool wait) {
+    uint64_t hashes[DEVICE_DIGESTS_MAX];
+    uint32_t count = mover->landing_count;
+    double start = monotonic_seconds();
+    while (count > 0 && mover->landing_count > 0) {
+        Status status = device_slots_landed(mover->options.device_slots, wait, hashes, &count);
+        for (uint32_t i = 0; i < count; i++) {
+            bool right = hashes[i] == mover->landings[mover->landing_first].hash;
+            end_landing(mover, status != STATUS_OK ? TRANSFER_FAILED
+                               : right             ? TRANSFER_OK
+                                                   : TRANSFER_CORRUPT);
+        }
+        wait = false;
     }
-    mover->landings[mover->landing_count++] = (Landing){*job, buffer};
-    if (mover->landing_count == LANDINGS_MAX) land(mover);
+    mover->stats.seconds_copy += monotonic_seconds() - start;
+}
+
+/* A block in host memory begins its way to the device, where its bytes are hashed; `land` reports it. */
+static TransferResult begin_landing(Mover *mover, const MoverJob *job, uint8_t *block,
+                                    uint8_t *buffer) {
+    DeviceSlots *slots = mover->options.device_slots;
+    const Transfer *transfer = &job->transfer;
+    SpillExpectation expectation =
+        expectation_of(mover, job, transfer->from_form, transfer->from_slot);
+    SpillClaim claim;
+    if (!spill_header_claims(block, &expectation, &claim)) {
+        tell_wrong(mover, transfer);
+        return TRANSFER_CORRUPT;
+    }
+    uint32_t bytes = payload_bytes(mover, transfer->to_form);
+    Status status = device_slots_put(slots, transfer->to_slot, block, bytes, claim.seed);
+    if (status == STATUS_AGAIN) {
+        if (mover->ring) ring_flush(mover->ring);
+        land(mover, true);
+        status = device_slots_put(slots, transfer->to_slot, block, bytes, claim.seed);
+    }
+    if (status != STATUS_OK) return TRANSFER_FAILED;
+    uint32_t last = (mover->landing_first + mover->landing_count++) % DEVICE_PUTS_MAX;
+    mover->landings[last] = (Landing){*job, buffer, claim.hash};
+    return TRANSFER_OK;
+}
+
+/* The same, with the result of what does not even begin, and its buffer given back. */
+static void bring(Mover *mover, const MoverJob *job, uint8_t *block, uint8_t *buffer) {
+    TransferResult result = begin_landing(mover, job, block, buffer);
+    if (result == TRANSFER_OK) return;
+    if (buffer) device_slots_give(mover->options.device_slots, buffer);
+    report(mover, job, result);
 }
 
 /* From a device that the host cannot touch to the host's memory. buffer: what is encoded comes through it; else NULL. */
@@ -348,11 +381,7 @@ static void move(Mover *mover, const MoverJob *job, uint8_t *buffer) {
         report(mover, job, copy(mover, job, buffer));
         return;
     }
-    uint8_t *block = slot_memory(mover, TIER_HOST, job->transfer.from_slot);
-    if (verify(mover, job, block) == TRANSFER_OK)
-        begin_landing(mover, job, block, NULL);
-    else
-        report(mover, job, TRANSFER_CORRUPT);
+    bring(mover, job, slot_memory(mover, TIER_HOST, job->transfer.from_slot), NULL);
 }
 
 /* Does it come from or go to where only device_slots can reach it, and not just by a copy? */
@@ -425,7 +454,8 @@ static bool take_jobs(Mover *mover) {
         uint8_t *buffer = NULL;
         bool buffered = needs_buffer(mover, &job.transfer);
         if (buffered) buffer = device_slots_take(mover->options.device_slots);
-        if (buffered && !buffer && !all_flights_late(mover)) break; /* one will be given back */
+        if (buffered && !buffer && (mover->landing_count > 0 || !all_flights_late(mover)))
+            break; /* one will be given back */
         atomic_store(&mover->job_queue.head, ++head);
         if (buffered && !buffer)
             report(mover, &job,
@@ -435,9 +465,12 @@ static bool take_jobs(Mover *mover) {
         else
             move(mover, &job, buffer);
     }
-    if (mover->landing_count > 0 && mover->ring) ring_flush(mover->ring);
-    land(mover);
     return head != first;
+}
+
+/* What a read brings into a buffer is on its way to the device. */
+static bool goes_on(const Flight *flight) {
+    return flight->buffer && flight->job.transfer.to == TIER_DEVICE;
 }
 
 static TransferResult outcome(const RingResult *result) {
@@ -445,12 +478,13 @@ static TransferResult outcome(const RingResult *result) {
     return result->error == RING_ERROR_NO_SPACE ? TRANSFER_NO_SPACE : TRANSFER_FAILED;
 }
 
-/* Nobody asks any more what a late read brought. */
+/* Nobody asks any more what a late read brought; what goes on to a device is verified there. */
 static TransferResult result_of(Mover *mover, const Flight *flight, const RingResult *result) {
     const MoverJob *job = &flight->job;
     if (flight->late) return outcome(result);
     if (result->error != RING_ERROR_NONE) tell_failed(mover, &job->transfer, result);
-    if (result->error != RING_ERROR_NONE || job->transfer.from != TIER_NVME) return outcome(result);
+    bool read = result->error == RING_ERROR_NONE && job->transfer.from == TIER_NVME;
+    if (!read || goes_on(flight)) return outcome(result);
     return verify(mover, job, io_memory(mover, &job->transfer, flight->buffer));
 }
 
@@ -468,8 +502,7 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
     for (uint32_t i = 0; i < count; i++) {
         Flight *flight = &mover->flights[results[i].user];
         TransferResult result = result_of(mover, flight, &results[i]);
-        bool lands = result == TRANSFER_OK && !flight->late && flight->buffer &&
-                     flight->job.transfer.to == TIER_DEVICE;
+        bool lands = result == TRANSFER_OK && !flight->late && goes_on(flight);
         if (!flight->late) restore_source(mover, flight);
         mover->late_count -= flight->late;
         flight->in_flight = false;
@@ -477,13 +510,12 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
             mover->free_code_buffers[mover->free_code_buffer_count++] = flight->codes;
         mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;
         if (lands) {
-            begin_landing(mover, &flight->job, flight->buffer, flight->buffer);
+            bring(mover, &flight->job, flight->buffer, flight->buffer);
             continue;
         }
         if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
         report(mover, &flight->job, result);
     }
-    land(mover);
 }
 
 /* Gives up what has not ended in time. It stays in flight: the kernel may still write to its memory. */
@@ -543,12 +575,16 @@ static void *run(void *argument) {
         uint32_t in_flight = mover->options.transfers_max - mover->free_flight_count;
         if (in_flight > 0) {
             uint64_t wait = in_flight > mover->late_count ? busy_wait_ns : late_wait_ns;
-            take_results(mover, worked ? 0 : wait);
+            take_results(mover, worked || mover->landing_count > 0 ? 0 : wait);
             watch_flights(mover);
-        } else if (!worked) {
-            sleep_until_jobs(mover);
         }
+        if (mover->landing_count > 0)
+            land(mover, !worked);
+        else if (in_flight == 0 && !worked)
+            sleep_until_jobs(mover);
     }
+    while (mover->landing_count > 0)
+        land(mover, true);
     mover->closed_quietly = ring_close(mover->ring);
     return NULL;
 }

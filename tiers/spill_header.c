@@ -21,21 +21,29 @@ static SpillHeader header_of(const SpillExpectation *expectation) {
                          .identity = *expectation->identity};
 }
 
-static uint64_t checksum(const SpillHeader *header, const void *payload) {
-    return hash_xxh3(payload, header->payload_bytes, hash_xxh3(header, sizeof *header, 0));
+static uint64_t seed_of(const SpillHeader *header) {
+    return hash_xxh3(header, sizeof *header, 0);
 }
 
 void spill_header_seal(void *block, const SpillExpectation *expectation) {
     SpillHeader header = header_of(expectation);
-    header.checksum = checksum(&header, (const uint8_t *)block + sizeof header);
+    header.checksum =
+        hash_xxh3((const uint8_t *)block + sizeof header, header.payload_bytes, seed_of(&header));
     memcpy(block, &header, sizeof header);
 }
 
-bool spill_header_matches(const void *block, const SpillExpectation *expectation) {
+bool spill_header_claims(const void *block, const SpillExpectation *expectation,
+                         SpillClaim *out_claim) {
     SpillHeader found, wanted = header_of(expectation);
     memcpy(&found, block, sizeof found);
-    uint64_t claimed = found.checksum;
+    *out_claim = (SpillClaim){found.checksum, seed_of(&wanted)};
     found.checksum = 0;
-    return !memcmp(&found, &wanted, sizeof found) &&
-           claimed == checksum(&wanted, (const uint8_t *)block + sizeof found);
+    return !memcmp(&found, &wanted, sizeof found);
+}
+
+bool spill_header_matches(const void *block, const SpillExpectation *expectation) {
+    SpillClaim claim;
+    return spill_header_claims(block, expectation, &claim) &&
+           claim.hash == hash_xxh3((const uint8_t *)block + sizeof(SpillHeader),
+                                   expectation->payload_bytes, claim.seed);
 }

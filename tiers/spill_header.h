@@ -16,7 +16,8 @@ typedef struct SpillHeader {
     uint32_t slot;       /* where it was written: a misdirected read shows */
     uint32_t generation; /* of the block's record: a stale read shows */
     uint32_t ordinal;
-    uint64_t checksum; /* XXH3-64 of header (this field zero) and payload */
+    uint64_t
+        checksum; /* XXH3-64 of the payload, seeded with that of the header (this field zero) */
     BlockIdentity identity;
 } SpillHeader;
 
@@ -29,6 +30,14 @@ typedef struct SpillExpectation {
 /* `block` is header and payload, side by side. */
 void spill_header_seal(void *block, const SpillExpectation *expectation);
 bool spill_header_matches(const void *block, const SpillExpectation *expectation);
+
+/* The same for who has the payload hashed elsewhere: is the header the expected one, and what must XXH3-64 of the payload be under which seed? */
+typedef struct SpillClaim {
+    uint64_t hash, seed;
+} SpillClaim;
+
+bool spill_header_claims(const void *block, const SpillExpectation *expectation,
+                         SpillClaim *out_claim);
 
 SPILLWAY_EXTERN_C_END
 

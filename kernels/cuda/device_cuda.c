@@ -15,8 +15,8 @@
 typedef struct CudaDevice {
     Device device;
     int index;
-    int priority_compute, priority_copy;
-    char name[48]; /* "cuda:0" */
+    int levels[STREAM_PRIORITY_COUNT]; /* CUDA's: lower goes first */
+    char name[48];                     /* "cuda:0" */
     char identity[2 * sizeof(cudaUUID_t) + 1];
     char model[sizeof(((struct cudaDeviceProp *)0)->name)]; /* "NVIDIA H100 80GB HBM3" */
 } CudaDevice;
@@ -155,9 +155,9 @@ static cudaEvent_t cuda_event(DeviceEvent *event) {
 
 static Status cuda_stream_create(Device *device, StreamPriority priority, DeviceStream **out) {
     const CudaDevice *cuda = device->state;
-    int level = priority == STREAM_COMPUTE ? cuda->priority_compute : cuda->priority_copy;
     cudaStream_t stream;
-    TRY(CALL(device, cudaStreamCreateWithPriority, &stream, cudaStreamNonBlocking, level));
+    TRY(CALL(device, cudaStreamCreateWithPriority, &stream, cudaStreamNonBlocking,
+             cuda->levels[priority]));
     *out = (DeviceStream *)(void *)stream;
     return STATUS_OK;
 }
@@ -272,6 +272,16 @@ static void write_identity(const cudaUUID_t *uuid, char *out) {
         sprintf(out + 2 * i, "%02x", (unsigned char)uuid->bytes[i]);
 }
 
+/* With two levels only, what is urgent shares the upper one. */
+static Status find_levels(CudaDevice *cuda) {
+    int last, first;
+    TRY(CALL(&cuda->device, cudaDeviceGetStreamPriorityRange, &last, &first));
+    cuda->levels[STREAM_URGENT] = first;
+    cuda->levels[STREAM_COMPUTE] = last - first > 1 ? first + 1 : first;
+    cuda->levels[STREAM_COPY] = last;
+    return STATUS_OK;
+}
+
 Status device_cuda_open(Device **out, uint32_t index) {
     const char *reason;
     if (device_cuda_probe(&reason) != STATUS_OK)
@@ -291,10 +301,7 @@ Status device_cuda_open(Device **out, uint32_t index) {
     cuda->device.name = cuda->name;
     cuda->device.identity = cuda->identity;
     cuda->device.state = cuda;
-    use(&cuda->device);
-    Status status =
-        check_call(&cuda->device, "cudaDeviceGetStreamPriorityRange",
-                   cudaDeviceGetStreamPriorityRange(&cuda->priority_copy, &cuda->priority_compute));
+    Status status = find_levels(cuda);
     if (status != STATUS_OK) {
         free(cuda);
         return status;

@@ -108,7 +108,7 @@ static void digests_are_those_of_the_host(Device *device) {
     static const uint32_t counts[] = {241,  255,  256,   257,   1024,  1025,
                                       1087, 2049, 31999, 32769, 65537, 66560};
     enum { COUNTS = sizeof counts / sizeof *counts };
-    DeviceStream *stream = open_stream(device, STREAM_COPY);
+    DeviceStream *stream = open_stream(device, STREAM_URGENT);
     uint8_t *source = take(device, MEMORY_HOST, BYTES), *there = take(device, MEMORY_DEVICE, BYTES);
     uint64_t *made = take(device, MEMORY_DEVICE, COUNTS * sizeof *made),
              *found = take(device, MEMORY_HOST, COUNTS * sizeof *made);

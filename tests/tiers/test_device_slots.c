@@ -1,5 +1,6 @@
 /* The mover with a device that the host cannot touch: blocks come back as they went, by way of the host's memory and of fewer buffers
- * than transfers; wrong bytes never reach the device; buffers that stuck I/O holds make transfers fail, not wait. */
+ * than transfers; wrong bytes are told wherever they became wrong; buffers that stuck I/O holds make transfers fail, not wait. And the slots
+ * below it: puts land in order, each with the hash of what has arrived. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #include "kernels/cuda/emulation/emulated_device.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/random.h"
 #include "tiers/mover.h"
 #include "tiers/spill_file.h"
@@ -212,18 +214,57 @@ static void encodes_on_the_way_down(void **state) {
     close_fixture(&fixture);
 }
 
-static void wrong_bytes_stay_below(void **state) {
+static void wrong_bytes_are_told(void **state) {
     (void)state;
     static const Tier lower[] = {TIER_HOST, TIER_NVME};
     Fixture fixture;
     open_fixture(&fixture, "io.write:torn");
     for (int t = 0; t < 2; t++) {
         fill(&fixture, 0, 5);
-        fill(&fixture, 1, 6);
         assert_int_equal(move(&fixture, 5, TIER_DEVICE, 0, lower[t], 3), TRANSFER_OK);
         fixture.host_memory[3 * SLOT_BYTES + 100] ^= 1;
         assert_int_equal(move(&fixture, 5, lower[t], 3, TIER_DEVICE, 1), TRANSFER_CORRUPT);
-        assert_true(holds(&fixture, 1, 6));
+    }
+    close_fixture(&fixture);
+}
+
+/* A block that is another's does not even begin its way. */
+static void wrong_headers_stay_below(void **state) {
+    (void)state;
+    Fixture fixture;
+    open_fixture(&fixture, NULL);
+    fill(&fixture, 0, 5);
+    fill(&fixture, 1, 6);
+    assert_int_equal(move(&fixture, 5, TIER_DEVICE, 0, TIER_HOST, 3), TRANSFER_OK);
+    assert_int_equal(move(&fixture, 7, TIER_HOST, 3, TIER_DEVICE, 1), TRANSFER_CORRUPT);
+    assert_true(holds(&fixture, 1, 6));
+    close_fixture(&fixture);
+}
+
+/* Of blocks whose bytes come and go at once: wrong ones among right ones, each told as what it is. */
+static void each_of_many_is_told(void **state) {
+    (void)state;
+    Fixture fixture;
+    open_fixture(&fixture, NULL);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        fill(&fixture, i, 20 + i);
+        assert_int_equal(move(&fixture, 20 + i, TIER_DEVICE, i, TIER_HOST, i), TRANSFER_OK);
+    }
+    for (uint32_t round = 0; round < 20; round++) {
+        uint32_t wrong = 0;
+        for (uint32_t i = 0; i < SLOTS; i++) {
+            bool flip = (round + 1) * (i + 3) % 5 == 0;
+            fixture.host_memory[i * SLOT_BYTES + sizeof(SpillHeader) + 31 * i] ^= flip;
+            wrong |= (uint32_t)flip << i;
+            submit(&fixture, 20 + i, TIER_HOST, i, TIER_DEVICE, i);
+        }
+        for (uint32_t i = 0; i < SLOTS; i++) {
+            MoverDone done = next_done(&fixture);
+            bool flipped = wrong >> (done.transfer_id - 20) & 1;
+            assert_int_equal(done.result, flipped ? TRANSFER_CORRUPT : TRANSFER_OK);
+        }
+        for (uint32_t i = 0; i < SLOTS; i++)
+            fixture.host_memory[i * SLOT_BYTES + sizeof(SpillHeader) + 31 * i] ^= wrong >> i & 1;
     }
     close_fixture(&fixture);
 }
@@ -246,12 +287,65 @@ static void stuck_writes_hold_their_buffers(void **state) {
     close_fixture(&fixture);
 }
 
+/* ---- the slots alone */
+
+enum { PUTS = 300 };
+
+static const uint32_t put_sizes[] = {1, 240, 241, 1500, PAYLOAD};
+
+static uint32_t put_size(uint32_t put) {
+    return put_sizes[put * 7 % (sizeof put_sizes / sizeof *put_sizes)];
+}
+
+/* What put i brings; a host slot holds one of every SLOTS. */
+static uint8_t *put_block(const Fixture *fixture, uint32_t put) {
+    return fixture->host_memory + put % SLOTS * SLOT_BYTES;
+}
+
+static uint64_t put_hash(const Fixture *fixture, uint32_t put) {
+    return hash_xxh3(put_block(fixture, put) + sizeof(SpillHeader), put_size(put), put);
+}
+
+static void expect_landed(Fixture *fixture, bool wait, uint32_t put_count, uint32_t *landed) {
+    uint64_t hashes[DEVICE_DIGESTS_MAX];
+    uint32_t count;
+    assert_int_equal(device_slots_landed(fixture->slots, wait, hashes, &count), STATUS_OK);
+    assert_true(count <= put_count - *landed && (!wait || put_count == *landed || count > 0));
+    for (uint32_t i = 0; i < count; i++)
+        assert_int_equal(hashes[i], put_hash(fixture, (*landed)++));
+}
+
+static void puts_land_in_order(void **state) {
+    (void)state;
+    Fixture fixture;
+    open_fixture(&fixture, NULL);
+    Random random = {.key = 11};
+    for (uint32_t i = 0; i < SLOTS * SLOT_BYTES; i++)
+        fixture.host_memory[i] = (uint8_t)random_u64(&random);
+    uint32_t put = 0, landed = 0, refused = 0;
+    while (put < PUTS) {
+        Status status = device_slots_put(fixture.slots, put % SLOTS, put_block(&fixture, put),
+                                         put_size(put), put);
+        bool full = status == STATUS_AGAIN;
+        assert_true(full || status == STATUS_OK);
+        put += !full;
+        refused += full;
+        if (full || random_below(&random, 12) == 0)
+            expect_landed(&fixture, full || random_below(&random, 4) == 0, put, &landed);
+    }
+    while (landed < PUTS)
+        expect_landed(&fixture, true, PUTS, &landed);
+    assert_true(refused > 0);
+    expect_landed(&fixture, true, PUTS, &landed);
+    close_fixture(&fixture);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(blocks_come_back),
-        cmocka_unit_test(encodes_on_the_way_down),
-        cmocka_unit_test(wrong_bytes_stay_below),
-        cmocka_unit_test(stuck_writes_hold_their_buffers),
+        cmocka_unit_test(blocks_come_back),     cmocka_unit_test(encodes_on_the_way_down),
+        cmocka_unit_test(wrong_bytes_are_told), cmocka_unit_test(wrong_headers_stay_below),
+        cmocka_unit_test(each_of_many_is_told), cmocka_unit_test(stuck_writes_hold_their_buffers),
+        cmocka_unit_test(puts_land_in_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
