@@ -138,35 +138,60 @@ typedef struct PackedForm {
  *   floats    32 f32
  *   tiles     int8 for the tensor cores: a record is of eight rows, [record][eight rows], and rows up to a multiple of 32 are
  *             zeros. Codes as a lane of tensor_product_32 takes them, [lane][2] words; then f32 [8] scales, and f32 [8]
- *             scales times the codes' sum */
+ *             scales times the codes' sum
+ *   parts     floats for the tensor cores, each number the sum of two of f16 or three of bfloat16, largest first: a record is of
+ *             sixteen rows, [record][sixteen rows], and rows up to a multiple of 32, or up to 16, are zeros.
+ *             [part][step of columns 4s to 4s + 3 of each eight][lane][4] words as tensor_product_f16 takes them, in which k = 2t and
+ *             2t + 8 of a step begin columns 8t + 4s and 8t + 4s + 2. Of f16 then f32 [8][2], for rows g and g + 8: what 1 stands
+ *             for in the record of this row, a power of two */
 typedef enum ActivationKind {
     ACTIVATION_INT8,
     ACTIVATION_INT8_TILES,
     ACTIVATION_INT16,
-    ACTIVATION_F32
+    ACTIVATION_F32,
+    ACTIVATION_F16_PARTS,
+    ACTIVATION_BF16_PARTS,
+    ACTIVATION_KINDS
 } ActivationKind;
 
 enum {
     ACTIVATION_HEAD_BYTES = 16,
-    ACTIVATION_RECORD_BYTES_MAX = 4 * PACKED_COLUMNS,
     ACTIVATION_TILE_ROWS = 8,
     ACTIVATION_TILES_ROWS = 32, /* rows are filled up to a multiple of */
     ACTIVATION_TILE_SCALES = ACTIVATION_TILE_ROWS * PACKED_COLUMNS, /* bytes: where they begin */
     ACTIVATION_TILE_SUMS = ACTIVATION_TILE_SCALES + 4 * ACTIVATION_TILE_ROWS,
     ACTIVATION_TILE_BYTES = ACTIVATION_TILE_SUMS + 4 * ACTIVATION_TILE_ROWS,
+    ACTIVATION_PARTS_ROWS = 16,
+    ACTIVATION_PART_BYTES = 2 * ACTIVATION_PARTS_ROWS * PACKED_COLUMNS,
+    ACTIVATION_F16_SCALES = 2 * ACTIVATION_PART_BYTES, /* bytes: where they begin */
+    ACTIVATION_F16_BYTES = ACTIVATION_F16_SCALES + 4 * ACTIVATION_PARTS_ROWS,
+    ACTIVATION_BF16_BYTES = 3 * ACTIVATION_PART_BYTES,
+    ACTIVATION_ROW_BYTES_MAX = ACTIVATION_BF16_BYTES / ACTIVATION_PARTS_ROWS, /* of a record */
 };
 
-/* Of one row, or of eight in tiles. */
+/* Rows that share a record. */
+static inline uint32_t activation_record_rows(ActivationKind kind) {
+    return kind == ACTIVATION_INT8_TILES  ? (uint32_t)ACTIVATION_TILE_ROWS
+           : kind >= ACTIVATION_F16_PARTS ? (uint32_t)ACTIVATION_PARTS_ROWS
+                                          : 1;
+}
+
+/* Of so many rows. */
 static inline uint32_t activation_record_bytes(ActivationKind kind) {
     return kind == ACTIVATION_F32          ? 4u * PACKED_COLUMNS
            : kind == ACTIVATION_INT16      ? ACTIVATION_HEAD_BYTES + 2u * PACKED_COLUMNS
            : kind == ACTIVATION_INT8_TILES ? (uint32_t)ACTIVATION_TILE_BYTES
+           : kind == ACTIVATION_F16_PARTS  ? (uint32_t)ACTIVATION_F16_BYTES
+           : kind == ACTIVATION_BF16_PARTS ? (uint32_t)ACTIVATION_BF16_BYTES
                                            : ACTIVATION_HEAD_BYTES + PACKED_COLUMNS;
 }
 
 /* Rows of x that are written: those beyond the last are zeros. */
 static inline uint32_t activation_rows(ActivationKind kind, uint32_t row_count) {
-    uint32_t step = kind == ACTIVATION_INT8_TILES ? ACTIVATION_TILES_ROWS : 1;
+    bool one_record = kind >= ACTIVATION_F16_PARTS && row_count <= ACTIVATION_PARTS_ROWS;
+    uint32_t step = activation_record_rows(kind) == 1 ? 1
+                    : one_record                      ? (uint32_t)ACTIVATION_PARTS_ROWS
+                                                      : (uint32_t)ACTIVATION_TILES_ROWS;
     return (row_count + step - 1) / step * step;
 }
 
@@ -175,8 +200,9 @@ typedef struct ActivationLaunch {
     const float *x; /* [row_count][x_stride] */
     uint64_t x_stride;
     uint32_t row_count, column_count;
-    uint32_t record_count, record_bytes; /* activation_record_bytes() */
-    uint8_t *records;                    /* as the kind says */
+    uint32_t record_count;
+    uint32_t record_rows, record_bytes; /* activation_record_rows(), activation_record_bytes() */
+    uint8_t *records;                   /* as the kind says */
 } ActivationLaunch;
 
 typedef struct ProductLaunch {
@@ -216,8 +242,7 @@ typedef struct CudaLaunchers {
     void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 tiles */
     void (*product_float)(DeviceStream *stream, const ProductLaunch *launch);  /* of f16 and bf16 */
     bool (*tensor_floats)(void); /* product_float runs on this device */
-    /* From so many rows on product_tensor is faster; the bits are the same. At least 10: tiles are then no larger than the
-     * records of f32 that the scratch is made for. */
+    /* From so many rows on product_tensor is faster; the bits are the same. */
     uint32_t tensor_rows_least;
 } CudaLaunchers;
 

@@ -9,20 +9,21 @@
 #include "runtime/base/bytes.h"
 #include "runtime/base/invariant.h"
 
-enum { PRODUCT_ROWS_MAX = 512 }; /* whose activations are kept at a time */
+enum { PRODUCT_ROWS_MAX = 512 }; /* whose activations are kept at a time; a multiple of 32 */
 
 static uint64_t most(uint64_t a, uint64_t b) {
     return a > b ? a : b;
 }
 
 static uint64_t activation_row_bytes(uint64_t column_count) {
-    return divide_up(column_count, PACKED_COLUMNS) * ACTIVATION_RECORD_BYTES_MAX;
+    return divide_up(column_count, PACKED_COLUMNS) * ACTIVATION_ROW_BYTES_MAX;
 }
 
 uint64_t cuda_scratch_bytes(const KernelLimits *limits) {
     uint64_t rows =
         limits->row_count < PRODUCT_ROWS_MAX ? limits->row_count : (uint64_t)PRODUCT_ROWS_MAX;
-    return most(rows * activation_row_bytes(limits->column_count), ATTEND_PARTIALS_BYTES);
+    uint64_t filled = divide_up(rows, ACTIVATION_TILES_ROWS) * ACTIVATION_TILES_ROWS;
+    return most(filled * activation_row_bytes(limits->column_count), ATTEND_PARTIALS_BYTES);
 }
 
 static size_t scratch_bytes_cuda(const KernelLimits *limits, uint32_t thread_count) {
@@ -129,7 +130,10 @@ static Status kv_encode_blocks_cuda(const Kernels *kernels, const KernelContext 
 
 static ActivationKind activation_kind(const CudaLaunchers *launchers, const PackedForm *form,
                                       bool precise, uint32_t row_count) {
-    if (form->groups == 0) return ACTIVATION_F32;
+    if (form->groups == 0) {
+        if (form->code_bits != 16 || !launchers->tensor_floats()) return ACTIVATION_F32;
+        return form->bf16 ? ACTIVATION_BF16_PARTS : ACTIVATION_F16_PARTS;
+    }
     if (precise) return ACTIVATION_INT16;
     return row_count >= launchers->tensor_rows_least ? ACTIVATION_INT8_TILES : ACTIVATION_INT8;
 }
@@ -139,7 +143,7 @@ typedef void ProductLauncher(DeviceStream *stream, const ProductLaunch *launch);
 /* Integer products have the same bits from both kernels; those of 16-bit floats are one kernel's whatever the rows. */
 static ProductLauncher *product_kernel(const CudaLaunchers *launchers,
                                        const ProductLaunch *product) {
-    if (product->form.code_bits == 16 && launchers->tensor_floats())
+    if (activation_record_rows(product->kind) == ACTIVATION_PARTS_ROWS)
         return launchers->product_float;
     if (product->kind == ACTIVATION_INT8_TILES) return launchers->product_tensor;
     return launchers->product;
@@ -152,6 +156,7 @@ static void products_of_kind(const CudaContext *cuda, const MatmulArgs *args, Ac
                           .x = args->x + row * args->x_stride,
                           .x_stride = args->x_stride,
                           .row_count = count,
+                          .record_rows = activation_record_rows(kind),
                           .record_bytes = activation_record_bytes(kind),
                           .records = cuda->scratch};
     for (uint32_t i = 0; i < args->output_count; i++) {
@@ -183,12 +188,13 @@ static void products_of_kind(const CudaContext *cuda, const MatmulArgs *args, Ac
 static void matmul_cuda(const KernelContext *context, const MatmulArgs *args) {
     const CudaContext *cuda = cuda_context(context);
     uint64_t row_bytes = activation_row_bytes(args->outputs[0].weights->column_count);
-    uint64_t rows_max = cuda->scratch_bytes / row_bytes;
+    uint64_t rows_max =
+        cuda->scratch_bytes / row_bytes / ACTIVATION_TILES_ROWS * ACTIVATION_TILES_ROWS;
     CHECK(args->output_count <= MATMUL_OUTPUTS_MAX && rows_max > 0);
     for (uint32_t row = 0; row < args->row_count;) {
         uint32_t left = args->row_count - row;
         uint32_t count = left < rows_max ? left : (uint32_t)rows_max;
-        for (ActivationKind kind = ACTIVATION_INT8; kind <= ACTIVATION_F32; kind++)
+        for (ActivationKind kind = ACTIVATION_INT8; kind < ACTIVATION_KINDS; kind++)
             products_of_kind(cuda, args, kind, row, count);
         row += count;
     }

@@ -7,7 +7,9 @@
  *
  *   product_split   few rows: the warps of a block share the records, and fold what these gave in order
  *   product_rows    more rows of int16 and floats: each warp has eight of its own and walks every record
- *   product_tensor  more rows of int8 (matmul_tensor.cu): each warp has 32, on the tensor cores */
+ *   product_tensor  more rows of int8 (matmul_tensor.cu): each warp has 32, on the tensor cores
+ *
+ * From compute capability 8.0 on f16 and bfloat16 weights are matmul_float.cu's. */
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/integer_dot.cuh"
@@ -283,6 +285,46 @@ DEVICE void tile_store(float x, uint8_t *tile, uint32_t row_in_tile) {
     }
 }
 
+/* x as the sum of numbers of 16 bits, the largest part first. */
+DEVICE void parts_store(const uint16_t *parts, uint32_t part_count, uint8_t *record,
+                        uint32_t row_in_record) {
+    uint32_t column = warp_lane(), t = column / 8, step = column % 8 / 4;
+    uint32_t reader = 4 * (row_in_record % 8) + t;
+    uint32_t word = column % 4 / 2 * 2 + row_in_record / 8;
+    uint32_t at = 2 * (4 * (WARP_LANES * step + reader) + word) + column % 2;
+    for (uint32_t part = 0; part < part_count; part++)
+        reinterpret_cast<uint16_t *>(record + part * ACTIVATION_PART_BYTES)[at] = parts[part];
+}
+
+/* Two of f16. A power of two first brings the record's largest magnitude, or 2^-112 if that is larger, to [2^14, 2^15): short of where
+ * rounding up gives infinity, and 32 products with the largest weights stay far below f32's end. The two keep 22 bits of x and all
+ * down to 2^-39 of the largest. What is not finite is its upper part alone. */
+DEVICE void f16_parts_store(float x, uint8_t *record, uint32_t row_in_record) {
+    uint32_t exponent = float_to_bits(warp_magnitude(x)) >> 23;
+    if (exponent < 15) exponent = 15;
+    float scaled = x * bits_to_float((268 - exponent) << 23);
+    uint16_t parts[2] = {float_to_half(scaled), 0};
+    if (fabsf(scaled) < INFINITY) parts[1] = float_to_half(scaled - half_to_float(parts[0]));
+    parts_store(parts, 2, record, row_in_record);
+    if (warp_lane() == 0)
+        reinterpret_cast<float *>(
+            record + ACTIVATION_F16_SCALES)[2 * (row_in_record % 8) + row_in_record / 8] =
+            bits_to_float((exponent - 14) << 23);
+}
+
+/* Three of bfloat16, cut off and not rounded: all 24 bits, and no magnitude becomes infinity. Whether parts below 2^-126, which are
+ * subnormal, count is the card's to say. */
+DEVICE void bf16_parts_store(float x, uint8_t *record, uint32_t row_in_record) {
+    const uint32_t kept = 0xffff0000u, quiet = 0x00400000u; /* NaN stays NaN */
+    uint32_t upper = float_to_bits(x) | (x != x ? quiet : 0u);
+    float left = fabsf(x) < INFINITY ? x - bits_to_float(upper & kept) : 0.0f;
+    uint32_t middle = float_to_bits(left);
+    uint32_t lower = float_to_bits(left - bits_to_float(middle & kept));
+    const uint16_t parts[3] = {(uint16_t)(upper >> 16), (uint16_t)(middle >> 16),
+                               (uint16_t)(lower >> 16)};
+    parts_store(parts, 3, record, row_in_record);
+}
+
 /* A warp a record and row. Grid: records in steps of eight, rows. */
 KERNEL(PRODUCT_THREADS) void activation_records(ActivationLaunch launch) {
     uint32_t r = block_index().x * PRODUCT_WARPS + warp_index();
@@ -291,18 +333,18 @@ KERNEL(PRODUCT_THREADS) void activation_records(ActivationLaunch launch) {
     uint32_t column = r * PACKED_COLUMNS + warp_lane();
     bool inside = column < launch.column_count && row < launch.row_count;
     float x = inside ? launch.x[row * launch.x_stride + column] : 0.0f;
-    if (launch.kind == ACTIVATION_INT8_TILES) {
-        uint64_t tiles = grid_extent().y / ACTIVATION_TILE_ROWS;
-        uint64_t tile = r * tiles + row / ACTIVATION_TILE_ROWS;
-        tile_store(x, launch.records + tile * launch.record_bytes,
-                   (uint32_t)row % ACTIVATION_TILE_ROWS);
-        return;
+    uint32_t shared_by = launch.record_rows;
+    uint64_t index = row * launch.record_count + r;
+    if (shared_by > 1) index = r * (uint64_t)(grid_extent().y / shared_by) + row / shared_by;
+    uint8_t *record = launch.records + index * launch.record_bytes;
+    uint32_t row_in_record = (uint32_t)row % shared_by;
+    switch (launch.kind) {
+    case ACTIVATION_F32: reinterpret_cast<float *>(record)[warp_lane()] = x; break;
+    case ACTIVATION_INT8_TILES: tile_store(x, record, row_in_record); break;
+    case ACTIVATION_F16_PARTS: f16_parts_store(x, record, row_in_record); break;
+    case ACTIVATION_BF16_PARTS: bf16_parts_store(x, record, row_in_record); break;
+    default: record_store(launch.kind, x, record);
     }
-    uint8_t *record = launch.records + (row * launch.record_count + r) * launch.record_bytes;
-    if (launch.kind == ACTIVATION_F32)
-        reinterpret_cast<float *>(record)[warp_lane()] = x;
-    else
-        record_store(launch.kind, x, record);
 }
 
 /* ---- launchers */

@@ -109,6 +109,12 @@ DEVICE Float4 load4_shared(SharedArray<float> array, uint32_t index) {
 DEVICE void store4_shared(SharedArray<float> array, uint32_t index, Float4 value) {
     *reinterpret_cast<float4 *>(array + index) = value;
 }
+DEVICE Words4 load_words4_shared(SharedArray<uint32_t> array, uint32_t index) {
+    return *reinterpret_cast<const uint4 *>(array + index);
+}
+DEVICE Words2 load_words2_shared(SharedArray<uint32_t> array, uint32_t index) {
+    return *reinterpret_cast<const uint2 *>(array + index);
+}
 
 /* cp.async from compute capability 8.0 on; before that a plain copy, which has arrived at once. */
 template <class T> DEVICE void copy_async16(SharedArray<T> array, uint32_t index, const void *p) {

@@ -8,9 +8,11 @@
  *   b   (column g, bytes 4t …), and for k = 32 (g, 16 + 4t …)
  *   c   (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
  *
- * Of tf32, floats of which the upper 19 bits count, c[16][8] += a[16][8] * b[8][8] in f32, in an order that is the hardware's:
+ * Of 16-bit floats, f16 or bfloat16, c[16][8] += a[16][16] * b[16][8] in f32, in an order that is the hardware's:
  *
- *   a   (row g, k t), (g + 8, t), (g, t + 4), (g + 8, t + 4);   b   (k t, column g), (t + 4, g)
+ *   a   words of two numbers along k, the lower first: (row g, k 2t …), (g + 8, 2t …), (g, 2t + 8 …), (g + 8, 2t + 8 …)
+ *   b   (column g, k 2t …), (g, 2t + 8 …)
+ *   c   as above
  *
  * All lanes, at the same line. GPUs before compute capability 8.0 do it in pieces of 8 rows and k = 16; in the emulation each lane sees what all hold. */
 
@@ -51,16 +53,24 @@ DEVICE void tensor_product_32(int32_t *c, const uint32_t *a, const uint32_t *b) 
 }
 
 /* From compute capability 8.0 on. */
-DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#define TENSOR_PRODUCT_FLOATS(format, c, a, b)                                          \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." format "." format             \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"((c)[0]), "+f"((c)[1]), "+f"((c)[2]), "+f"((c)[3])               \
+                 : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
 #else
-    (void)c, (void)a, (void)b;
-    defect("tf32 before compute capability 8.0");
+#define TENSOR_PRODUCT_FLOATS(format, c, a, b) \
+    ((void)(c), (void)(a), (void)(b),          \
+     defect(format " on tensor cores before compute capability 8.0"))
 #endif
+
+DEVICE void tensor_product_f16(float *c, const uint32_t *a, const uint32_t *b) {
+    TENSOR_PRODUCT_FLOATS("f16", c, a, b);
+}
+
+DEVICE void tensor_product_bf16(float *c, const uint32_t *a, const uint32_t *b) {
+    TENSOR_PRODUCT_FLOATS("bf16", c, a, b);
 }
 
 #else
@@ -87,32 +97,41 @@ DEVICE void tensor_product_32(int32_t *c, const uint32_t *a, const uint32_t *b) 
     tensor_product_16(c, a[2], a[3], b[1]);
 }
 
-DEVICE float tensor_number(uint32_t bits) {
-    float number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
 struct TensorFloats {
-    uint32_t a[4], b[2];
+    float a[8], b[4];
 };
 
-/* In rising k. */
-DEVICE void tensor_product_tf32(float *c, const uint32_t *a, const uint32_t *b) {
-    EmulatedLanes<TensorFloats> lanes =
-        emulated_lanes(TensorFloats{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
+/* In rising k, one fused multiply-add a term. */
+DEVICE void tensor_product_floats(float *c, const TensorFloats &mine) {
+    EmulatedLanes<TensorFloats> lanes = emulated_lanes(mine);
     uint32_t row = warp_lane() / 4 * 4, column = warp_lane() % 4 * 8;
-    for (uint32_t k = 0; k < 8; k++) {
-        TensorFloats from = lanes[row + k % 4];
-        float upper = tensor_number(from.a[k / 4 * 2]);
-        float lower = tensor_number(from.a[k / 4 * 2 + 1]);
-        float left = tensor_number(lanes[column + k % 4].b[k / 4]);
-        float right = tensor_number(lanes[column + 4 + k % 4].b[k / 4]);
-        c[0] = fused_multiply_add(upper, left, c[0]);
-        c[1] = fused_multiply_add(upper, right, c[1]);
-        c[2] = fused_multiply_add(lower, left, c[2]);
-        c[3] = fused_multiply_add(lower, right, c[3]);
+    for (uint32_t k = 0; k < 16; k++) {
+        uint32_t lane = k % 8 / 2, a = k / 8 * 4 + k % 2, b = k / 8 * 2 + k % 2;
+        TensorFloats from = lanes[row + lane];
+        float left = lanes[column + lane].b[b], right = lanes[column + 4 + lane].b[b];
+        c[0] = fused_multiply_add(from.a[a], left, c[0]);
+        c[1] = fused_multiply_add(from.a[a], right, c[1]);
+        c[2] = fused_multiply_add(from.a[a + 2], left, c[2]);
+        c[3] = fused_multiply_add(from.a[a + 2], right, c[3]);
     }
+}
+
+DEVICE void tensor_product_f16(float *c, const uint32_t *a, const uint32_t *b) {
+    TensorFloats mine;
+    for (uint32_t i = 0; i < 8; i++)
+        mine.a[i] = half_to_float((uint16_t)(a[i / 2] >> 16 * (i % 2)));
+    for (uint32_t i = 0; i < 4; i++)
+        mine.b[i] = half_to_float((uint16_t)(b[i / 2] >> 16 * (i % 2)));
+    tensor_product_floats(c, mine);
+}
+
+DEVICE void tensor_product_bf16(float *c, const uint32_t *a, const uint32_t *b) {
+    TensorFloats mine;
+    for (uint32_t i = 0; i < 8; i++)
+        mine.a[i] = bits_to_float(i % 2 ? a[i / 2] & 0xffff0000u : a[i / 2] << 16);
+    for (uint32_t i = 0; i < 4; i++)
+        mine.b[i] = bits_to_float(i % 2 ? b[i / 2] & 0xffff0000u : b[i / 2] << 16);
+    tensor_product_floats(c, mine);
 }
 
 #endif

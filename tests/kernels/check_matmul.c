@@ -147,7 +147,8 @@ typedef enum TwinKind {
     TWIN_DOUBLE,
     TWIN_F32,
     TWIN_F32_RECORDS,
-    TWIN_TF32,
+    TWIN_F16_PARTS,
+    TWIN_BF16_PARTS,
     TWIN_INT8,
     TWIN_INT16
 } TwinKind;
@@ -156,7 +157,10 @@ static TwinKind twin_kind(const Check *check, const MatrixSource *source, bool p
     const Quant *quant = source->tensor.quant;
     if (strcmp(check->variant, "reference") == 0) return TWIN_DOUBLE;
     if (!quant->expand || source->column_begin % GROUP || source->column_end % GROUP)
-        return !check->device ? TWIN_F32 : quant->block_bytes == 2 ? TWIN_TF32 : TWIN_F32_RECORDS;
+        return !check->device         ? TWIN_F32
+               : quant == &quant_f16  ? TWIN_F16_PARTS
+               : quant == &quant_bf16 ? TWIN_BF16_PARTS
+                                      : TWIN_F32_RECORDS;
     bool int8_overflows = quant->code_bits == 8 && strcmp(check->variant, "avx2") == 0;
     return precise || int8_overflows ? TWIN_INT16 : TWIN_INT8;
 }
@@ -254,31 +258,75 @@ static TwinResult twin_f32_records(const float *weights, const float *x, uint32_
     return (TwinResult){sum, twin_f32(weights, x, count).bound};
 }
 
-/* The part of x that tf32 keeps. */
-static float twin_upper(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits &= 0xffffe000u;
-    memcpy(&x, &bits, sizeof x);
-    return x;
+enum { PARTS_MAX = 3 };
+
+/* 32 numbers of x as sums of numbers of 16 bits, and what 1 stands for. */
+typedef struct TwinParts {
+    float parts[PARTS_MAX][GROUP]; /* the largest first */
+    uint32_t count;
+    float unit;
+} TwinParts;
+
+/* The largest magnitude is brought to [2^14, 2^15), if it is at least 2^-112. */
+static TwinParts twin_f16_parts(const float x[GROUP]) {
+    float most = 0.0f;
+    for (uint32_t i = 0; i < GROUP; i++)
+        most = fmaxf(most, fabsf(x[i]));
+    int exponent = -111;
+    if (most >= 0x1p-112f) frexpf(most, &exponent);
+    TwinParts out = {.count = 2, .unit = ldexpf(1.0f, exponent - 15)};
+    for (uint32_t i = 0; i < GROUP; i++) {
+        float scaled = ldexpf(x[i], 15 - exponent);
+        out.parts[0][i] = f16_to_f32(f32_to_f16(scaled));
+        out.parts[1][i] = f16_to_f32(f32_to_f16(scaled - out.parts[0][i]));
+    }
+    return out;
 }
 
-/* Each 32 columns from zero: of every eight the even ones, then the odd ones, with what is left of x and then with its upper bits. */
-static TwinResult twin_tf32(const float *weights, const float *x, uint32_t count) {
-    float sum = 0.0f;
-    double rounding = 0.0;
-    for (uint32_t first = 0; first < count; first += GROUP) {
-        float part = 0.0f;
-        for (uint32_t pass = 0; pass < 2 * GROUP; pass++) {
-            uint32_t k = first + pass / 16 * 8 + pass % 4 * 2 + pass % 8 / 4;
-            float number = k < count ? x[k] : 0.0f, weight = k < count ? weights[k] : 0.0f;
-            float upper = twin_upper(number), rest = twin_upper(number - upper);
-            part = fmaf(weight, pass % 16 < 8 ? rest : upper, part);
-            rounding += fabs((double)weight * (double)number) * 0x1p-22;
+static float bf16_cut(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bf16_to_f32((uint16_t)(bits >> 16));
+}
+
+static TwinParts twin_bf16_parts(const float x[GROUP]) {
+    TwinParts out = {.count = 3, .unit = 1.0f};
+    for (uint32_t i = 0; i < GROUP; i++) {
+        float left = x[i];
+        for (uint32_t part = 0; part < 3; part++) {
+            out.parts[part][i] = bf16_cut(left);
+            left -= out.parts[part][i];
         }
-        sum += part;
     }
-    return (TwinResult){sum, rounding + 2 * twin_f32(weights, x, count).bound};
+    return out;
+}
+
+/* Each 32 columns from zero, the smallest part first: of every eight columns the first four, k in the order of a tensor product, then
+ * the others. The bound holds for the parts that count, and would not for one less. */
+static TwinResult twin_parts(const float *weights, const float *x, uint32_t count, bool bf16) {
+    float sum = 0.0f;
+    double magnitude = 0.0, rounding = 0.0;
+    for (uint32_t first = 0; first < count; first += GROUP) {
+        float group[GROUP] = {0.0f}, part_sum = 0.0f;
+        uint32_t here = count - first < GROUP ? count - first : (uint32_t)GROUP;
+        memcpy(group, x + first, here * sizeof *group);
+        TwinParts twin = bf16 ? twin_bf16_parts(group) : twin_f16_parts(group);
+        for (uint32_t pass = 0; pass < twin.count * GROUP; pass++) {
+            uint32_t part = twin.count - 1 - pass / GROUP, step = pass % GROUP / 16, k = pass % 16;
+            uint32_t i = k % 8 / 2 * 8 + 4 * step + k / 8 * 2 + k % 2;
+            part_sum = fmaf(i < here ? weights[first + i] : 0.0f, twin.parts[part][i], part_sum);
+        }
+        sum = bf16 ? sum + part_sum : fmaf(part_sum, twin.unit, sum);
+        for (uint32_t i = 0; i < here; i++) {
+            double weight = fabs((double)weights[first + i]);
+            magnitude += weight * fabs((double)group[i]);
+            /* half the last place of a rest that is subnormal; of bfloat16 a card may take what is subnormal as zero */
+            rounding += bf16 ? 0x1p-126 * (weight + fabs((double)group[i]) + 1.0)
+                             : 0x1p-25 * (double)twin.unit * weight;
+        }
+    }
+    rounding += bf16 ? 0.0 : 0x1p-23 * magnitude;
+    return (TwinResult){sum, rounding + magnitude * (count / (double)GROUP + 40.0) * 0x1p-24};
 }
 
 static double exact_dot(const float *weights, const float *x, uint32_t count) {
@@ -293,7 +341,8 @@ static TwinResult twin_output(const TwinWeights *weights, const float *x, uint32
     switch (kind) {
     case TWIN_F32: return twin_f32(weights->numbers, x, count);
     case TWIN_F32_RECORDS: return twin_f32_records(weights->numbers, x, count);
-    case TWIN_TF32: return twin_tf32(weights->numbers, x, count);
+    case TWIN_F16_PARTS: return twin_parts(weights->numbers, x, count, false);
+    case TWIN_BF16_PARTS: return twin_parts(weights->numbers, x, count, true);
     case TWIN_INT8: return twin_encoded(weights, x, count, quant, 127.0f);
     case TWIN_INT16: return twin_encoded(weights, x, count, quant, 32767.0f);
     case TWIN_DOUBLE: break;
@@ -309,8 +358,9 @@ static void expect_twin(Check *check, const DrawnProduct *drawn, const MatmulArg
     const Quant *quant = source->tensor.quant;
     const MatmulOutput *output = &done->outputs[index];
     TwinKind kind = twin_kind(check, source, done->precise);
-    /* tensor cores of a GPU sum tf32 in an order of their own */
-    bool same_order = kind != TWIN_TF32 || strcmp(check->variant, "cuda") != 0;
+    /* tensor cores of a GPU sum floats in an order of their own */
+    bool same_order =
+        (kind != TWIN_F16_PARTS && kind != TWIN_BF16_PARTS) || strcmp(check->variant, "cuda") != 0;
     uint32_t columns = source_rows(source);
     CheckShape shape = {done->row_count, columns, output->out_stride};
     float *expected = check_memory(check, check_shape_count(&shape), sizeof *expected);
@@ -325,7 +375,8 @@ static void expect_twin(Check *check, const DrawnProduct *drawn, const MatmulArg
                         : output->bias      ? twin.out + (float)bias
                                             : twin.out;
             expected[m * output->out_stride + n] = out;
-            double bound = twin.bound + 2 * 0x1p-24 * (fabs(exact) + fabs(bias));
+            double bound = twin.bound + 2 * 0x1p-24 * (fabs(exact) + fabs(bias)) +
+                           drawn->column_count * 0x1p-149; /* subnormal products */
             if (fabs((double)out - exact) > bound)
                 check_fail(check, "%s: twin gives %.9g, exact is %.9g, bound %.3g", quant->name,
                            (double)out, exact, bound);
@@ -435,8 +486,8 @@ static void run_not_finite(Check *check) {
 static void run_many_rows(Check *check) {
     enum { ROWS = 520, COLUMNS = 8192 };
     if (check->seed % 32 != 1) return;
-    static const char *const formats[] = {"q8_0", "q4_1", "f32"};
-    const Quant *quant = quant_find(formats[check_below(check, 3)]);
+    static const char *const formats[] = {"q8_0", "q4_1", "f32", "bf16"};
+    const Quant *quant = quant_find(formats[check_below(check, 4)]);
     MatrixSource source = {
         .tensor = check_draw_tensor(check, quant, 1, COLUMNS), .row_end = 1, .column_end = COLUMNS};
     /* rows overlap: each begins a number later */

@@ -222,6 +222,12 @@ DEVICE Float4 load4_shared(SharedArray<float> array, uint32_t index) {
 DEVICE void store4_shared(SharedArray<float> array, uint32_t index, Float4 value) {
     *reinterpret_cast<Float4 *>(array.wide(index, 4, true)) = value;
 }
+DEVICE Words4 load_words4_shared(SharedArray<uint32_t> array, uint32_t index) {
+    return *reinterpret_cast<const Words4 *>(array.wide(index, 4, false));
+}
+DEVICE Words2 load_words2_shared(SharedArray<uint32_t> array, uint32_t index) {
+    return *reinterpret_cast<const Words2 *>(array.wide(index, 2, false));
+}
 
 template <class T> DEVICE void copy_async16(SharedArray<T> array, uint32_t index, const void *p) {
     EmulatedAccess target = array.wide_access(index, 16 / sizeof(T));
