@@ -481,6 +481,129 @@ static void run_not_finite(Check *check) {
     }
 }
 
+/* ---- 16-bit floats, whose x is split where tensor cores multiply ---- */
+
+/* Weights of all magnitudes: subnormal ones, and large ones of f16. */
+static void fill_half_weights(Check *check, const Tensor *tensor, bool positive) {
+    uint8_t *bytes = (uint8_t *)tensor->data;
+    bool f16 = tensor->quant == &quant_f16;
+    for (uint64_t i = 0; i < tensor->bytes; i += 2) {
+        uint16_t bits = load_u16(bytes + i);
+        if (check_chance(check, 0.1)) bits = (uint16_t)check_below(check, f16 ? 0x400 : 0x80);
+        if (f16 && check_chance(check, 0.05)) bits = (uint16_t)check_below(check, 0x7c00);
+        store_u16(bytes + i, positive ? bits & 0x7fff : bits);
+    }
+}
+
+/* Numbers of which each part that is left when the larger ones are taken away has the number's sign, and is large: should one be
+ * dropped, all errors go one way. */
+static void fill_same_way(Check *check, float *x, uint32_t count, float scale) {
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t bits =
+            0x3f800000u | check_below(check, 1 << 10) << 13 | 0x0fc0u | check_below(check, 1 << 6);
+        memcpy(&x[i], &bits, sizeof bits);
+        x[i] *= scale;
+    }
+}
+
+/* A row of one of many kinds; scales are powers of two, and keep the bits. */
+static void fill_row(Check *check, float *x, uint32_t count) {
+    static const float scales[] = {0x1p-126f, 0x1p-113f, 0x1p-100f, 0x1p-20f,
+                                   1.0f,      0x1p20f,   0x1p90f};
+    float scale = scales[check_below(check, sizeof scales / sizeof *scales)];
+    uint32_t kind = check_below(check, 5);
+    check_fill_normal(check, x, count, 1.0);
+    for (uint32_t i = 0; i < count; i++) {
+        if (kind == 0) x[i] = 0.0f;
+        if (kind == 1) x[i] *= ldexpf(1.0f, -(int)check_below(check, 60));
+        x[i] *= scale;
+    }
+    if (kind == 2) fill_same_way(check, x, count, scale);
+    if (kind == 3) x[check_below(check, count)] = 1e30f;
+}
+
+static DrawnProduct draw_half_product(Check *check, uint32_t rows_max) {
+    const Quant *quant = check_chance(check, 0.5) ? &quant_f16 : &quant_bf16;
+    uint32_t columns = 1 + check_below(check, 200), begin = 0, end = columns;
+    uint32_t outputs = 1 + check_below(check, OUTPUTS_MAX), rows = 1 + check_below(check, rows_max);
+    if (check_chance(check, 0.3)) draw_cut(check, columns, &begin, &end);
+    DrawnProduct drawn = {
+        .args = {.row_count = rows,
+                 .x_stride = end - begin + check_below(check, 3),
+                 .output_count = 1,
+                 .outputs = {{.out_stride = outputs + check_below(check, 3)}}},
+        .sources = {{.tensor = check_draw_tensor(check, quant, outputs, columns),
+                     .row_end = outputs,
+                     .column_begin = begin,
+                     .column_end = end}},
+        .column_count = end - begin,
+    };
+    fill_half_weights(check, &drawn.sources[0].tensor, check_chance(check, 0.5));
+    float *x =
+        check_memory(check, (rows - 1) * drawn.args.x_stride + drawn.column_count, sizeof *x);
+    for (uint32_t m = 0; m < rows; m++)
+        fill_row(check, x + m * drawn.args.x_stride, drawn.column_count);
+    drawn.args.x = x;
+    drawn.args.outputs[0].weights = pack(check, check->kernels, &drawn.sources[0]);
+    return drawn;
+}
+
+/* Rows of every magnitude beside each other are as close to the exact product as if each were alone, and their bits as if each were,
+ * or some. */
+static void run_halves(Check *check) {
+    DrawnProduct drawn = draw_half_product(check, 70);
+    MatmulArgs done = call(check, check->kernels, &drawn.args, 0, drawn.args.row_count, 1);
+    expect_twin(check, &drawn, &done, 0);
+    for (uint32_t row = 0, count; row < done.row_count; row += count) {
+        uint32_t left = done.row_count - row;
+        count = 1 + check_below(check, left < 35 ? left : 35);
+        MatmulArgs part = call(check, check->kernels, &drawn.args, row, count, 1);
+        expect_same_rows(check, "some rows", &done, &part, row);
+    }
+}
+
+static bool same_class(double expected, float given) {
+    if (isnan(expected)) return isnan(given);
+    return isinf(expected) ? (double)given == expected : isfinite(given);
+}
+
+/* What is not finite in x gives what a plain product gives: infinity of the same sign, or NaN; in the weights, either. */
+static void run_halves_not_finite(Check *check) {
+    static TwinWeights weights;
+    /* infinities, and a NaN whose upper bits alone would be one */
+    static const uint32_t spoilers[] = {0x7f800000u, 0xff800000u, 0x7f800001u};
+    DrawnProduct drawn = draw_half_product(check, 20);
+    MatrixSource *source = &drawn.sources[0];
+    uint32_t outputs = source_rows(source), columns = drawn.column_count;
+    float *x = check_memory(check, drawn.args.row_count * drawn.args.x_stride, sizeof *x);
+    for (uint32_t m = 0; m < drawn.args.row_count; m++) {
+        float *row = x + m * drawn.args.x_stride;
+        check_fill_normal(check, row, columns, 1.0);
+        for (uint32_t i = check_below(check, 3); i > 0; i--)
+            memcpy(row + check_below(check, columns), &spoilers[check_below(check, 3)],
+                   sizeof *row);
+    }
+    drawn.args.x = x;
+    uint8_t *bytes = (uint8_t *)source->tensor.data;
+    uint64_t row_bytes = source->tensor.bytes / source->tensor.shape[0];
+    uint32_t infinite = check_below(check, outputs);
+    uint64_t column = source->column_begin + check_below(check, columns);
+    store_u16(bytes + infinite * row_bytes + 2 * column,
+              source->tensor.quant == &quant_f16 ? 0x7c00 : 0x7f80);
+    drawn.args.outputs[0].weights = pack(check, check->kernels, source);
+    MatmulArgs done = call(check, check->kernels, &drawn.args, 0, drawn.args.row_count, 1);
+    for (uint32_t n = 0; n < outputs; n++) {
+        twin_weights_read(source, n, TWIN_F32, &weights);
+        for (uint32_t m = 0; m < done.row_count; m++) {
+            float out = done.outputs[0].out[m * done.outputs[0].out_stride + n];
+            double exact = exact_dot(weights.numbers, x + m * done.x_stride, columns);
+            if (n == infinite ? isfinite(out) : !same_class(exact, out))
+                check_fail(check, "%s: %g, and a plain product gives %g",
+                           source->tensor.quant->name, (double)out, exact);
+        }
+    }
+}
+
 /* So many rows of so many columns that a backend with bounded scratch takes them in pieces: one seed in 32, for it is slow to
  * emulate. */
 static void run_many_rows(Check *check) {
@@ -607,7 +730,7 @@ static void bench_format(Check *check, const char *name, bool head) {
 }
 
 static void bench_matmul(Check *check) {
-    static const char *const bodies[] = {"q4_1", "q4_0", "q8_0", "q5_1", "f32", "bf16"};
+    static const char *const bodies[] = {"q4_1", "q4_0", "q8_0", "q5_1", "f32", "f16", "bf16"};
     if (strcmp(check->variant, "reference") == 0) return;
     for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
         bench_format(check, bodies[i], false);
@@ -617,6 +740,8 @@ static void bench_matmul(Check *check) {
 const CheckGroup check_matmul = {{
     {"matmul", CHECK_SLOT(matmul), run_matmul, bench_matmul},
     {"not_finite", CHECK_SLOT(matmul), run_not_finite, NULL},
+    {"halves", CHECK_SLOT(matmul), run_halves, NULL},
+    {"halves_not_finite", CHECK_SLOT(matmul), run_halves_not_finite, NULL},
     {"many_rows", CHECK_SLOT(matmul), run_many_rows, NULL},
     {0},
 }};
