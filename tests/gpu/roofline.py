@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The roofline of the GPU's kernels on paper: bytes, operations and the time that a card cannot beat, by the arithmetic that each kernel
-uses: products of integers and, on some cards, of floats on the tensor cores, attention in f32 on the ordinary ones.
+uses: products of integers and of 16-bit floats on the tensor cores, attention in f32 on the ordinary ones.
 
     roofline.py             prints the tables as they stand in a README
     roofline.py --check FILE   exits 1 unless FILE holds them as they are
@@ -21,14 +21,14 @@ class Card:
     bytes_s: float  # memory
     f32: float  # fused multiply-adds on the ordinary cores, operations a second
     int8: float  # tensor cores, dense
-    floats: float  # products of 16-bit floats: tf32 on the tensor cores, twice, or f32 where that is as fast
+    halves: float  # tensor cores, 16-bit floats with sums in f32, dense
     link: float  # host to device, one direction
 
 
 CARDS = [
-    Card("A100 SXM 80 GB", 2.039e12, 19.5e12, 624e12, 156e12 / 2, 32e9),
-    Card("H100 SXM", 3.35e12, 67e12, 1979e12, 495e12 / 2, 64e9),
-    Card("RTX 4090", 1.008e12, 82.6e12, 661e12, 82.6e12, 32e9),
+    Card("A100 SXM 80 GB", 2.039e12, 19.5e12, 624e12, 312e12, 32e9),
+    Card("H100 SXM", 3.35e12, 67e12, 1979e12, 989e12, 64e9),
+    Card("RTX 4090", 1.008e12, 82.6e12, 661e12, 165e12, 32e9),
 ]
 
 
@@ -64,8 +64,8 @@ MODELS = [
     Model("Llama-3-8B", 32, 4096, 32, 8, 128, 14336, 3, 128256, True),
 ]
 
-# packed bits a weight, and whose operations
-FORMATS = {"Q4_0": (4.5, "int8"), "Q8_0": (8.5, "int8"), "F16": (16, "floats")}
+# packed bits a weight, whose operations, and products that x is split for
+FORMATS = {"Q4_0": (4.5, "int8", 1), "Q8_0": (8.5, "int8", 1), "F16": (16, "halves", 2), "BF16": (16, "halves", 3)}
 KV_BITS = {"f16": 16, "int4_group": 4.5}
 BATCH, CONTEXT, PROMPT = 128, 1024, 1024
 
@@ -83,11 +83,11 @@ class Work:
 def products(model, rows, form, head_rows):
     """The layers' products; the head's are of head_rows only. Activations are counted on the side of a matrix that is not the hidden
     one: 4 bytes a number as f32, and 4 for what becomes of it."""
-    bits, rate = FORMATS[form]
+    bits, rate, parts = FORMATS[form]
     weights = model.layers * model.layer_weights()
     head = model.vocabulary * model.hidden
     moved = (weights + head) * bits / 8 + 8 * rows * model.layers * model.layer_weights() / model.hidden
-    return Work(moved, 2 * (weights * rows + head * head_rows), rate)
+    return Work(moved, 2 * parts * (weights * rows + head * head_rows), rate)
 
 
 def attention(model, rows, seen, kv_tokens, kv_bits):
