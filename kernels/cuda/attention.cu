@@ -12,8 +12,6 @@
 #include "kernels/cuda/port.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-enum { ATTEND_THREADS = ATTEND_WARPS * WARP_LANES };
-
 /* Who has an item: a warp, or the whole block (SOLO). */
 template <bool SOLO> struct ItemTeam {
     enum { THREADS = SOLO ? (uint32_t)ATTEND_THREADS : (uint32_t)WARP_LANES };
@@ -65,41 +63,42 @@ DEVICE uint64_t item_state(const TeamItems &items, uint32_t i, uint32_t head_cou
     return (uint64_t)(items.row_first + item_row(items, i)) * head_count + item_head(items, i);
 }
 
-struct AttendShared {
-    SharedArray<float> queries; /* [items of the tile][4 * quads] */
+template <uint32_t DIM_SLOTS> struct AttendShared {
+    SharedArray<float> queries; /* [items of the tile][units][place of a quad][quad] */
     SharedArray<float> weights; /* [teams][tokens][items] */
     SharedArray<float> scores;  /* [tokens], SOLO only */
-    CodedTile tile;
-    uint32_t quads;
+    CodedTile<DIM_SLOTS> tile;
+    uint32_t units;
 };
 
 /* Floats before the tile. */
 HOST_DEVICE uint32_t attend_item_floats(uint32_t head_dim, bool solo, uint32_t items) {
-    uint32_t quads = (head_dim + 3) / 4;
-    return tile_items(solo, items) * (4 * quads + CHUNK_TOKENS) +
+    return tile_items(solo, items) * (tile_units(head_dim) * UNIT_NUMBERS + CHUNK_TOKENS) +
            (solo ? (uint32_t)CHUNK_TOKENS : 0);
 }
 
-HOST_DEVICE uint32_t attend_shared_bytes(uint32_t head_dim, bool solo, uint32_t items, bool coded) {
+template <uint32_t DIM_SLOTS>
+static uint32_t attend_shared_bytes(uint32_t head_dim, bool solo, uint32_t items, bool coded) {
     uint32_t floats = attend_item_floats(head_dim, solo, items) +
-                      CHUNK_TOKENS * tile_stride(head_dim) + (coded ? head_dim : 0);
+                      CHUNK_TOKENS * TileRow<DIM_SLOTS>::STRIDE + (coded ? head_dim : 0);
     return floats * (uint32_t)sizeof(float);
 }
 
-template <uint32_t ITEMS, bool SOLO>
-DEVICE AttendShared attend_shared(uint32_t head_dim, bool coded) {
-    uint32_t quads = (head_dim + 3) / 4, stride = tile_stride(head_dim);
-    uint32_t count = tile_items(SOLO, ITEMS), weights_at = count * 4 * quads;
+template <uint32_t DIM_SLOTS, uint32_t ITEMS, bool SOLO>
+DEVICE AttendShared<DIM_SLOTS> attend_shared(uint32_t head_dim, bool coded) {
+    uint32_t units = tile_units(head_dim), count = tile_items(SOLO, ITEMS);
+    uint32_t weights_at = count * units * UNIT_NUMBERS;
     uint32_t scores_at = weights_at + count * CHUNK_TOKENS;
     uint32_t tile_at = attend_item_floats(head_dim, SOLO, ITEMS);
-    uint32_t tile_floats = CHUNK_TOKENS * stride, word = (uint32_t)sizeof(float);
-    return AttendShared{
+    uint32_t tile_floats = CHUNK_TOKENS * TileRow<DIM_SLOTS>::STRIDE;
+    uint32_t word = (uint32_t)sizeof(float);
+    return AttendShared<DIM_SLOTS>{
         shared_array<float>(0, weights_at),
         shared_array<float>(weights_at * word, count * CHUNK_TOKENS),
         shared_array<float>(scores_at * word, tile_at - scores_at),
         {shared_array<float>(tile_at * word, tile_floats),
-         shared_array<uint32_t>((tile_at + tile_floats) * word, coded ? head_dim : 0), stride},
-        quads};
+         shared_array<uint32_t>((tile_at + tile_floats) * word, coded ? head_dim : 0)},
+        units};
 }
 
 /* What a row at `position` sees of the block whose first token stands at block_begin. */
@@ -119,34 +118,48 @@ DEVICE SeenTokens seen_in_chunk(SeenTokens seen, uint32_t chunk_first) {
     return SeenTokens{begin, end < CHUNK_TOKENS ? end : (uint32_t)CHUNK_TOKENS};
 }
 
+/* Four steps of a chain. */
+DEVICE float chain_add(Float4 q, Float4 k, float sum) {
+    sum = fused_multiply_add(q.x, k.x, sum);
+    sum = fused_multiply_add(q.y, k.y, sum);
+    sum = fused_multiply_add(q.z, k.z, sum);
+    return fused_multiply_add(q.w, k.w, sum);
+}
+
 /* scale * (q . k) of the lane's token for every item of the warp: four chains over the channels, one a place in a quad. */
-template <uint32_t ITEMS>
-DEVICE void chunk_scores(const AttendShared &shared, float scale, float *out_scores) {
+template <uint32_t DIM_SLOTS, uint32_t ITEMS>
+DEVICE void chunk_scores(const AttendShared<DIM_SLOTS> &shared, float scale, float *out_scores) {
     float sums[ITEMS][4] = {};
-#pragma unroll 2 /* more costs registers, and blocks that run side by side hide latency better */
-    for (uint32_t quad = 0; quad < shared.quads; quad++) {
-        Float4 k = load4_shared(shared.tile.numbers, warp_lane() * shared.tile.stride + 4 * quad);
-        for (uint32_t i = 0; i < ITEMS; i++) {
-            uint32_t item = warp_index() * ITEMS + i;
-            Float4 q = load4_shared(shared.queries, 4 * (item * shared.quads + quad));
-            sums[i][0] = fused_multiply_add(q.x, k.x, sums[i][0]);
-            sums[i][1] = fused_multiply_add(q.y, k.y, sums[i][1]);
-            sums[i][2] = fused_multiply_add(q.z, k.z, sums[i][2]);
-            sums[i][3] = fused_multiply_add(q.w, k.w, sums[i][3]);
+    uint32_t row = warp_lane() * TileRow<DIM_SLOTS>::STRIDE;
+    for (uint32_t unit = 0; unit < shared.units; unit++)
+        for (uint32_t place = 0; place < 4; place++) {
+            Float4 k = load4_shared(shared.tile.numbers, row + tile_quad(unit, place));
+            for (uint32_t i = 0; i < ITEMS; i++) {
+                uint32_t item = warp_index() * ITEMS + i;
+                Float4 q = load4_shared(shared.queries,
+                                        (item * shared.units + unit) * UNIT_NUMBERS + 4 * place);
+                sums[i][place] = chain_add(q, k, sums[i][place]);
+            }
         }
-    }
     for (uint32_t i = 0; i < ITEMS; i++)
         out_scores[i] = scale * ((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]));
 }
 
-/* The same for the one item of a block, the lane's token again: four lanes have the chains of a token. */
-DEVICE float solo_scores(const AttendShared &shared, float scale, const TokenChunk &chunk) {
-    uint32_t place = warp_lane() % 4, token = warp_index() * (WARP_LANES / 4) + warp_lane() / 4;
+/* The same for the one item of a block, the lane's token again: four lanes have the chains of a token, neighbouring fours those of tokens
+ * four apart, whose rows lie half of all banks apart. */
+template <uint32_t DIM_SLOTS>
+DEVICE float solo_scores(const AttendShared<DIM_SLOTS> &shared, float scale,
+                         const TokenChunk &chunk) {
+    uint32_t place = warp_lane() % 4, four = warp_lane() / 4;
+    uint32_t token = warp_index() * (WARP_LANES / 4) + four / 2 + four % 2 * 4;
     float sum = 0.0f;
     if (token >= chunk.from && token < chunk.to)
-        for (uint32_t quad = 0; quad < shared.quads; quad++) {
-            float k = shared.tile.numbers[token * shared.tile.stride + 4 * quad + place];
-            sum = fused_multiply_add(shared.queries[4 * quad + place], k, sum);
+#pragma unroll
+        for (uint32_t unit = 0; unit < TileRow<DIM_SLOTS>::UNITS; unit++) {
+            if (unit >= shared.units) break;
+            Float4 k = load4_shared(shared.tile.numbers,
+                                    token * TileRow<DIM_SLOTS>::STRIDE + tile_quad(unit, place));
+            sum = chain_add(load4_shared(shared.queries, UNIT_NUMBERS * unit + 4 * place), k, sum);
         }
     sum += warp_shuffle_xor(sum, 1);
     sum += warp_shuffle_xor(sum, 2);
@@ -156,9 +169,10 @@ DEVICE float solo_scores(const AttendShared &shared, float scale, const TokenChu
 }
 
 /* Scores of the chunk become weights in shared memory; maxima, sums and what was summed before follow the new maximum. */
-template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
-DEVICE void chunk_weights(const AttendShared &shared, const float *scores, const TokenChunk &chunk,
-                          const SeenTokens *block_sees, AttendPartial<SLOTS, ITEMS> &partial) {
+template <uint32_t DIM_SLOTS, uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
+DEVICE void chunk_weights(const AttendShared<DIM_SLOTS> &shared, const float *scores,
+                          const TokenChunk &chunk, const SeenTokens *block_sees,
+                          AttendPartial<SLOTS, ITEMS> &partial) {
     uint32_t lane = warp_lane();
     for (uint32_t i = 0; i < ITEMS; i++) {
         SeenTokens seen = seen_in_chunk(block_sees[i], chunk.chunk_first);
@@ -178,27 +192,102 @@ DEVICE void chunk_weights(const AttendShared &shared, const float *scores, const
     }
 }
 
-template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
-DEVICE void chunk_values(const AttendShared &shared, uint32_t head_dim, const TokenChunk &chunk,
-                         const SeenTokens *block_sees, AttendPartial<SLOTS, ITEMS> &partial) {
-#pragma unroll 2
+/* The tokens of a chunk that every item of the team sees: nobody need be asked. */
+template <uint32_t ITEMS>
+DEVICE SeenTokens seen_by_all(const TeamItems &items, const TokenChunk &chunk,
+                              const SeenTokens *block_sees) {
+    SeenTokens all = {chunk.from, chunk.to};
+    for (uint32_t i = 0; i < ITEMS; i++) {
+        SeenTokens seen = seen_in_chunk(block_sees[i], chunk.chunk_first);
+        if (!item_valid(items, i)) continue; /* its sums are nobody's */
+        if (seen.begin > all.begin) all.begin = seen.begin;
+        if (seen.end < all.end) all.end = seen.end;
+    }
+    if (all.begin > chunk.to) all.begin = chunk.to;
+    if (all.end < all.begin) all.end = all.begin;
+    return all;
+}
+
+/* Where the values of a thread stand in a row; behind the last channel those of another, for nobody. */
+template <uint32_t SLOTS, bool SOLO> DEVICE void value_places(uint32_t head_dim, uint32_t *out) {
+    for (uint32_t slot = 0; slot < SLOTS; slot++) {
+        uint32_t d = ItemTeam<SOLO>::channel(slot);
+        out[slot] = tile_channel(d < head_dim ? d : 0);
+    }
+}
+
+/* Adds the values of a token to item i, if that sees it. */
+template <uint32_t SLOTS, uint32_t ITEMS>
+DEVICE void value_add(const float *values, float weight, uint32_t i,
+                      AttendPartial<SLOTS, ITEMS> &partial) {
+    for (uint32_t slot = 0; slot < SLOTS; slot++)
+        partial.out[i][slot] = fused_multiply_add(weight, values[slot], partial.out[i][slot]);
+}
+
+template <uint32_t DIM_SLOTS, uint32_t SLOTS>
+DEVICE void values_load(const AttendShared<DIM_SLOTS> &shared, const uint32_t *places,
+                        uint32_t token, float *out) {
+    for (uint32_t slot = 0; slot < SLOTS; slot++)
+        out[slot] = shared.tile.numbers[token * TileRow<DIM_SLOTS>::STRIDE + places[slot]];
+}
+
+/* Adds the values of tokens [from, to) of a chunk. ASKS: not every item sees every one of them. */
+template <uint32_t DIM_SLOTS, uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool ASKS>
+DEVICE void values_add(const AttendShared<DIM_SLOTS> &shared, const uint32_t *places,
+                       const TokenChunk &chunk, const SeenTokens *block_sees,
+                       AttendPartial<SLOTS, ITEMS> &partial) {
+#pragma unroll(ASKS ? 1 : 4)
     for (uint32_t token = chunk.from; token < chunk.to; token++) {
         float values[SLOTS];
-        for (uint32_t slot = 0; slot < SLOTS; slot++) {
-            uint32_t d = ItemTeam<SOLO>::channel(slot);
-            values[slot] = 0.0f;
-            if (d < head_dim) values[slot] = shared.tile.numbers[token * shared.tile.stride + d];
-        }
+        values_load<DIM_SLOTS, SLOTS>(shared, places, token, values);
         uint32_t weights_at = (ItemTeam<SOLO>::place() * CHUNK_TOKENS + token) * ITEMS;
         for (uint32_t i = 0; i < ITEMS; i++) {
             uint32_t in_block = chunk.chunk_first + token;
-            if (in_block < block_sees[i].begin || in_block >= block_sees[i].end) continue;
-            float weight = shared.weights[weights_at + i];
-            for (uint32_t slot = 0; slot < SLOTS; slot++)
-                partial.out[i][slot] =
-                    fused_multiply_add(weight, values[slot], partial.out[i][slot]);
+            if (ASKS && (in_block < block_sees[i].begin || in_block >= block_sees[i].end)) continue;
+            value_add(values, shared.weights[weights_at + i], i, partial);
         }
     }
+}
+
+/* Of a whole chunk that every item sees, with the weights of four tokens at a time. */
+template <uint32_t DIM_SLOTS, uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
+DEVICE void values_add_whole(const AttendShared<DIM_SLOTS> &shared, const uint32_t *places,
+                             AttendPartial<SLOTS, ITEMS> &partial) {
+#pragma unroll 2
+    for (uint32_t first = 0; first < CHUNK_TOKENS; first += 4) {
+        float weights[4 * ITEMS];
+        for (uint32_t i = 0; i < ITEMS; i++) {
+            Float4 four = load4_shared(
+                shared.weights, (ItemTeam<SOLO>::place() * CHUNK_TOKENS + first) * ITEMS + 4 * i);
+            weights[4 * i] = four.x;
+            weights[4 * i + 1] = four.y;
+            weights[4 * i + 2] = four.z;
+            weights[4 * i + 3] = four.w;
+        }
+        for (uint32_t t = 0; t < 4; t++) {
+            float values[SLOTS];
+            values_load<DIM_SLOTS, SLOTS>(shared, places, first + t, values);
+            for (uint32_t i = 0; i < ITEMS; i++)
+                value_add(values, weights[t * ITEMS + i], i, partial);
+        }
+    }
+}
+
+template <uint32_t DIM_SLOTS, uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
+DEVICE void chunk_values(const AttendShared<DIM_SLOTS> &shared, const uint32_t *places,
+                         const TeamItems &items, const TokenChunk &chunk,
+                         const SeenTokens *block_sees, AttendPartial<SLOTS, ITEMS> &partial) {
+    SeenTokens all = seen_by_all<ITEMS>(items, chunk, block_sees);
+    if (all.begin == 0 && all.end == CHUNK_TOKENS) {
+        values_add_whole<DIM_SLOTS, SLOTS, ITEMS, SOLO>(shared, places, partial);
+        return;
+    }
+    TokenChunk before = {chunk.chunk_first, chunk.from, all.begin},
+               seen = {chunk.chunk_first, all.begin, all.end},
+               behind = {chunk.chunk_first, all.end, chunk.to};
+    values_add<DIM_SLOTS, SLOTS, ITEMS, SOLO, true>(shared, places, before, block_sees, partial);
+    values_add<DIM_SLOTS, SLOTS, ITEMS, SOLO, false>(shared, places, seen, block_sees, partial);
+    values_add<DIM_SLOTS, SLOTS, ITEMS, SOLO, true>(shared, places, behind, block_sees, partial);
 }
 
 /* Folds a group's partial of one item into the running state. A group that weighs nothing leaves it untouched. By its team. */
@@ -242,40 +331,44 @@ DEVICE void partial_store(const AttendLaunch &launch, float *to, float max, floa
     }
 }
 
-template <uint32_t ITEMS, bool SOLO>
+template <uint32_t DIM_SLOTS, uint32_t ITEMS, bool SOLO>
 DEVICE void queries_load(const AttendLaunch &launch, const TeamItems &items,
-                         const AttendShared &shared) {
+                         const AttendShared<DIM_SLOTS> &shared) {
     uint32_t head_dim = launch.shape.head_dim;
     for (uint32_t i = 0; i < ITEMS; i++) {
-        uint32_t at = (ItemTeam<SOLO>::place() * ITEMS + i) * 4 * shared.quads;
+        uint32_t numbers = shared.units * UNIT_NUMBERS;
+        uint32_t at = (ItemTeam<SOLO>::place() * ITEMS + i) * numbers;
         const float *q = launch.q;
         if (item_valid(items, i))
             q += (items.row_first + item_row(items, i)) * launch.q_stride +
                  (uint64_t)item_head(items, i) * head_dim;
-        for (uint32_t d = ItemTeam<SOLO>::index(); d < 4 * shared.quads;
-             d += ItemTeam<SOLO>::THREADS)
-            shared.queries[at + d] = item_valid(items, i) && d < head_dim ? q[d] : 0.0f;
+        for (uint32_t d = ItemTeam<SOLO>::index(); d < numbers; d += ItemTeam<SOLO>::THREADS) {
+            uint32_t place = d / UNIT_NUMBERS * UNIT_NUMBERS + d % 4 * 4 + d / 4 % 4;
+            shared.queries[at + place] = item_valid(items, i) && d < head_dim ? q[d] : 0.0f;
+        }
     }
 }
 
 template <uint32_t DIM_SLOTS, bool CODED>
 DEVICE void part_expand(const AttendLaunch &launch, const AttendBlock &block, CodecPart part,
-                        const TokenChunk &chunk, const AttendShared &shared) {
+                        const TokenChunk &chunk, const AttendShared<DIM_SLOTS> &shared) {
     const CodedForm *form = &launch.forms[block.form];
     CodedHead head = coded_head(form, &launch.shape, block.bytes, part, block_index().y);
     if (CODED && form->kind != CODED_RAW)
-        expand_coded<DIM_SLOTS>(form, head, chunk, shared.tile);
+        expand_coded(form, head, chunk, shared.tile);
     else
         expand_raw(head, chunk, shared.tile);
 }
 
 /* `tile_sees`: what any item of the tile sees of the block. */
-template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
+template <uint32_t DIM_SLOTS, uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
 DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, uint64_t block_begin,
-                         SeenTokens tile_sees, const TeamItems &items, const AttendShared &shared,
+                         SeenTokens tile_sees, const TeamItems &items,
+                         const AttendShared<DIM_SLOTS> &shared,
                          AttendPartial<SLOTS, ITEMS> &partial) {
-    enum { DIM_SLOTS = SOLO ? SLOTS * ATTEND_WARPS : SLOTS }; /* of a lane, if a warp has a token */
     if (tile_sees.begin >= tile_sees.end) return;
+    uint32_t places[SLOTS];
+    value_places<SLOTS, SOLO>(launch.shape.head_dim, places);
     SeenTokens block_sees[ITEMS] = {};
     for (uint32_t i = 0; i < ITEMS; i++)
         if (item_valid(items, i))
@@ -292,12 +385,13 @@ DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, u
         if (SOLO)
             scores[0] = solo_scores(shared, launch.scale, chunk);
         else if (warp_lane() >= chunk.from && warp_lane() < chunk.to)
-            chunk_scores<ITEMS>(shared, launch.scale, scores);
-        chunk_weights<SLOTS, ITEMS, SOLO>(shared, scores, chunk, block_sees, partial);
+            chunk_scores<DIM_SLOTS, ITEMS>(shared, launch.scale, scores);
+        chunk_weights<DIM_SLOTS, SLOTS, ITEMS, SOLO>(shared, scores, chunk, block_sees, partial);
         if (!SOLO) block_sync(); /* solo_scores has one */
         part_expand<DIM_SLOTS, CODED>(launch, block, CODEC_VALUES, chunk, shared);
         block_sync();
-        chunk_values<SLOTS, ITEMS, SOLO>(shared, launch.shape.head_dim, chunk, block_sees, partial);
+        chunk_values<DIM_SLOTS, SLOTS, ITEMS, SOLO>(shared, places, items, chunk, block_sees,
+                                                    partial);
     }
 }
 
@@ -328,9 +422,10 @@ DEVICE void group_finish(const AttendLaunch &launch, const TeamItems &items, uin
 }
 
 /* Grid: tiles, KV heads, groups when they are attended side by side. */
-template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
+template <uint32_t DIM_SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
 KERNEL(ATTEND_THREADS)
 void attend_tiles(AttendLaunch launch) {
+    enum { SLOTS = SOLO ? (DIM_SLOTS + ATTEND_WARPS - 1) / ATTEND_WARPS : DIM_SLOTS };
     AttendTile tile = launch.tiles[block_index().x];
     AttendSpan span = launch.spans[tile.span];
     uint32_t head_first = launch.head_firsts[block_index().y];
@@ -344,8 +439,9 @@ void attend_tiles(AttendLaunch launch) {
     uint32_t group_begin = launch.partials ? block_index().z : 0;
     uint32_t group_end = launch.partials ? group_begin + 1 : span.group_count;
     if (tile.item_first >= items.count || group_end > span.group_count) return;
-    AttendShared shared = attend_shared<ITEMS, SOLO>(launch.shape.head_dim, CODED);
-    queries_load<ITEMS, SOLO>(launch, items, shared);
+    AttendShared<DIM_SLOTS> shared =
+        attend_shared<DIM_SLOTS, ITEMS, SOLO>(launch.shape.head_dim, CODED);
+    queries_load<DIM_SLOTS, ITEMS, SOLO>(launch, items, shared);
     for (uint32_t g = group_begin; g < group_end; g++) {
         AttendGroup group = launch.groups[span.group_first + g];
         AttendPartial<SLOTS, ITEMS> partial = {};
@@ -354,8 +450,8 @@ void attend_tiles(AttendLaunch launch) {
         for (uint32_t b = 0; b < group.block_count; b++) {
             uint64_t begin = (uint64_t)(group.ordinal_first + b) * launch.shape.block_tokens;
             SeenTokens sees = tile_sees<ITEMS, SOLO>(launch, items, tile.item_first, begin);
-            block_attend<SLOTS, ITEMS, SOLO, CODED>(launch, launch.blocks[group.block_first + b],
-                                                    begin, sees, items, shared, partial);
+            block_attend<DIM_SLOTS, SLOTS, ITEMS, SOLO, CODED>(
+                launch, launch.blocks[group.block_first + b], begin, sees, items, shared, partial);
         }
         group_finish<SLOTS, ITEMS, SOLO>(launch, items, g, partial);
     }
@@ -380,32 +476,32 @@ template <uint32_t SLOTS> KERNEL(ATTEND_THREADS) void attend_fold(AttendLaunch l
 
 /* ---- launchers */
 
-template <uint32_t SLOTS, uint32_t ITEMS, bool SOLO>
+template <uint32_t DIM_SLOTS, uint32_t ITEMS, bool SOLO>
 static void tiles_launch(DeviceStream *stream, const AttendLaunch *launch) {
     Extent3 grid = extent(launch->tile_count, launch->shape.kv_head_count,
                           launch->partials ? launch->group_count_max : 1);
-    uint32_t bytes = attend_shared_bytes(launch->shape.head_dim, SOLO, ITEMS, launch->coded);
+    uint32_t bytes =
+        attend_shared_bytes<DIM_SLOTS>(launch->shape.head_dim, SOLO, ITEMS, launch->coded);
     if (launch->coded)
-        LAUNCH((attend_tiles<SLOTS, ITEMS, SOLO, true>), grid, extent(ATTEND_THREADS), bytes,
+        LAUNCH((attend_tiles<DIM_SLOTS, ITEMS, SOLO, true>), grid, extent(ATTEND_THREADS), bytes,
                stream, *launch);
     else
-        LAUNCH((attend_tiles<SLOTS, ITEMS, SOLO, false>), grid, extent(ATTEND_THREADS), bytes,
+        LAUNCH((attend_tiles<DIM_SLOTS, ITEMS, SOLO, false>), grid, extent(ATTEND_THREADS), bytes,
                stream, *launch);
 }
 
-/* SLOTS: of a warp's lanes. */
-template <uint32_t SLOTS, uint32_t MANY>
+template <uint32_t DIM_SLOTS, uint32_t MANY>
 static void slots_launch(DeviceStream *stream, const AttendLaunch *launch) {
     if (launch->tile_items == ATTEND_SOLO)
-        tiles_launch<(SLOTS + ATTEND_WARPS - 1) / ATTEND_WARPS, 1, true>(stream, launch);
+        tiles_launch<DIM_SLOTS, 1, true>(stream, launch);
     else if (launch->tile_items == ATTEND_FEW)
-        tiles_launch<SLOTS, 1, false>(stream, launch);
+        tiles_launch<DIM_SLOTS, 1, false>(stream, launch);
     else
-        tiles_launch<SLOTS, MANY, false>(stream, launch);
+        tiles_launch<DIM_SLOTS, MANY, false>(stream, launch);
     if (!launch->partials) return;
     uint32_t states = launch->row_count * launch->head_count;
     Extent3 grid = extent(launch->span_count, (states + ATTEND_WARPS - 1) / ATTEND_WARPS);
-    LAUNCH(attend_fold<SLOTS>, grid, extent(ATTEND_THREADS), 0, stream, *launch);
+    LAUNCH(attend_fold<DIM_SLOTS>, grid, extent(ATTEND_THREADS), 0, stream, *launch);
 }
 
 enum {

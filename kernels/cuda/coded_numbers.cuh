@@ -5,14 +5,14 @@
  * IEEE operation after the other, those of Codec.expand. A form is a struct of two functions:
  *
  *   unit(head, token, d)         codes, scale and offset of the numbers d … d + 15; d is a multiple of 16
- *   quad(unit, s)                four of them: 4 s … 4 s + 3
+ *   numbers(unit, out)           the sixteen
  *
  * Encoded heads are a multiple of 16 wide and begin at an even address. */
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/port.cuh"
 
-enum { UNIT_NUMBERS = 16, UNIT_QUADS = UNIT_NUMBERS / 4 };
+enum { UNIT_NUMBERS = 16 };
 
 /* The keys or the values of one KV head. */
 struct CodedHead {
@@ -21,20 +21,20 @@ struct CodedHead {
     bool keys;
 };
 
-struct CodedUnit {
-    uint32_t words[4];
+template <uint32_t WORDS> struct CodedUnit {
+    uint32_t words[WORDS];
     float scale, offset;
 };
 
 DEVICE uint16_t load_half(const uint8_t *bytes, uint64_t index) {
-    return reinterpret_cast<const uint16_t *>(bytes)[index];
+    return load_fixed(reinterpret_cast<const uint16_t *>(bytes) + index);
 }
 
 /* Four bytes at any address. */
 DEVICE uint32_t load_bytes4(const uint8_t *bytes) {
-    if ((uintptr_t)bytes % 4 == 0) return *reinterpret_cast<const uint32_t *>(bytes);
-    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 |
-           (uint32_t)bytes[3] << 24;
+    if ((uintptr_t)bytes % 4 == 0) return load_fixed(reinterpret_cast<const uint32_t *>(bytes));
+    return (uint32_t)load_fixed(bytes) | (uint32_t)load_fixed(bytes + 1) << 8 |
+           (uint32_t)load_fixed(bytes + 2) << 16 | (uint32_t)load_fixed(bytes + 3) << 24;
 }
 
 /* COUNT words at a multiple of their bytes from the head's begin. */
@@ -59,83 +59,103 @@ DEVICE void unit_words(const CodedHead &head, uint32_t offset, uint32_t *out) {
     }
 }
 
-/* A small whole number as a float, exactly, without the slow conversion. */
-DEVICE float small_to_float(uint32_t number) {
-    return bits_to_float(0x4b000000u | number) - 0x1p23f;
+/* Byte `index` of a word as a float, exactly, without the slow conversion; `less` is taken from it, exactly too. */
+DEVICE float byte_to_float(uint32_t word, uint32_t index, float less = 0.0f) {
+    return bits_to_float(byte_under(word, index, 0x4b000000u)) - (0x1p23f + less);
 }
 
-/* One of four words; a choice of registers. */
-DEVICE uint32_t word_of(const uint32_t *words, uint32_t index) {
-    uint32_t low = index & 1 ? words[1] : words[0], high = index & 1 ? words[3] : words[2];
-    return index & 2 ? high : low;
-}
+/* Raw rows of a multiple of 8 halves at 16-byte addresses; behind a row's end zeros. */
+struct FormHalves {
+    typedef CodedUnit<8> Unit;
+    DEVICE Unit unit(const CodedHead &head, uint32_t token, uint32_t d) {
+        Unit unit = {};
+        const uint8_t *bytes = head.bytes + 2 * (token * head.head_dim + d);
+        for (uint32_t half = 0; half < 2 && d + 8 * half < head.head_dim; half++) {
+            Words4 four = load_words4(bytes + 16 * half);
+            unit.words[4 * half] = four.x;
+            unit.words[4 * half + 1] = four.y;
+            unit.words[4 * half + 2] = four.z;
+            unit.words[4 * half + 3] = four.w;
+        }
+        return unit;
+    }
+    DEVICE void numbers(const Unit &unit, float *out) {
+        for (uint32_t i = 0; i < UNIT_NUMBERS; i++)
+            out[i] = half_to_float((uint16_t)(unit.words[i / 2] >> i % 2 * 16));
+    }
+};
 
-DEVICE Float4 quad_scaled(const float *codes, float scale) {
-    return Float4{scale * codes[0], scale * codes[1], scale * codes[2], scale * codes[3]};
-}
-
-DEVICE Float4 quad_offset(const float *codes, float scale, float offset) {
-    return Float4{codes[0] * scale + offset, codes[1] * scale + offset, codes[2] * scale + offset,
-                  codes[3] * scale + offset};
-}
+/* Of any width and address. */
+struct FormAnyHalves {
+    typedef CodedUnit<8> Unit;
+    DEVICE Unit unit(const CodedHead &head, uint32_t token, uint32_t d) {
+        Unit unit = {};
+#pragma unroll
+        for (uint32_t i = 0; i < UNIT_NUMBERS; i++)
+            if (d + i < head.head_dim)
+                unit.words[i / 2] |= (uint32_t)load_half(head.bytes, token * head.head_dim + d + i)
+                                     << i % 2 * 16;
+        return unit;
+    }
+    DEVICE void numbers(const Unit &unit, float *out) {
+        FormHalves::numbers(unit, out);
+    }
+};
 
 struct FormInt8 {
     enum { GROUP = 32 };
-    DEVICE CodedUnit unit(const CodedHead &head, uint32_t token, uint32_t d) {
+    typedef CodedUnit<4> Unit;
+    DEVICE Unit unit(const CodedHead &head, uint32_t token, uint32_t d) {
         uint32_t groups = (head.head_dim + GROUP - 1) / GROUP;
         const uint8_t *scales = head.bytes + head.token_count * head.head_dim;
-        CodedUnit unit = {};
+        Unit unit = {};
         unit_words<4>(head, token * head.head_dim + d, unit.words);
         unit.scale = half_to_float(load_half(scales, token * groups + d / GROUP));
         return unit;
     }
-    DEVICE Float4 quad(const CodedUnit &unit, uint32_t s) {
-        uint32_t word = word_of(unit.words, s) ^ 0x80808080u; /* 128 more, as an unsigned byte */
-        float codes[4];
-        for (uint32_t i = 0; i < 4; i++)
-            codes[i] = small_to_float(word >> 8 * i & 0xff) - 128.0f;
-        return quad_scaled(codes, unit.scale);
+    DEVICE void numbers(const Unit &unit, float *out) {
+        for (uint32_t i = 0; i < UNIT_NUMBERS; i++) /* a code and 128 is an unsigned byte */
+            out[i] = unit.scale * byte_to_float(unit.words[i / 4] ^ 0x80808080u, i % 4, 128.0f);
     }
 };
 
 struct FormFp8 {
+    typedef CodedUnit<4> Unit;
     /* An f16 has the same fields, wider, and another bias. */
     DEVICE float number(uint32_t code) {
         return half_to_float((uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7)) * 256.0f;
     }
-    DEVICE CodedUnit unit(const CodedHead &head, uint32_t token, uint32_t d) {
+    DEVICE Unit unit(const CodedHead &head, uint32_t token, uint32_t d) {
         const uint8_t *scales = head.bytes + head.token_count * head.head_dim;
-        CodedUnit unit = {};
+        Unit unit = {};
         unit_words<4>(head, token * head.head_dim + d, unit.words);
         unit.scale = half_to_float(load_half(scales, token));
         return unit;
     }
-    DEVICE Float4 quad(const CodedUnit &unit, uint32_t s) {
-        uint32_t word = word_of(unit.words, s);
-        float codes[4];
-        for (uint32_t i = 0; i < 4; i++)
-            codes[i] = number(word >> 8 * i & 0xff);
-        return quad_scaled(codes, unit.scale);
+    DEVICE void numbers(const Unit &unit, float *out) {
+        for (uint32_t i = 0; i < UNIT_NUMBERS; i++)
+            out[i] = unit.scale * number(unit.words[i / 4] >> 8 * (i % 4) & 0xff);
     }
 };
 
 /* The first of two codes lies in the high nibble; the scale is a reciprocal. */
 struct FormInt4Group {
     enum { GROUP = 64, GROUP_BYTES = GROUP / 2 };
-    DEVICE CodedUnit unit(const CodedHead &head, uint32_t token, uint32_t d) {
+    typedef CodedUnit<2> Unit;
+    DEVICE Unit unit(const CodedHead &head, uint32_t token, uint32_t d) {
         uint32_t groups = (head.head_dim + GROUP - 1) / GROUP, group = token * groups + d / GROUP;
         const uint8_t *scales = head.bytes + head.token_count * groups * GROUP_BYTES;
-        CodedUnit unit = {};
+        Unit unit = {};
         unit_words<2>(head, group * GROUP_BYTES + d % GROUP / 2, unit.words);
         unit.scale = 1.0f / half_to_float(load_half(scales, 2 * group));
         unit.offset = half_to_float(load_half(scales, 2 * group + 1));
         return unit;
     }
-    DEVICE Float4 quad(const CodedUnit &unit, uint32_t s) {
-        uint32_t two = (s & 2 ? unit.words[1] : unit.words[0]) >> s % 2 * 16;
-        const float codes[4] = {small_to_float(two >> 4 & 15), small_to_float(two & 15),
-                                small_to_float(two >> 12 & 15), small_to_float(two >> 8 & 15)};
-        return quad_offset(codes, unit.scale, unit.offset);
+    DEVICE void numbers(const Unit &unit, float *out) {
+        for (uint32_t i = 0; i < UNIT_NUMBERS; i++) {
+            uint32_t nibbles = unit.words[i / 8] >> (i % 2 ? 0 : 4) & 0x0f0f0f0fu;
+            out[i] = byte_to_float(nibbles, i / 2 % 4) * unit.scale + unit.offset;
+        }
     }
 };
 
@@ -153,24 +173,29 @@ struct FormKivi {
     }
 };
 
+/* The codes of a word, the first in its lowest bits. */
+template <uint32_t BITS> DEVICE float kivi_code(uint32_t word, uint32_t index) {
+    const uint32_t codes_a_byte = 8 / BITS, mask = ((1u << BITS) - 1) * 0x01010101u;
+    return byte_to_float(word >> index % codes_a_byte * BITS & mask, index / codes_a_byte);
+}
+
 template <uint32_t BITS> struct FormKiviValues {
-    DEVICE CodedUnit unit(const CodedHead &head, uint32_t token, uint32_t d) {
+    enum { WORD_CODES = 32 / BITS };
+    typedef CodedUnit<BITS / 2> Unit;
+    DEVICE Unit unit(const CodedHead &head, uint32_t token, uint32_t d) {
         const uint8_t *steps = FormKivi::steps_of(head);
         const uint8_t *minima = steps + 2 * FormKivi::group_count(head);
         uint32_t group = token * (head.head_dim / FormKivi::GROUP) + d / FormKivi::GROUP;
-        CodedUnit unit = {};
+        Unit unit = {};
         unit_words<BITS / 2>(head, (token * head.head_dim + d) * BITS / 8, unit.words);
         unit.scale = half_to_float(load_half(steps, group));
         unit.offset = half_to_float(load_half(minima, group));
         return unit;
     }
-    DEVICE Float4 quad(const CodedUnit &unit, uint32_t s) {
-        uint32_t word = BITS == 4 && s & 2 ? unit.words[1] : unit.words[0];
-        word >>= s % (BITS == 4 ? 2 : 4) * (4 * BITS);
-        float codes[4];
-        for (uint32_t i = 0; i < 4; i++)
-            codes[i] = small_to_float(word >> BITS * i & ((1u << BITS) - 1));
-        return quad_offset(codes, unit.scale, unit.offset);
+    DEVICE void numbers(const Unit &unit, float *out) {
+        for (uint32_t i = 0; i < UNIT_NUMBERS; i++)
+            out[i] = kivi_code<BITS>(unit.words[i / WORD_CODES], i % WORD_CODES) * unit.scale +
+                     unit.offset;
     }
 };
 

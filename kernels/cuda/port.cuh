@@ -21,12 +21,14 @@
  *                                          type of what you read (`float x = tile[i]`): an element may be a checked proxy
  *   load4(p) store4(p, v)                  four floats of global memory, 16-byte aligned; Float4 has .x .y .z .w
  *   load_words4(p) load_words2(p)          16 or 8 bytes of global memory as words, aligned as many
+ *   load_fixed(p)                          an element of global memory. These three: what nothing writes while the kernel runs
  *   load4_shared(a, i) store4_shared(a, i, v)                       the same from a SharedArray<float>, i a multiple of 4
  *   load_words4_shared(a, i) load_words2_shared(a, i)               and from one of words, i a multiple of 4 or 2
  *   copy_async16(a, i, p) copy_async_commit() copy_async_wait<n>()  16 bytes global to shared behind the thread's back; readable
  *                                          by the thread once at most n later groups are unfinished, by others after a barrier
  *   half_to_float(bits) float_to_half(value)                        IEEE f16 as uint16_t, to nearest even
  *   bits_to_float(bits) float_to_bits(value)                        the same 32 bits
+ *   byte_under(word, index, upper)         byte 0 … 3 of a word under the upper three bytes of another
  *   fused_multiply_add(a, b, c)            one rounding. Plain a * b + c rounds twice on both sides: nothing contracts
  *   exponential(x)                         e^x within 2 ulp of the truth on both sides, not the same bits on both
  *   defect(text)                           device code met the impossible: ends the launch with that text

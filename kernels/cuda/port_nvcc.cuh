@@ -97,11 +97,15 @@ DEVICE Float4 load4(const float *p) {
 DEVICE void store4(float *p, Float4 value) {
     *reinterpret_cast<float4 *>(p) = value;
 }
+/* Through the read-only cache, and known to be global even where the pointer comes out of a table. */
+template <class T> DEVICE T load_fixed(const T *p) {
+    return __ldg(p);
+}
 DEVICE Words2 load_words2(const void *p) {
-    return *reinterpret_cast<const uint2 *>(p);
+    return __ldg(reinterpret_cast<const uint2 *>(p));
 }
 DEVICE Words4 load_words4(const void *p) {
-    return *reinterpret_cast<const uint4 *>(p);
+    return __ldg(reinterpret_cast<const uint4 *>(p));
 }
 DEVICE Float4 load4_shared(SharedArray<float> array, uint32_t index) {
     return *reinterpret_cast<const float4 *>(array + index);
@@ -144,6 +148,9 @@ DEVICE uint16_t float_to_half(float value) {
 }
 DEVICE float fused_multiply_add(float a, float b, float c) {
     return __fmaf_rn(a, b, c);
+}
+DEVICE uint32_t byte_under(uint32_t word, uint32_t index, uint32_t upper) {
+    return __byte_perm(word, upper, 0x7650 | index);
 }
 DEVICE float exponential(float x) {
     return expf(x);

@@ -208,6 +208,10 @@ DEVICE void store4(float *p, Float4 value) {
     emulated_global_access(p, sizeof value, alignof(Float4));
     *reinterpret_cast<Float4 *>(p) = value;
 }
+template <class T> DEVICE T load_fixed(const T *p) {
+    emulated_global_access(p, sizeof(T), alignof(T));
+    return *p;
+}
 DEVICE Words2 load_words2(const void *p) {
     emulated_global_access(p, sizeof(Words2), alignof(Words2));
     return *reinterpret_cast<const Words2 *>(p);
@@ -248,6 +252,9 @@ DEVICE uint16_t float_to_half(float value) {
 }
 DEVICE float fused_multiply_add(float a, float b, float c) {
     return fmaf(a, b, c);
+}
+DEVICE uint32_t byte_under(uint32_t word, uint32_t index, uint32_t upper) {
+    return (upper & 0xffffff00u) | (word >> 8 * index & 0xff);
 }
 DEVICE float exponential(float x) {
     return expf(x);
