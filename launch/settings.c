@@ -364,7 +364,7 @@ static const OptionRow rows[] = {
      .group = "engine",
      .default_text = "512",
      .min = 1,
-     .max = 65536,
+     .max = 32768,
      .help = "tokens that one step works on",
      AT(max_num_batched_tokens)},
     {.name = "block-size",

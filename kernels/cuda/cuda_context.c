@@ -5,8 +5,12 @@
 #include "kernels/cuda/cuda_attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/invariant.h"
 
-enum { UPLOAD_SEGMENT_BYTES = 1 << 20 };
+enum {
+    UPLOAD_SEGMENT_BYTES = 1 << 20,
+    ROWS_MAX = 65504, /* a grid has 65535 rows, and products fill up to a multiple of 32 */
+};
 
 static Status context_fill(CudaContext *cuda, const KernelLimits *limits) {
     Device *device = cuda->device;
@@ -29,6 +33,7 @@ static void context_free(CudaContext *cuda) {
 Status cuda_context_open(Device *device, const CudaLaunchers *launchers, const KernelLimits *limits,
                          KernelContext *context) {
     void *memory;
+    CHECK(limits->row_count <= ROWS_MAX);
     TRY(attend_limits_check(limits));
     TRY(memory_take(&memory, 1, sizeof(CudaContext), "kernel context"));
     CudaContext *cuda = memory;

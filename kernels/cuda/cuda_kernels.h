@@ -241,7 +241,7 @@ typedef struct CudaLaunchers {
     void (*product)(DeviceStream *stream, const ProductLaunch *launch);
     void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 tiles */
     void (*product_float)(DeviceStream *stream, const ProductLaunch *launch);  /* of f16 and bf16 */
-    bool (*tensor_floats)(void); /* product_float runs on this device */
+    bool tensor_floats; /* product_float runs on the device of whoever filled this */
     /* From so many rows on product_tensor is faster; the bits are the same. */
     uint32_t tensor_rows_least;
 } CudaLaunchers;

@@ -131,7 +131,7 @@ static Status kv_encode_blocks_cuda(const Kernels *kernels, const KernelContext 
 static ActivationKind activation_kind(const CudaLaunchers *launchers, const PackedForm *form,
                                       bool precise, uint32_t row_count) {
     if (form->groups == 0) {
-        if (form->code_bits != 16 || !launchers->tensor_floats()) return ACTIVATION_F32;
+        if (form->code_bits != 16 || !launchers->tensor_floats) return ACTIVATION_F32;
         return form->bf16 ? ACTIVATION_BF16_PARTS : ACTIVATION_F16_PARTS;
     }
     if (precise) return ACTIVATION_INT16;

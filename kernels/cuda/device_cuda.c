@@ -40,6 +40,10 @@ static const struct {
 } faults[] = {
     {cudaErrorMemoryAllocation, DEVICE_FAULT_MEMORY},
     {cudaErrorECCUncorrectable, DEVICE_FAULT_ECC},
+#if CUDART_VERSION >= 12080
+    {cudaErrorContained,
+     DEVICE_FAULT_ECC}, /* of its hardware; what it spoilt is this process's alone */
+#endif
     {cudaErrorNoDevice, DEVICE_FAULT_LOST},
     {cudaErrorInvalidDevice, DEVICE_FAULT_LOST},
     {cudaErrorDevicesUnavailable, DEVICE_FAULT_LOST},
@@ -103,6 +107,7 @@ static Status host_memory_map(Device *device, uint64_t bytes, const char *what, 
         return STATUS_OK;
     }
     munmap(memory, bytes);
+    (void)cudaGetLastError(); /* or the next launch is blamed for it */
     DeviceFault fault = cuda_fault(error);
     if (fault != DEVICE_FAULT_MEMORY && fault != DEVICE_FAULT_OTHER)
         return check_call(device, "cudaHostRegister", error);
@@ -117,6 +122,7 @@ static Status cuda_memory_take(Device *device, MemoryPlace place, uint64_t bytes
     void *memory;
     use(device);
     cudaError_t error = cudaMalloc(&memory, bytes);
+    if (error != cudaSuccess) (void)cudaGetLastError(); /* or the next launch is blamed for it */
     if (error == cudaErrorMemoryAllocation)
         return device_fault_raise(DEVICE_FAULT_MEMORY, device->name, "%s: no %llu bytes are left",
                                   what, (unsigned long long)bytes);
@@ -282,6 +288,15 @@ static Status find_levels(CudaDevice *cuda) {
     return STATUS_OK;
 }
 
+static Status check_code(CudaDevice *cuda) {
+    use(&cuda->device);
+    if (digest_runs_cuda()) return STATUS_OK;
+    FAIL(UNAVAILABLE,
+         "%s (%s): this program holds no code for it; build it with -Dgpu_architecture=native on "
+         "such a machine, or all",
+         cuda->name, cuda->model);
+}
+
 Status device_cuda_open(Device **out, uint32_t index) {
     const char *reason;
     if (device_cuda_probe(&reason) != STATUS_OK)
@@ -302,6 +317,7 @@ Status device_cuda_open(Device **out, uint32_t index) {
     cuda->device.identity = cuda->identity;
     cuda->device.state = cuda;
     Status status = find_levels(cuda);
+    if (status == STATUS_OK) status = check_code(cuda);
     if (status != STATUS_OK) {
         free(cuda);
         return status;

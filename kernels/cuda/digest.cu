@@ -151,6 +151,15 @@ KERNEL(DIGEST_THREADS) void digest_pieces(DigestLaunch launch, uint64_t *out) {
     if (thread == 0) out[block_index().x] = made;
 }
 
+#ifdef __CUDACC__
+extern "C" bool digest_runs_cuda(void) {
+    cudaFuncAttributes attributes;
+    bool runs = cudaFuncGetAttributes(&attributes, digest_pieces) == cudaSuccess;
+    (void)cudaGetLastError();
+    return runs;
+}
+#endif
+
 extern "C" void PORT_NAME(digest_launch)(DeviceStream *stream, const DeviceDigest *digests,
                                          uint32_t digest_count, uint64_t *out) {
     DigestLaunch launch = {

@@ -12,6 +12,9 @@ void digest_launch_cuda(DeviceStream *stream, const DeviceDigest *digests, uint3
 void digest_launch_emulated(DeviceStream *stream, const DeviceDigest *digests,
                             uint32_t digest_count, uint64_t *out);
 
+/* Does the program hold code that the current GPU runs? */
+bool digest_runs_cuda(void);
+
 SPILLWAY_EXTERN_C_END
 
 #endif

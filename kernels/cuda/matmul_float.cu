@@ -313,15 +313,14 @@ static void product_float_launch(DeviceStream *stream, const ProductLaunch *laun
     (launch->form.bf16 ? weights_launch<WeightsBf16> : weights_launch<WeightsF16>)(stream, launch);
 }
 
-/* From compute capability 8.0 on. Even 8.6 and 8.9, whose tensor cores do no more than twice the operations of fused multiply-adds, gain:
- * of the instructions of matmul.cu's chains half are not multiply-adds, and two or three products need a thirteenth of them. */
+/* From compute capability 8.0 on, that of the code that runs here, be it made from older code when it is loaded: below it these kernels
+ * are traps. Even 8.6 and 8.9, whose tensor cores do no more than twice the operations of fused multiply-adds, gain: of the instructions of
+ * matmul.cu's chains half are not multiply-adds, and two or three products need a thirteenth of them. */
 static bool tensor_floats(void) {
 #ifdef __CUDACC__
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-               cudaSuccess &&
-           major >= 8;
+    cudaFuncAttributes code;
+    return cudaFuncGetAttributes(&code, float_rows<WeightsF16>) == cudaSuccess &&
+           code.ptxVersion >= 80;
 #else
     return true;
 #endif
@@ -329,5 +328,5 @@ static bool tensor_floats(void) {
 
 extern "C" void PORT_NAME(matmul_float_fill)(CudaLaunchers *launchers) {
     launchers->product_float = product_float_launch;
-    launchers->tensor_floats = tensor_floats;
+    launchers->tensor_floats = tensor_floats();
 }
