@@ -52,11 +52,13 @@ uint64_t codec_block_bytes(const Codec *codec, const KvShape *shape) {
     return codec_head_offset(codec, shape, CODEC_PART_COUNT, 0);
 }
 
-static bool all_finite(const uint16_t *halves, uint64_t count) {
-    bool finite = true;
+bool codec_takes_block(const KvShape *shape, const void *block) {
+    const uint16_t *halves = block;
+    uint64_t count = kv_block_bytes(shape) / sizeof *halves;
+    uint32_t special = 0;
     for (uint64_t i = 0; i < count; i++)
-        finite = finite && (halves[i] & 0x7c00) != 0x7c00;
-    return finite;
+        special |= (halves[i] & 0x7c00u) == 0x7c00u;
+    return !special;
 }
 
 Status codec_encode_block(const Codec *codec, const KvShape *shape, const void *block,
@@ -64,7 +66,7 @@ Status codec_encode_block(const Codec *codec, const KvShape *shape, const void *
     const uint16_t *halves = block;
     uint64_t head_count = shape->kv_head_count;
     uint64_t head_elements = (uint64_t)shape->block_tokens * shape->head_dim;
-    if (!all_finite(halves, 2 * head_count * head_elements)) return STATUS_BAD_INPUT;
+    if (!codec_takes_block(shape, block)) return STATUS_BAD_INPUT;
     for (CodecPart part = CODEC_KEYS; part < CODEC_PART_COUNT; part++)
         for (uint32_t kv_head = 0; kv_head < head_count; kv_head++) {
             CodecHead head = codec_head(codec, shape, part);

@@ -96,6 +96,9 @@ static inline uint64_t codec_head_offset(const Codec *codec, const KvShape *shap
     return ((uint64_t)part * shape->kv_head_count + kv_head) * codec->head_bytes(&head);
 }
 
+/* Whether all numbers of a raw block are finite, which is what every codec asks of it. */
+bool codec_takes_block(const KvShape *shape, const void *block);
+
 /* The specification of Kernels.kv_encode and kv_decode: see there. */
 Status codec_encode_block(const Codec *codec, const KvShape *shape, const void *block,
                           void *out_bytes);

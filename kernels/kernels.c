@@ -43,6 +43,19 @@ static Status encode_blocks_host(const Kernels *kernels, const KernelContext *co
     return STATUS_OK;
 }
 
+static void check_block(void *user, uint32_t index, uint32_t thread_index) {
+    (void)thread_index;
+    const KvCheckArgs *args = user;
+    args->refused[index] = !codec_takes_block(&args->shape, args->blocks[index]);
+}
+
+static Status check_blocks_host(const KernelContext *context, const KvCheckArgs *args) {
+    KvCheckArgs job = *args;
+    CHECK(args->block_count <= KV_CHECK_BLOCKS_MAX);
+    team_run(context->team, args->block_count, check_block, &job);
+    return STATUS_OK;
+}
+
 void kernels_fill_reference(Kernels *kernels) {
     kernels->name = kernels->layout = "reference";
     matmul_fill_reference(kernels);
@@ -56,6 +69,7 @@ void kernels_fill_reference(Kernels *kernels) {
     kernels->context_open = context_open_host;
     kernels->context_close = context_close_host;
     kernels->kv_encode_blocks = encode_blocks_host;
+    kernels->kv_check_blocks = check_blocks_host;
 }
 
 typedef struct SlotRow {
@@ -71,6 +85,7 @@ static const SlotRow slot_rows[] = {
     SLOT(context_open),
     SLOT(context_close),
     SLOT(kv_encode_blocks),
+    SLOT(kv_check_blocks),
     SLOT(matrix_bytes),
     SLOT(matrix_pack),
     SLOT(matrix_describe),

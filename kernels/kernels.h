@@ -215,6 +215,15 @@ typedef struct KvEncodeArgs {
 
 enum { KV_ENCODE_BLOCKS_MAX = 16 };
 
+typedef struct KvCheckArgs {
+    KvShape shape;
+    uint32_t block_count;      /* at most KV_CHECK_BLOCKS_MAX */
+    const void *const *blocks; /* [block_count] raw, in device memory */
+    uint32_t *refused;         /* [block_count] MEMORY_HOST: as in KvEncodeArgs */
+} KvCheckArgs;
+
+enum { KV_CHECK_BLOCKS_MAX = 64 };
+
 typedef struct Kernels {
     const char *name;   /* "reference", "avx2", "avx512" */
     const char *layout; /* of packed matrices: kernels with the same one take each other's bytes */
@@ -262,6 +271,8 @@ typedef struct Kernels {
     /* The same for blocks in device memory. The verdicts are there once the stream has passed. */
     Status (*kv_encode_blocks)(const struct Kernels *kernels, const KernelContext *context,
                                const KvEncodeArgs *args);
+    /* The verdicts alone: which blocks any codec would take. */
+    Status (*kv_check_blocks)(const KernelContext *context, const KvCheckArgs *args);
 
     /* a + b; without scratch, so a copy of the context with another stream of its device will do */
     void (*add)(const KernelContext *context, const ElementwiseArgs *args);

@@ -248,11 +248,10 @@ DEVICE void encode_turbo(const EncodeHead &head, const TurboPlan *plan) {
 }
 
 /* Every thread that meets a number that is not finite writes the same word. */
-DEVICE void refuse_infinite(const EncodeHead &head, uint32_t *refused) {
+DEVICE void refuse_infinite(const uint16_t *halves, uint64_t count, uint32_t *refused) {
     bool finite = true;
-    uint64_t count = (uint64_t)head.token_count * head.head_dim;
     for (uint64_t i = thread_index().x; i < count; i += ENCODE_THREADS)
-        finite = finite && (head.halves[i] & 0x7c00) != 0x7c00;
+        finite = finite && (halves[i] & 0x7c00) != 0x7c00;
     if (!finite) *refused = 1;
 }
 
@@ -269,7 +268,7 @@ KERNEL(ENCODE_THREADS) void encode_heads(EncodeLaunch launch) {
                        out.head_dim,
                        out.bits,
                        out.keys};
-    refuse_infinite(head, &launch.refused[block_index().y]);
+    refuse_infinite(head.halves, numbers, &launch.refused[block_index().y]);
     switch (launch.form->kind) {
     case CODED_RAW: encode_copy(head); break;
     case CODED_INT8: encode_int8(head); break;
@@ -280,19 +279,37 @@ KERNEL(ENCODE_THREADS) void encode_heads(EncodeLaunch launch) {
     }
 }
 
+/* Grid as encode_heads. */
+KERNEL(ENCODE_THREADS) void check_heads(CheckLaunch launch) {
+    uint64_t numbers = (uint64_t)launch.shape.block_tokens * launch.shape.head_dim;
+    const uint16_t *halves = (const uint16_t *)launch.blocks[block_index().y];
+    refuse_infinite(halves + block_index().x * numbers, numbers, &launch.refused[block_index().y]);
+}
+
 KERNEL(ENCODE_THREADS) void refused_clear(uint32_t *refused, uint32_t count) {
     uint32_t i = block_index().x * ENCODE_THREADS + thread_index().x;
     if (i < count) refused[i] = 0;
 }
 
+static void clear_launch(DeviceStream *stream, uint32_t *refused, uint32_t count) {
+    LAUNCH(refused_clear, extent((count + ENCODE_THREADS - 1) / ENCODE_THREADS),
+           extent(ENCODE_THREADS), 0, stream, refused, count);
+}
+
 static void encode_launch(DeviceStream *stream, const EncodeLaunch *launch) {
     uint32_t floats = (3 + ENCODE_WARPS) * launch->shape.head_dim;
-    LAUNCH(refused_clear, extent((launch->block_count + ENCODE_THREADS - 1) / ENCODE_THREADS),
-           extent(ENCODE_THREADS), 0, stream, launch->refused, launch->block_count);
+    clear_launch(stream, launch->refused, launch->block_count);
     LAUNCH(encode_heads, extent(2 * launch->shape.kv_head_count, launch->block_count),
            extent(ENCODE_THREADS), launch->turbo ? floats * sizeof(float) : 0, stream, *launch);
 }
 
+static void check_launch(DeviceStream *stream, const CheckLaunch *launch) {
+    clear_launch(stream, launch->refused, launch->block_count);
+    LAUNCH(check_heads, extent(2 * launch->shape.kv_head_count, launch->block_count),
+           extent(ENCODE_THREADS), 0, stream, *launch);
+}
+
 extern "C" void PORT_NAME(codec_encode_fill)(CudaLaunchers *launchers) {
     launchers->codec_encode = encode_launch;
+    launchers->codec_check = check_launch;
 }

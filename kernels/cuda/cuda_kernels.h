@@ -110,6 +110,13 @@ typedef struct EncodeLaunch {
     uint32_t *refused;         /* [block_count] 1 where a number is not finite, else 0 */
 } EncodeLaunch;
 
+typedef struct CheckLaunch {
+    KvShape shape;
+    uint32_t block_count;
+    const void *const *blocks; /* [block_count] */
+    uint32_t *refused;         /* as in EncodeLaunch */
+} CheckLaunch;
+
 /* ---- matrix products */
 
 enum { PACKED_OUTPUTS = 32, PACKED_COLUMNS = 32 };
@@ -237,6 +244,7 @@ typedef struct CudaLaunchers {
     void (*attend_merge)(DeviceStream *stream, const AttendMergeArgs *args);
     void (*attend_end)(DeviceStream *stream, const AttendEdgeArgs *args);
     void (*codec_encode)(DeviceStream *stream, const EncodeLaunch *launch);
+    void (*codec_check)(DeviceStream *stream, const CheckLaunch *launch);
     void (*activations)(DeviceStream *stream, const ActivationLaunch *launch);
     void (*product)(DeviceStream *stream, const ProductLaunch *launch);
     void (*product_tensor)(DeviceStream *stream, const ProductLaunch *launch); /* of int8 tiles */

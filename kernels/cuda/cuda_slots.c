@@ -126,6 +126,20 @@ static Status kv_encode_blocks_cuda(const Kernels *kernels, const KernelContext 
                               args->block_count * sizeof *args->refused);
 }
 
+static Status kv_check_blocks_cuda(const KernelContext *context, const KvCheckArgs *args) {
+    const CudaContext *cuda = cuda_context(context);
+    CHECK(args->block_count <= KV_CHECK_BLOCKS_MAX);
+    if (!args->block_count) return STATUS_OK;
+    CheckLaunch launch = {
+        .shape = args->shape,
+        .block_count = args->block_count,
+        .blocks = upload(cuda->upload, args->blocks, args->block_count * sizeof *args->blocks),
+        .refused = cuda->scratch};
+    if (launch.blocks) cuda->launchers->codec_check(cuda->stream, &launch);
+    return cuda->device->copy(cuda->device, cuda->stream, args->refused, cuda->scratch,
+                              args->block_count * sizeof *args->refused);
+}
+
 /* ---- matrix products */
 
 static ActivationKind activation_kind(const CudaLaunchers *launchers, const PackedForm *form,
@@ -219,6 +233,7 @@ void cuda_kernels_fill(Kernels *kernels) {
     kernels->attend_end = attend_end_cuda;
     codec_fill_host(kernels);
     kernels->kv_encode_blocks = kv_encode_blocks_cuda;
+    kernels->kv_check_blocks = kv_check_blocks_cuda;
     kernels->add = add_cuda;
     kernels->silu_multiply = silu_multiply_cuda;
     kernels->relu = relu_cuda;

@@ -327,6 +327,18 @@ static Status kv_encode_blocks_mirrored(const Kernels *kernels, const KernelCont
     return status;
 }
 
+static Status kv_check_blocks_mirrored(const KernelContext *context, const KvCheckArgs *args) {
+    KvCheckArgs copy = *args;
+    const void *blocks[KV_CHECK_BLOCKS_MAX];
+    for (uint32_t i = 0; i < args->block_count; i++)
+        blocks[i] = mirror(args->blocks[i], kv_block_bytes(&args->shape), false);
+    copy.blocks = blocks;
+    copy.refused = mirror(args->refused, args->block_count * sizeof *args->refused, true);
+    Status status = used->kernels->kv_check_blocks(context_of(context), &copy);
+    finish();
+    return status;
+}
+
 /* ---- */
 
 Status check_device_open(CheckDevice **out, Device *device, const Kernels *kernels) {
@@ -374,6 +386,7 @@ void check_device_fill(Kernels *kernels) {
     kernels->attend_merge = attend_merge_mirrored;
     kernels->attend_end = attend_end_mirrored;
     kernels->kv_encode_blocks = kv_encode_blocks_mirrored;
+    kernels->kv_check_blocks = kv_check_blocks_mirrored;
     kernels->add = add_mirrored;
     kernels->silu_multiply = silu_multiply_mirrored;
     kernels->relu = relu_mirrored;

@@ -135,6 +135,35 @@ static void run_encode_blocks(Check *check) {
                        drawn.codec->name, i, count, refused[i]);
 }
 
+/* Verdicts alone: any of the blocks may hold a number that is not finite, anywhere. */
+static void run_check_blocks(Check *check) {
+    enum { BLOCKS_MAX = 6 };
+    static const uint16_t broken[] = {0x7c00, 0xfc00, 0x7e00, 0xfd01};
+    Drawn drawn;
+    draw_shape(check, &drawn);
+    uint64_t numbers = kv_block_bytes(&drawn.shape) / sizeof(uint16_t);
+    uint32_t count = 1 + check_below(check, BLOCKS_MAX), refused[BLOCKS_MAX];
+    const void *blocks[BLOCKS_MAX];
+    bool is_broken[BLOCKS_MAX];
+    for (uint32_t i = 0; i < count; i++) {
+        draw_block(check, &drawn);
+        blocks[i] = drawn.block;
+        is_broken[i] = check_chance(check, 0.4);
+        uint64_t place =
+            check_chance(check, 0.3) ? numbers - 1 : random_below(&check->random, numbers);
+        if (is_broken[i]) drawn.block[place] = broken[check_below(check, 4)];
+    }
+    const KvCheckArgs args = {drawn.shape, count, blocks, refused};
+    KernelContext context = {.team =
+                                 check_team(check, 1 + check_below(check, check->thread_count))};
+    if (check->kernels->kv_check_blocks(&context, &args) != STATUS_OK)
+        check_fail(check, "no blocks are looked at");
+    for (uint32_t i = 0; i < count; i++)
+        if ((refused[i] != 0) != is_broken[i])
+            check_fail(check, "block %u of %u, %s, refused: %u", i, count,
+                       is_broken[i] ? "not finite" : "finite", refused[i]);
+}
+
 /* Number `i` of a group: i steps of `stride` from `first`. */
 typedef struct Group {
     const uint16_t *first, *decoded;
@@ -624,6 +653,7 @@ const CheckGroup check_codec = {{
     {"expand", CHECK_SLOT(kv_decode), run_expand, NULL},
     {"encode", CHECK_SLOT(kv_encode), run_encode, bench_encode},
     {"encode_blocks", CHECK_SLOT(kv_encode_blocks), run_encode_blocks, NULL},
+    {"check_blocks", CHECK_SLOT(kv_check_blocks), run_check_blocks, NULL},
     {"decode", CHECK_SLOT(kv_decode), run_decode, bench_decode},
     {"hostile", CHECK_SLOT(kv_decode), run_hostile, NULL},
     {0},
