@@ -367,9 +367,7 @@ Status kv_cache_seal(KvCache *cache, const Batch *batch, uint32_t layer_index) {
         seal_sequence(cache, &batch->sequences[s], layer_index);
     for (uint32_t s = 0; s < batch->sequence_count && cache->options.layout.codec; s++)
         TRY(kv_pack_cold(cache, &batch->sequences[s], layer_index));
-    for (uint32_t s = 0;
-         s < batch->sequence_count && kv_layout_encodes_on_spill(&cache->options.layout); s++)
-        TRY(kv_cool(cache, &batch->sequences[s], layer_index));
+    TRY(kv_cool(cache, batch, layer_index));
     kv_pump(cache, 0);
     return STATUS_OK;
 }

@@ -67,7 +67,7 @@ static void encode_on_spill(const KvCache *cache, Tier tier, const uint8_t *payl
                             uint8_t *out_payload) {
     const KvLayout *layout = &cache->options.layout;
     CHECK(cache->options.kernels->kv_encode(layout->tier_codecs[tier], &layout->shape, payload,
-                                            out_payload) == STATUS_OK); /* kv_cool has looked */
+                                            out_payload) == STATUS_OK); /* kv_cool.c has looked */
 }
 
 static void encode_for_host(void *user, const uint8_t *payload, uint8_t *out_payload) {
@@ -149,6 +149,7 @@ static Status take_memory(KvCache *cache) {
     TRY(memory_take((void **)&cache->slots, options->slot_count, sizeof(KvSlot), "KV slots"));
     TRY(take_runs(cache));
     TRY(kv_pins_open(cache));
+    TRY(kv_cool_open(cache));
     Device *device = options->device;
     uint64_t slot_bytes = options->layout.slot_bytes;
     TRY(device->memory_take(device, MEMORY_DEVICE, slot_bytes, "void block",
@@ -228,6 +229,7 @@ void kv_cache_destroy(KvCache *cache) {
     free(cache->host_runs);
     free(cache->verified);
     kv_pins_close(cache);
+    kv_cool_close(cache);
     Device *device = cache->options.device;
     device->memory_give(device, MEMORY_DEVICE, cache->void_block, cache->options.layout.slot_bytes);
     device->memory_give(device, MEMORY_HOST, cache->bounce, cache->options.layout.slot_bytes);

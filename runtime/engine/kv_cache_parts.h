@@ -2,7 +2,8 @@
 #define RUNTIME_ENGINE_KV_CACHE_PARTS_H
 
 /* What the KV cache is made of, for its own files: kv_cache_open.c (memory, manager, mover), kv_cache.c (a step), kv_cursor.c
- * (attention's walk over blocks), kv_pins.c (what it reads), kv_pack.c (cold blocks into packs). */
+ * (attention's walk over blocks), kv_pins.c (what it reads), kv_pack.c (cold blocks into packs), kv_cool.c (cold blocks for codecs of
+ * tiers). */
 
 #include "runtime/base/invariant.h"
 #include "runtime/engine/kv_cache.h"
@@ -15,6 +16,7 @@ enum {
     KV_TRANSFERS_MAX = 256, /* that manager and mover have under way */
     KV_PINNED_MAX = 4096,   /* blocks of one call of attention */
     KV_PIN_SETS = 2,
+    KV_COOL_JOBS_MAX = 32,
 };
 
 #define KV_ALL_LAYERS UINT32_MAX
@@ -52,6 +54,21 @@ typedef struct KvPins {
     DeviceEvent *read; /* behind them */
 } KvPins;
 
+/* Cold blocks that a kernel looks at: pinned until its verdicts are in. */
+typedef struct KvCoolJob {
+    BlockId ids[KV_CHECK_BLOCKS_MAX];
+    uint32_t count;
+    Status begun;        /* of putting it on the stream */
+    DeviceEvent *passed; /* behind the verdicts */
+} KvCoolJob;
+
+/* Jobs in the order of the stream. */
+typedef struct KvCooler {
+    KvCoolJob jobs[KV_COOL_JOBS_MAX];
+    uint32_t first, count; /* of them that are out, round the array */
+    uint32_t *refused;     /* pinned, [KV_COOL_JOBS_MAX][KV_CHECK_BLOCKS_MAX] */
+} KvCooler;
+
 struct KvCache {
     KvCacheOptions options;
     uint64_t run_id; /* random: another process's blocks are not ours */
@@ -79,6 +96,7 @@ struct KvCache {
     KvDeviceEncoder *device_encoder; /* NULL otherwise */
     KvPending pending[KV_ENCODER_JOBS_MAX];
     uint32_t pending_count;
+    KvCooler cooler; /* of use where tiers have codecs of their own */
     KvStaging staging;
     uint64_t packs, raw_bytes, stored_bytes, host_blocks, host_bytes; /* as in KvCacheStats */
     double seconds_stalled[TIER_COUNT];
@@ -144,9 +162,16 @@ Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t laye
 /* kv_pack.c: the open pack that blocks of the layer will join once the stream has token_count tokens; BLOCK_NONE: none. */
 BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
                         uint32_t token_count);
-/* kv_pack.c: what the sequence's tokens have made cold in the layer may be encoded by the tier that it goes down to. */
-Status kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer);
-/* kv_pack.c: what is being encoded of the layer (or KV_ALL_LAYERS) takes the place of the raw blocks; false when there was nothing. */
+/* kv_pack.c: what is being encoded of the layer (or KV_ALL_LAYERS) takes the place of the raw blocks; false when there was nothing.
+ * Of all layers, kv_finish_cooling too. */
 bool kv_finish_encoding(KvCache *cache, uint32_t layer);
+/* kv_cool.c: events and verdicts, where tiers have codecs; close takes what open left. */
+Status kv_cool_open(KvCache *cache);
+void kv_cool_close(KvCache *cache);
+/* kv_cool.c: what the batch's tokens have made cold in the layer goes to be looked at; what was found fit for codecs by now may be
+ * encoded by the tier that it goes down to. */
+Status kv_cool(KvCache *cache, const Batch *batch, uint32_t layer);
+/* kv_cool.c: waits for the verdicts that are out, which lets their blocks go; false when there were none. */
+bool kv_finish_cooling(KvCache *cache);
 
 #endif

@@ -109,7 +109,8 @@ bool kv_finish_encoding(KvCache *cache, uint32_t layer) {
         else
             cache->pending[kept++] = cache->pending[i];
     cache->pending_count = kept;
-    return kept < count;
+    bool cooled = layer == KV_ALL_LAYERS && kv_finish_cooling(cache);
+    return kept < count || cooled;
 }
 
 BlockId kv_pack_growing(const KvCache *cache, const KvSlot *slot, uint32_t layer,
@@ -135,33 +136,6 @@ Status kv_pack_cold(KvCache *cache, const BatchSequence *sequence, uint32_t laye
         if (status == STATUS_OK) continue;
         slot->lost = true;
         if (status != STATUS_IO && status != STATUS_NO_SPACE) return status;
-    }
-    return STATUS_OK;
-}
-
-/* Bytes that no codec takes stay as they are, which loses nothing. */
-static bool is_finite(const void *block, uint64_t bytes) {
-    const uint16_t *halves = block;
-    uint32_t special = 0;
-    for (uint64_t i = 0; i < bytes / sizeof *halves; i++)
-        special |= (halves[i] & 0x7c00u) == 0x7c00u;
-    return !special;
-}
-
-/* Where the host cannot look at the device, a block comes down for it, as it will once more when it moves. */
-Status kv_cool(KvCache *cache, const BatchSequence *sequence, uint32_t layer) {
-    KvSlot *slot = &cache->slots[sequence->slot];
-    const KvLayout *layout = &cache->options.layout;
-    uint32_t token_count = sequence->position_first + sequence->row_count;
-    if (slot->lost || token_count < slot->prompt_count) return STATUS_OK;
-    uint32_t cold = kv_layout_cold_blocks(layout, token_count);
-    for (uint32_t *next = &slot->begun_counts[layer]; *next < cold; ++*next) {
-        BlockId id = kv_layer_ids(slot, layer)[*next];
-        uint32_t device_slot = tier_manager_device_slot(cache->manager, id);
-        const void *block;
-        if (device_slot == SLOT_NONE) continue;
-        TRY(kv_payload_view(cache, kv_payload(cache, device_slot), &block));
-        if (is_finite(block, kv_block_bytes(&layout->shape))) tier_manager_cool(cache->manager, id);
     }
     return STATUS_OK;
 }
