@@ -71,7 +71,8 @@ void engine_note_stop(Engine *engine) {
     if (asked > engine->stop) engine->stop = asked;
 }
 
-/* What transfers of a broken device lost, or a tier that they closed, is no matter of sequences: the device says so here. */
+/* What transfers of a broken device lost, or a tier that they closed, is no matter of sequences: the device says so here. In a step
+ * without logits nobody else asks it before requests are judged by the tiers that are left. */
 static Status check_device(Engine *engine, const RankReport *report) {
     bool lost = report->layer_blocks < engine->budget.layer_blocks;
     for (size_t i = 0; i < SLOTS_MAX / 64; i++)

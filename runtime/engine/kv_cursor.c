@@ -163,8 +163,9 @@ static void next_sequence(KvCursor *cursor) {
     cursor->entered = false;
 }
 
-/* A lost block: the sequence gives no more runs. What it holds pinned of a group that is not whole is let go. Blocks that were stored
- * to are not attended any more, which would keep them until that is done. */
+/* A lost block: the sequence gives no more runs. What it holds pinned of a group that is not whole is let go. What was stored for it in
+ * this layer may be on its way still, and no run will pin those blocks until it has come: so it is waited for, or it would arrive in
+ * whatever has their places by then. */
 static Status lose_sequence(KvCursor *cursor, KvSlot *slot) {
     Device *device = cursor->cache->options.device;
     kv_pins_drop_partial(cursor->cache);

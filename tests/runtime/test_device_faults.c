@@ -1,5 +1,6 @@
 /* A device that fails, at any point of a run: the n-th allocation, launch or copy of the emulated device, for rising n until a run
- * comes through; with and without attention on the host. Each failure ends the engine with the status and cause of the device, and closing gives everything back. */
+ * comes through; with and without attention on the host. Each failure ends the engine with the status and cause of the device, no request with another's,
+ * and closing gives everything back. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,6 +19,7 @@ enum { PROMPT_COUNT = 40, MAX_TOKENS = 4, STEPS_MAX = 200 };
 
 static int32_t prompt[PROMPT_COUNT];
 static bool attend_host;
+static bool prompt_only; /* no logits, whose way to the host would meet what broke */
 
 static void on_token(void *user, const TokenEvent *event) {
     (void)event;
@@ -26,7 +28,7 @@ static void on_token(void *user, const TokenEvent *event) {
 
 static void on_finish(void *user, const FinishEvent *event) {
     (void)user;
-    (void)event;
+    if (event->error != ERROR_COUNT) fail_msg("a request ends with \"%s\"", event->error_text);
 }
 
 /* Budgets so small that blocks go to the host's memory and to a file, and layers come from there. */
@@ -49,10 +51,23 @@ static EngineOptions options_of(const DeviceFailures *failures) {
                            .weight_nvme_dir_count = 1};
 }
 
+/* Layers stay, and nothing but blocks comes and goes. */
+static EngineOptions prompt_options_of(const DeviceFailures *failures) {
+    return (EngineOptions){.backend = "emulated",
+                           .emulation_seed = failures->copy,
+                           .cpu_isa = "auto",
+                           .device_failures = *failures,
+                           .thread_count = 1,
+                           .max_num_seqs = 1,
+                           .max_num_batched_tokens = 5,
+                           .block_tokens = 2,
+                           .kv_bytes = {UINT64_MAX, 512 << 10}};
+}
+
 static Status generate(Engine *engine, uint32_t *out_tokens) {
     Request request = {.prompt = prompt,
                        .prompt_count = PROMPT_COUNT,
-                       .max_tokens = MAX_TOKENS,
+                       .max_tokens = prompt_only ? 0 : MAX_TOKENS,
                        .sampling = sampling_defaults,
                        .sink = {.user = out_tokens, .on_token = on_token, .on_finish = on_finish}};
     bool idle = false;
@@ -72,13 +87,13 @@ static Status run_with(const DeviceFailures *failures, ErrorCode *out_error,
     uint32_t tokens = 0;
     assert_int_equal(weights_open(&weights, model_path), STATUS_OK);
     assert_int_equal(comm_self_create(&comm), STATUS_OK);
-    const EngineOptions options = options_of(failures);
+    const EngineOptions options = prompt_only ? prompt_options_of(failures) : options_of(failures);
     error_capture_begin();
     Status status = engine_open(&engine, &options, weights, NULL, comm);
     if (status == STATUS_OK) status = generate(engine, &tokens);
     *out_error = error_last(out_text);
     error_capture_end();
-    if (status == STATUS_OK) assert_int_equal(tokens, MAX_TOKENS);
+    if (status == STATUS_OK) assert_int_equal(tokens, prompt_only ? 0 : MAX_TOKENS);
     if (engine) engine_close(engine);
     comm_destroy(comm);
     weights_close(weights);
@@ -87,13 +102,21 @@ static Status run_with(const DeviceFailures *failures, ErrorCode *out_error,
 
 static int on_device(void **state) {
     (void)state;
-    attend_host = false;
+    attend_host = prompt_only = false;
     return 0;
 }
 
 static int in_host(void **state) {
     (void)state;
     attend_host = true;
+    prompt_only = false;
+    return 0;
+}
+
+static int without_logits(void **state) {
+    (void)state;
+    attend_host = false;
+    prompt_only = true;
     return 0;
 }
 
@@ -124,20 +147,25 @@ static DeviceFailures copy_at(uint64_t n) {
     return (DeviceFailures){.copy = n};
 }
 
+/* Whether a run meets the failure, and then says so. */
+static bool fails_at(FailuresAt *failures_at, uint64_t n, const char *says) {
+    const DeviceFailures failures = failures_at(n);
+    const char *text;
+    ErrorCode error;
+    Status status = run_with(&failures, &error, &text);
+    if (status == STATUS_OK) return false;
+    if (status != STATUS_DEVICE)
+        fail_msg("at %u: %s, \"%s\"", (unsigned)n, status_name(status), text);
+    if (!strstr(text, says)) fail_msg("at %u: \"%s\"", (unsigned)n, text);
+    assert_true(n < 100000);
+    return true;
+}
+
 /* At ever wider steps, until a run has fewer of them. */
 static void fail_in_turn(FailuresAt *failures_at, const char *says) {
     uint64_t n = 1;
-    for (;; n += 1 + n / 2) {
-        const DeviceFailures failures = failures_at(n);
-        const char *text;
-        ErrorCode error;
-        Status status = run_with(&failures, &error, &text);
-        if (status == STATUS_OK) break;
-        if (status != STATUS_DEVICE)
-            fail_msg("at %u: %s, \"%s\"", (unsigned)n, status_name(status), text);
-        if (!strstr(text, says)) fail_msg("at %u: \"%s\"", (unsigned)n, text);
-        assert_true(n < 100000);
-    }
+    while (fails_at(failures_at, n, says))
+        n += 1 + n / 2;
     assert_true(n > 30);
 }
 
@@ -149,6 +177,15 @@ static void test_launches(void **state) {
 static void test_copies(void **state) {
     (void)state;
     fail_in_turn(copy_at, "emulated:0: a copy of ");
+}
+
+/* Transfers that a broken device fails look like a tier that went away, in which the request no longer fits. */
+static void test_copies_of_blocks(void **state) {
+    (void)state;
+    uint64_t n = 1;
+    while (fails_at(copy_at, n, "emulated:0: a copy of "))
+        n += 9;
+    assert_true(n > 100);
 }
 
 /* Each kind has a code, a status and advice of its own. */
@@ -186,6 +223,7 @@ int main(void) {
         cmocka_unit_test_setup(test_takes, in_host),
         cmocka_unit_test_setup(test_launches, in_host),
         cmocka_unit_test_setup(test_copies, in_host),
+        cmocka_unit_test_setup(test_copies_of_blocks, without_logits),
         cmocka_unit_test_setup(test_kinds, on_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
