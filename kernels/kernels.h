@@ -97,13 +97,19 @@ typedef struct NormArgs {
     float epsilon;
 } NormArgs;
 
+enum { ROPE_MATRICES = 2 };
+
+typedef struct RopeMatrix {
+    float *x; /* [row_count][x_stride]; heads lie side by side */
+    uint64_t x_stride;
+    uint32_t head_count; /* 0: nothing to rotate */
+} RopeMatrix;
+
 /* Rotates pairs of each head in place by the angle of the row's position. Tables hold, for position p and pair
  * i < rotary_dim / 2: cosines[p][i], sines[p][i] (any scaling of frequency or magnitude is already in them). */
 typedef struct RopeArgs {
-    float *x; /* [row_count][x_stride]; heads lie side by side */
-    uint64_t x_stride;
+    RopeMatrix matrices[ROPE_MATRICES]; /* q and k: at the same positions */
     uint32_t row_count;
-    uint32_t head_count;
     uint32_t head_dim;
     uint32_t rotary_dim;       /* even, at most head_dim; the rest of a head is left alone */
     bool interleaved;          /* pairs (2i, 2i+1) as in GGUF llama; else (i, i + rotary_dim/2) */

@@ -128,18 +128,24 @@ static void rope_rows(const void *rope_args, uint32_t row_begin, uint32_t row_en
     const RopeArgs *args = rope_args;
     uint32_t pair_count = args->rotary_dim / 2;
     for (uint32_t row = row_begin; row < row_end; row++) {
-        float *x = args->x + row * args->x_stride;
         const float *cosines = args->cosines + (uint64_t)args->positions[row] * pair_count;
         const float *sines = args->sines + (uint64_t)args->positions[row] * pair_count;
-        for (uint32_t head = 0; head < args->head_count; head++)
-            (args->interleaved ? rotate_neighbours : rotate_halves)(
-                x + (uint64_t)head * args->head_dim, pair_count, cosines, sines);
+        for (uint32_t m = 0; m < ROPE_MATRICES; m++) {
+            const RopeMatrix *matrix = &args->matrices[m];
+            for (uint32_t head = 0; head < matrix->head_count; head++)
+                (args->interleaved ? rotate_neighbours : rotate_halves)(
+                    matrix->x + row * matrix->x_stride + (uint64_t)head * args->head_dim,
+                    pair_count, cosines, sines);
+        }
     }
 }
 
 static void rope_vector(const KernelContext *context, const RopeArgs *args) {
-    uint64_t elements = (uint64_t)args->head_count * args->rotary_dim;
-    rows_run(context, args->row_count, WORK_NORM * vectors_of(elements), rope_rows, args);
+    uint64_t heads = 0;
+    for (uint32_t m = 0; m < ROPE_MATRICES; m++)
+        heads += args->matrices[m].head_count;
+    rows_run(context, args->row_count, WORK_NORM * vectors_of(heads * args->rotary_dim), rope_rows,
+             args);
 }
 
 /* ---- elementwise */

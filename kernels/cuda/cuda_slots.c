@@ -71,7 +71,8 @@ static void attend_end_cuda(const KernelContext *context, const AttendEdgeArgs *
 static void rope_cuda(const KernelContext *context, const RopeArgs *args) {
     const CudaContext *cuda = cuda_context(context);
     RopeArgs launch = *args;
-    if (!args->row_count || !args->rotary_dim) return;
+    uint32_t heads = args->matrices[0].head_count + args->matrices[1].head_count;
+    if (!args->row_count || !args->rotary_dim || !heads) return;
     launch.positions =
         upload(cuda->upload, args->positions, args->row_count * sizeof *args->positions);
     if (launch.positions) cuda->launchers->rope(cuda->stream, &launch);

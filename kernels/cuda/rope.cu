@@ -1,4 +1,4 @@
-/* Rotary position embedding: a thread a pair. */
+/* Rotary position embedding: a thread a pair, those of k behind those of q. */
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/port.cuh"
@@ -8,10 +8,14 @@ enum { ROPE_THREADS = 128 };
 KERNEL(ROPE_THREADS) void rotate_pairs(RopeArgs args) {
     uint32_t pair_count = args.rotary_dim / 2;
     uint32_t item = block_index().x * ROPE_THREADS + thread_index().x;
-    if (item >= args.head_count * pair_count) return;
-    uint32_t pair = item % pair_count;
+    uint32_t pair = item % pair_count, head_index = item / pair_count;
+    bool is_k = head_index >= args.matrices[0].head_count;
+    if (is_k) head_index -= args.matrices[0].head_count;
+    if (is_k && head_index >= args.matrices[1].head_count) return;
+    float *x = is_k ? args.matrices[1].x : args.matrices[0].x;
+    uint64_t stride = is_k ? args.matrices[1].x_stride : args.matrices[0].x_stride;
     uint64_t row = block_index().y, angle = (uint64_t)args.positions[row] * pair_count + pair;
-    float *head = args.x + row * args.x_stride + (uint64_t)(item / pair_count) * args.head_dim;
+    float *head = x + row * stride + (uint64_t)head_index * args.head_dim;
     float *first = head + (args.interleaved ? 2 * pair : pair);
     float *second = first + (args.interleaved ? 1 : pair_count);
     float a = *first, b = *second, cosine = args.cosines[angle], sine = args.sines[angle];
@@ -20,7 +24,8 @@ KERNEL(ROPE_THREADS) void rotate_pairs(RopeArgs args) {
 }
 
 static void rope_launch(DeviceStream *stream, const RopeArgs *args) {
-    uint32_t items = args->head_count * (args->rotary_dim / 2);
+    uint32_t heads = args->matrices[0].head_count + args->matrices[1].head_count;
+    uint32_t items = heads * (args->rotary_dim / 2);
     LAUNCH(rotate_pairs, extent((items + ROPE_THREADS - 1) / ROPE_THREADS, args->row_count),
            extent(ROPE_THREADS), 0, stream, *args);
 }

@@ -15,15 +15,21 @@ static void rotate_head(const RopeArgs *args, float *head, const float *cosines,
     }
 }
 
+static void rotate_row(const RopeArgs *args, const RopeMatrix *matrix, uint32_t row,
+                       const float *cosines, const float *sines) {
+    for (uint32_t head = 0; head < matrix->head_count; head++)
+        rotate_head(args, matrix->x + row * matrix->x_stride + (uint64_t)head * args->head_dim,
+                    cosines, sines);
+}
+
 static void rope_reference(const KernelContext *context, const RopeArgs *args) {
     (void)context;
     uint64_t pair_count = args->rotary_dim / 2;
     for (uint32_t row = 0; row < args->row_count; row++) {
-        float *x = args->x + row * args->x_stride;
         const float *cosines = args->cosines + args->positions[row] * pair_count;
         const float *sines = args->sines + args->positions[row] * pair_count;
-        for (uint32_t head = 0; head < args->head_count; head++)
-            rotate_head(args, x + (uint64_t)head * args->head_dim, cosines, sines);
+        for (uint32_t m = 0; m < ROPE_MATRICES; m++)
+            rotate_row(args, &args->matrices[m], row, cosines, sines);
     }
 }
 

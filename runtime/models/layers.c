@@ -89,12 +89,16 @@ void layers_norm_heads(Pass *pass, const float *weight, float *x, uint32_t head_
     pass->kernels->rms_norm(pass->context, &args);
 }
 
-static void rotate(Pass *pass, float *x, uint32_t head_count) {
+static RopeMatrix heads_of(const Model *model, float *x, Share heads) {
+    uint32_t head_count = share_count(heads);
+    return (RopeMatrix){x, (uint64_t)head_count * model->config.head_dim, head_count};
+}
+
+void layers_rope(Pass *pass) {
     const Model *model = pass->model;
-    RopeArgs args = {.x = x,
-                     .x_stride = (uint64_t)head_count * model->config.head_dim,
+    RopeArgs args = {.matrices = {heads_of(model, pass->q, model->share.heads),
+                                  heads_of(model, pass->k, model->share.kv_heads)},
                      .row_count = pass->batch->row_count,
-                     .head_count = head_count,
                      .head_dim = model->config.head_dim,
                      .rotary_dim = model->config.rope.rotary_dim,
                      .interleaved = model->config.rope.interleaved,
@@ -102,11 +106,6 @@ static void rotate(Pass *pass, float *x, uint32_t head_count) {
                      .cosines = model->rope_cosines,
                      .sines = model->rope_sines};
     pass->kernels->rope(pass->context, &args);
-}
-
-void layers_rope(Pass *pass) {
-    rotate(pass, pass->q, share_count(pass->model->share.heads));
-    rotate(pass, pass->k, share_count(pass->model->share.kv_heads));
 }
 
 /* What the host attends it does while the device's kernels run. */

@@ -141,11 +141,16 @@ static void layer_norm_mirrored(const KernelContext *context, const NormArgs *ar
 
 static void rope_mirrored(const KernelContext *context, const RopeArgs *args) {
     RopeArgs copy = *args;
-    uint64_t positions = 0, columns = (uint64_t)args->head_count * args->head_dim;
+    uint64_t positions = 0;
     for (uint32_t row = 0; row < args->row_count; row++)
         if (args->positions[row] >= positions) positions = args->positions[row] + 1u;
     uint64_t table_bytes = positions * (args->rotary_dim / 2) * sizeof(float);
-    copy.x = rows_mirror(args->x, args->row_count, args->x_stride, columns, true);
+    for (uint32_t m = 0; m < ROPE_MATRICES; m++) {
+        RopeMatrix *matrix = &copy.matrices[m];
+        uint64_t columns = (uint64_t)matrix->head_count * args->head_dim;
+        if (columns > 0)
+            matrix->x = rows_mirror(matrix->x, args->row_count, matrix->x_stride, columns, true);
+    }
     copy.cosines = mirror(args->cosines, table_bytes, false);
     copy.sines = mirror(args->sines, table_bytes, false);
     used->kernels->rope(context_of(context), &copy);

@@ -50,10 +50,10 @@ class Model:
         return attention + self.ffn_matrices * self.hidden * self.ffn
 
     def layer_launches(self):
-        """Two norms, a product a matrix, the activations of four inputs, positions of q and k, the KV store, attention's
+        """Two norms, a product a matrix, the activations of four inputs, positions, the KV store, attention's
         begin, tiles and end, the MLP's function, two residuals."""
         products = 4 + self.ffn_matrices
-        return 2 + products + 4 + (2 if self.rotary else 0) + 1 + 3 + 1 + 2
+        return 2 + products + 4 + (1 if self.rotary else 0) + 1 + 3 + 1 + 2
 
     def kv_token_bytes(self):
         return 2 * 2 * self.kv_heads * self.head_dim

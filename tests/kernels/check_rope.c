@@ -7,20 +7,32 @@ enum { ROWS_MAX = 24, HEADS_MAX = 12, PAIRS_MAX = 70, POSITIONS_MAX = 300 };
 
 typedef struct RopeCase {
     RopeArgs args; /* x unset */
-    const float *input;
-    CheckShape shape;
+    const float *inputs[ROPE_MATRICES];
+    CheckShape shapes[ROPE_MATRICES];
 } RopeCase;
 
+/* Now and then there is but one matrix, in either place. */
+static void draw_matrices(Check *check, RopeCase *io_case) {
+    uint32_t absent = check_below(check, 8);
+    for (uint32_t m = 0; m < ROPE_MATRICES; m++) {
+        uint32_t heads = m == absent ? 0 : check_size(check, HEADS_MAX);
+        uint32_t columns = heads * io_case->args.head_dim;
+        CheckShape shape = {io_case->args.row_count, columns, columns + check_below(check, 5)};
+        float *input = check_memory(check, check_shape_count(&shape), sizeof *input);
+        check_fill_normal(check, input, check_shape_count(&shape), 1.0);
+        io_case->args.matrices[m] = (RopeMatrix){.x_stride = shape.stride, .head_count = heads};
+        io_case->inputs[m] = input;
+        io_case->shapes[m] = shape;
+    }
+}
+
 static RopeCase draw_case(Check *check) {
-    uint32_t rows = check_size(check, ROWS_MAX), heads = check_size(check, HEADS_MAX);
+    uint32_t rows = check_size(check, ROWS_MAX);
     uint32_t pairs = check_size(check, PAIRS_MAX), head_dim = 2 * pairs + check_below(check, 4);
     uint32_t positions = check_size(check, POSITIONS_MAX);
-    CheckShape shape = {rows, heads * head_dim, (uint64_t)heads * head_dim + check_below(check, 5)};
-    float *input = check_memory(check, check_shape_count(&shape), sizeof *input);
     float *cosines = check_memory(check, (size_t)positions * pairs, sizeof *cosines);
     float *sines = check_memory(check, (size_t)positions * pairs, sizeof *sines);
     uint32_t *row_positions = check_memory(check, rows, sizeof *row_positions);
-    check_fill_normal(check, input, check_shape_count(&shape), 1.0);
     for (uint32_t i = 0; i < positions * pairs; i++) {
         double angle = 100.0 * random_unit(&check->random);
         cosines[i] = (float)cos(angle);
@@ -28,39 +40,43 @@ static RopeCase draw_case(Check *check) {
     }
     for (uint32_t row = 0; row < rows; row++)
         row_positions[row] = check_below(check, positions);
-    return (RopeCase){
-        .args = {.x_stride = shape.stride,
-                 .row_count = rows,
-                 .head_count = heads,
-                 .head_dim = head_dim,
-                 .rotary_dim = 2 * pairs,
-                 .interleaved = check_chance(check, 0.5),
-                 .positions = row_positions,
-                 .cosines = cosines,
-                 .sines = sines},
-        .input = input,
-        .shape = shape,
-    };
+    RopeCase drawn = {.args = {.row_count = rows,
+                               .head_dim = head_dim,
+                               .rotary_dim = 2 * pairs,
+                               .interleaved = check_chance(check, 0.5),
+                               .positions = row_positions,
+                               .cosines = cosines,
+                               .sines = sines}};
+    draw_matrices(check, &drawn);
+    return drawn;
 }
 
-static float *run_on_copy(Check *check, const Kernels *kernels, RopeArgs args, const float *input,
-                          const CheckShape *shape, uint32_t thread_count) {
+/* The case's args with a copy of its inputs. */
+static RopeArgs run_on_copy(Check *check, const Kernels *kernels, const RopeCase *drawn,
+                            uint32_t thread_count) {
     KernelContext context = {.team = check_team(check, thread_count)};
-    args.x = check_copy(check, input, check_shape_count(shape) * sizeof *input);
+    RopeArgs args = drawn->args;
+    for (uint32_t m = 0; m < ROPE_MATRICES; m++)
+        args.matrices[m].x = check_copy(check, drawn->inputs[m],
+                                        check_shape_count(&drawn->shapes[m]) * sizeof(float));
     kernels->rope(&context, &args);
-    return args.x;
+    return args;
 }
 
-static void expect_row_invariance(Check *check, const RopeCase *drawn, const float *together) {
-    uint32_t row = check_below(check, drawn->shape.rows);
-    RopeArgs args = drawn->args;
-    args.positions += row;
-    args.row_count = 1;
-    CheckShape shape = {1, drawn->shape.columns, drawn->shape.stride};
-    float *alone =
-        run_on_copy(check, check->kernels, args, drawn->input + row * shape.stride, &shape, 1);
-    check_same_bits(check, "a row alone", together + row * shape.stride, alone,
-                    shape.columns * sizeof *alone);
+/* A row of one matrix has the same bits without the other rows and the other matrix. */
+static void expect_row_invariance(Check *check, const RopeCase *drawn, const RopeArgs *together) {
+    uint32_t row = check_below(check, drawn->args.row_count), m = check_below(check, ROPE_MATRICES);
+    RopeCase alone = *drawn;
+    alone.args.positions += row;
+    alone.args.row_count = 1;
+    for (uint32_t i = 0; i < ROPE_MATRICES; i++) {
+        alone.inputs[i] += row * drawn->shapes[i].stride;
+        alone.shapes[i].rows = 1;
+    }
+    alone.args.matrices[1 - m].head_count = 0;
+    RopeArgs actual = run_on_copy(check, check->kernels, &alone, 1);
+    check_same_bits(check, "a row alone", together->matrices[m].x + row * drawn->shapes[m].stride,
+                    actual.matrices[m].x, drawn->shapes[m].columns * sizeof(float));
 }
 
 /* A rotation keeps the length of each pair and turns (1, 0) into (cosine, sine). */
@@ -68,10 +84,8 @@ static void expect_rotation(Check *check) {
     float cosine = 0.6f, sine = 0.8f, x[5] = {1.0f, 2.0f, 0.0f, 3.0f, 4.0f};
     uint32_t position = 0;
     float cosines[2] = {cosine, 1.0f}, sines[2] = {sine, 0.0f};
-    RopeArgs args = {.x = x,
-                     .x_stride = 5,
+    RopeArgs args = {.matrices = {{x, 5, 1}},
                      .row_count = 1,
-                     .head_count = 1,
                      .head_dim = 5,
                      .rotary_dim = 4,
                      .positions = &position,
@@ -82,7 +96,7 @@ static void expect_rotation(Check *check) {
     float halves[5] = {cosine, 2.0f, sine, 3.0f, 4.0f};
     check_same_bits(check, "pairs (i, i + half)", halves, x, sizeof x);
     float y[5] = {1.0f, 0.0f, 2.0f, 3.0f, 4.0f}, neighbours[5] = {cosine, sine, 2.0f, 3.0f, 4.0f};
-    args.x = y;
+    args.matrices[0].x = y;
     args.interleaved = true;
     check->kernels->rope(&context, &args);
     check_same_bits(check, "pairs (2i, 2i + 1)", neighbours, y, sizeof y);
@@ -91,13 +105,13 @@ static void expect_rotation(Check *check) {
 static void run_rope(Check *check) {
     RopeCase drawn = draw_case(check);
     uint32_t threads = 1 + check_below(check, check->thread_count);
-    float *actual =
-        run_on_copy(check, check->kernels, drawn.args, drawn.input, &drawn.shape, threads);
-    float *expected =
-        run_on_copy(check, check->reference, drawn.args, drawn.input, &drawn.shape, 1);
+    RopeArgs actual = run_on_copy(check, check->kernels, &drawn, threads);
+    RopeArgs expected = run_on_copy(check, check->reference, &drawn, 1);
     CheckTolerance tolerance = {.absolute = 1e-6, .relative = 2 * 0x1p-23};
-    check_close(check, "x", expected, actual, &drawn.shape, tolerance);
-    expect_row_invariance(check, &drawn, actual);
+    for (uint32_t m = 0; m < ROPE_MATRICES; m++)
+        check_close(check, m ? "k" : "q", expected.matrices[m].x, actual.matrices[m].x,
+                    &drawn.shapes[m], tolerance);
+    expect_row_invariance(check, &drawn, &actual);
     expect_rotation(check);
 }
 
@@ -137,10 +151,8 @@ static void bench_rope(Check *check) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         RopeBench bench = {
             .context = {.team = check_team(check, check->thread_count)},
-            .args = {.x = x,
-                     .x_stride = HEADS * HEAD_DIM,
+            .args = {.matrices = {{x, HEADS * HEAD_DIM, HEADS}},
                      .row_count = shapes[i].rows,
-                     .head_count = HEADS,
                      .head_dim = HEAD_DIM,
                      .rotary_dim = HEAD_DIM,
                      .interleaved = shapes[i].interleaved,

@@ -94,9 +94,8 @@ static void test_broken_device(void **state) {
     opened.kernels.add(&opened.context, &add);
     assert_int_equal(opened.device->stream_wait(opened.device, opened.context.stream),
                      STATUS_DEVICE);
-    RopeArgs rope = {.x = x,
+    RopeArgs rope = {.matrices = {{.x = x, .head_count = 1}},
                      .row_count = 1,
-                     .head_count = 1,
                      .head_dim = 64,
                      .rotary_dim = 64,
                      .positions = positions,
