@@ -119,10 +119,12 @@ static Status open_way(CommDevice *reduce, const CommDeviceOptions *options) {
 
 uint64_t comm_device_bytes(const Comm *comm, const Device *device, const char *choice,
                            MemoryPlace place) {
-    bool by_devices = device->collectives && !(choice && !strcmp(choice, "host"));
+    const NcclLibrary *library =
+        device->collectives ? nccl_library_find(device->collectives) : NULL;
+    bool by_devices = library && !(choice && !strcmp(choice, "host"));
     if (comm->size == 1 || device->host_addressable) return 0;
     if (place == MEMORY_HOST) return BOUNCE_FLOATS * sizeof(float);
-    return by_devices ? comm_nccl_device_bytes(comm->size) : 0;
+    return by_devices ? comm_nccl_device_bytes(comm->size) + library->own_bytes : 0;
 }
 
 Status comm_device_create(CommDevice *out, const CommDeviceOptions *options) {

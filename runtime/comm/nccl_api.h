@@ -64,6 +64,8 @@ typedef struct NcclLibrary {
     const char *name; /* what Device.collectives says */
     bool automatic;   /* --comm auto may take it */
     const char *text; /* for people */
+    uint64_t
+        own_bytes; /* of device memory to leave for what it takes itself, in all of a communicator's life */
     /* NULL: it is not here, and *out_reason, which lives as long as the program, says why. Any thread. */
     const NcclApi *(*open)(const char **out_reason);
 } NcclLibrary;

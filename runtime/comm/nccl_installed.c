@@ -64,5 +64,9 @@ static const NcclApi *open_installed(const char **out_reason) {
     return refusal[0] ? NULL : &api;
 }
 
-const NcclLibrary nccl_installed = {
-    .name = "nccl", .automatic = true, .text = "NCCL", .open = open_installed};
+/* Buffers of 4 MiB a channel and peer, made when ranks first meet: an allowance, not a measurement. */
+const NcclLibrary nccl_installed = {.name = "nccl",
+                                    .automatic = true,
+                                    .text = "NCCL",
+                                    .own_bytes = 512ull << 20,
+                                    .open = open_installed};

@@ -9,7 +9,7 @@
 /* The program, its libraries and threads, and what is small and not reckoned: 20 MiB for the smallest models, and as much again for
  * stacks, patterns of random weights and the allocator. A token of a vocabulary is kept as text and in tables; a block has a record. */
 static const uint64_t program_bytes = 64ull << 20;
-/* Of a device: kernels that are loaded late, buffers of the library that sums, pages that are not full. */
+/* Of a device: kernels that are loaded late, pages that are not full. */
 static const uint64_t device_margin_bytes = 64ull << 20;
 enum { TOKEN_RECORD_BYTES = 256, BLOCK_RECORD_BYTES = 256, SAMPLER_TOKEN_BYTES = 32 };
 
