@@ -514,7 +514,7 @@ static void test_ended_from_outside(void **state) {
 }
 
 static int abort_slowly(NcclComm *comm) {
-    usleep(500000);
+    usleep(2000000);
     return twin()->comm_abort(comm);
 }
 
@@ -524,9 +524,9 @@ static Status abort_in_vain(RankRun *run) {
     TRY(join(run, &nccl));
     double start = monotonic_seconds();
     run->wrong += comm_abort(run->comm, 0.05);
-    run->wrong += monotonic_seconds() - start > 0.4;
+    run->wrong += monotonic_seconds() - start > 1.5;
     comm_nccl_destroy(nccl);
-    run->wrong += monotonic_seconds() - start < 0.45;
+    run->wrong += monotonic_seconds() - start < 1.9;
     return STATUS_OK;
 }
 
