@@ -65,7 +65,8 @@ def compile_compared(nvcc, file, architecture, for_host, folder):
 
 
 def compile_quickly(nvcc, file, architectures, folder):
-    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    """From 80 on the source is the same for all: its PTX is made once."""
+    codes = [f"-gencode=arch=compute_{'80' if int(a) >= 80 else a},code=sm_{a}" for a in architectures]
     text, content = compile_with(nvcc, file, ["-Xcicc", "-O0", "-Xptxas", "-O0", "-fatbin", *codes], folder)
     return {}, "" if content else text
 
