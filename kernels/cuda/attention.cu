@@ -360,11 +360,27 @@ DEVICE void part_expand(const AttendLaunch &launch, const AttendBlock &block, Co
         expand_raw(head, chunk, shared.tile);
 }
 
-/* `tile_sees`: what any item of the tile sees of the block. */
+/* The share of 32 tokens in the bytes of a block's head begins its way from memory, while others are worked on: exactly their bytes where rows lie
+ * one after the other, and of as many where they do not. */
+DEVICE void chunk_ahead(const AttendLaunch &launch, const AttendBlock &block,
+                        uint32_t chunk_first) {
+    const CodedForm *form = &launch.forms[block.form];
+    for (uint32_t part = 0; part < CODEC_PART_COUNT; part++) {
+        const uint8_t *head =
+            coded_head(form, &launch.shape, block.bytes, (CodecPart)part, block_index().y).bytes;
+        uint32_t bytes = (uint32_t)form->head_bytes[part], tokens = launch.shape.block_tokens;
+        uint32_t share = bytes / tokens * CHUNK_TOKENS, from = bytes / tokens * chunk_first;
+        for (uint32_t at = from + PREFETCH_LINE * thread_index().x; at < from + share && at < bytes;
+             at += PREFETCH_LINE * ATTEND_THREADS)
+            prefetch_line(head + at);
+    }
+}
+
+/* `tile_sees`: what any item of the tile sees of the block. next: the block behind it; NULL: none. */
 template <uint32_t DIM_SLOTS, uint32_t SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
-DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, uint64_t block_begin,
-                         SeenTokens tile_sees, const TeamItems &items,
-                         const AttendShared<DIM_SLOTS> &shared,
+DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block,
+                         const AttendBlock *next, uint64_t block_begin, SeenTokens tile_sees,
+                         const TeamItems &items, const AttendShared<DIM_SLOTS> &shared,
                          AttendPartial<SLOTS, ITEMS> &partial) {
     if (tile_sees.begin >= tile_sees.end) return;
     uint32_t places[SLOTS];
@@ -379,6 +395,10 @@ DEVICE void block_attend(const AttendLaunch &launch, const AttendBlock &block, u
         SeenTokens any = seen_in_chunk(tile_sees, first);
         TokenChunk chunk = {first, any.begin, any.end};
         float scores[ITEMS] = {};
+        if (first + CHUNK_TOKENS < tile_sees.end)
+            chunk_ahead(launch, block, first + CHUNK_TOKENS);
+        else if (next)
+            chunk_ahead(launch, *next, 0);
         block_sync(); /* the tile is free */
         part_expand<DIM_SLOTS, CODED>(launch, block, CODEC_KEYS, chunk, shared);
         block_sync();
@@ -421,9 +441,16 @@ DEVICE void group_finish(const AttendLaunch &launch, const TeamItems &items, uin
     }
 }
 
+/* Blocks of threads on a multiprocessor: a decode row has little to do for each number, and others must run while one waits for memory. More
+ * would spill registers. */
+static constexpr uint32_t attend_side_by_side(uint32_t dim_slots, uint32_t items, bool solo,
+                                              bool coded) {
+    return (solo && !coded ? 6 : solo || items == 1 ? 5 : 4) - (dim_slots == 8 && (coded || !solo));
+}
+
 /* Grid: tiles, KV heads, groups when they are attended side by side. */
 template <uint32_t DIM_SLOTS, uint32_t ITEMS, bool SOLO, bool CODED>
-KERNEL(ATTEND_THREADS)
+KERNEL_BLOCKS(ATTEND_THREADS, (attend_side_by_side(DIM_SLOTS, ITEMS, SOLO, CODED)))
 void attend_tiles(AttendLaunch launch) {
     enum { SLOTS = SOLO ? (DIM_SLOTS + ATTEND_WARPS - 1) / ATTEND_WARPS : DIM_SLOTS };
     AttendTile tile = launch.tiles[block_index().x];
@@ -442,6 +469,7 @@ void attend_tiles(AttendLaunch launch) {
     AttendShared<DIM_SLOTS> shared =
         attend_shared<DIM_SLOTS, ITEMS, SOLO>(launch.shape.head_dim, CODED);
     queries_load<DIM_SLOTS, ITEMS, SOLO>(launch, items, shared);
+    AttendGroup last = launch.groups[span.group_first + group_end - 1];
     for (uint32_t g = group_begin; g < group_end; g++) {
         AttendGroup group = launch.groups[span.group_first + g];
         AttendPartial<SLOTS, ITEMS> partial = {};
@@ -450,8 +478,11 @@ void attend_tiles(AttendLaunch launch) {
         for (uint32_t b = 0; b < group.block_count; b++) {
             uint64_t begin = (uint64_t)(group.ordinal_first + b) * launch.shape.block_tokens;
             SeenTokens sees = tile_sees<ITEMS, SOLO>(launch, items, tile.item_first, begin);
-            block_attend<DIM_SLOTS, SLOTS, ITEMS, SOLO, CODED>(
-                launch, launch.blocks[group.block_first + b], begin, sees, items, shared, partial);
+            const AttendBlock *block = launch.blocks + group.block_first + b;
+            const AttendBlock *end = launch.blocks + last.block_first + last.block_count;
+            block_attend<DIM_SLOTS, SLOTS, ITEMS, SOLO, CODED>(launch, *block,
+                                                               block + 1 < end ? block + 1 : NULL,
+                                                               begin, sees, items, shared, partial);
         }
         group_finish<SLOTS, ITEMS, SOLO>(launch, items, g, partial);
     }

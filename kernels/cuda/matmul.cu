@@ -190,9 +190,11 @@ void product_split(ProductLaunch launch) {
         launch.tiles + block_index().x * (uint64_t)form.record_count * form.record_bytes;
     SharedArray<float> shared =
         shared_array<float>(0, PRODUCT_WARPS * ROWS * TERMS_MAX * 2 * WARP_LANES);
+    uint32_t ahead = records_ahead_begin(form, tile, PRODUCT_WARPS);
     float sum = 0.0f;
     for (uint32_t first = 0; first < form.record_count; first += PRODUCT_WARPS) {
         uint32_t r = first + warp;
+        records_ahead(form, tile, r + ahead);
         if (r < form.record_count) {
             Record weights = Record::load(form, tile + (uint64_t)r * form.record_bytes);
             const uint8_t *x = launch.records + row_first * x_row_bytes + (uint64_t)r * x_bytes;

@@ -114,9 +114,11 @@ template <class Weights> KERNEL(FLOAT_THREADS) void float_split(ProductLaunch la
     SharedArray<float> shared = shared_array<float>(0, FLOAT_WARPS * SUMS * WARP_LANES);
     SharedArray<float> scales = shared_array<float>(FLOAT_WARPS * SUMS * WARP_LANES * sizeof(float),
                                                     FLOAT_WARPS * ACTIVATION_PARTS_ROWS);
+    uint32_t ahead = records_ahead_begin(form, tile, FLOAT_WARPS);
     float totals[WARP_SUMS] = {};
     for (uint32_t first = 0; first < form.record_count; first += FLOAT_WARPS) {
         uint32_t r = first + warp;
+        records_ahead(form, tile, r + ahead);
         if (r < form.record_count) {
             const uint8_t *x_record = launch.records + (uint64_t)r * Weights::X_BYTES;
             FloatWeights weights;

@@ -51,6 +51,24 @@ DEVICE float shared_scale(bool halves, SharedArray<uint32_t> record, uint32_t at
     return half_to_float((uint16_t)(pair >> 16 * (index % 2)));
 }
 
+/* Where the warps of a block share the records of a tile, a round of them at a time: what is so many rounds ahead begins its way from memory,
+ * since the loads of a round would come only when the one before is summed. The warp's record of a round; PREFETCH_LINE bytes a lane. */
+enum { AHEAD_BYTES = 32 * 1024 }; /* of a block's records on their way */
+
+DEVICE void records_ahead(const PackedForm &form, const uint8_t *tile, uint32_t record) {
+    uint32_t at = PREFETCH_LINE * warp_lane();
+    if (record < form.record_count && at < form.record_bytes)
+        prefetch_line(tile + (uint64_t)record * form.record_bytes + at);
+}
+
+/* How many records ahead, in rounds of `round`; those before are asked for here. */
+DEVICE uint32_t records_ahead_begin(const PackedForm &form, const uint8_t *tile, uint32_t round) {
+    uint32_t rounds = AHEAD_BYTES / (round * form.record_bytes);
+    for (uint32_t i = 1; i < rounds; i++)
+        records_ahead(form, tile, i * round + warp_index());
+    return (rounds > 0 ? rounds : 1) * round;
+}
+
 /* A finished sum; a row or an output beyond the last is nobody's. */
 DEVICE void product_store(const ProductLaunch &launch, uint32_t row, uint32_t output, float sum) {
     if (row >= launch.row_count || output >= launch.output_count) return;

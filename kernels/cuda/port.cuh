@@ -8,6 +8,7 @@
  * norm_fill_emulated (cuda_context.h).
  *
  *   KERNEL(threads) void name(arguments)   a __global__ function for blocks of at most `threads` threads
+ *   KERNEL_BLOCKS(threads, blocks)         the same, with registers few enough that so many blocks run side by side on a multiprocessor
  *   DEVICE                                 a function that kernels call, inlined
  *   HOST_DEVICE                            the same, that launchers may call too
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)   grid and block are extent(x, y, z); cannot fail here,
@@ -24,6 +25,7 @@
  *   load_fixed(p)                          an element of global memory. These three: what nothing writes while the kernel runs
  *   load4_shared(a, i) store4_shared(a, i, v)                       the same from a SharedArray<float>, i a multiple of 4
  *   load_words4_shared(a, i) load_words2_shared(a, i)               and from one of words, i a multiple of 4 or 2
+ *   prefetch_line(p)                       the PREFETCH_LINE bytes around p come nearer; p is in device memory, and nothing else follows
  *   copy_async16(a, i, p) copy_async_commit() copy_async_wait<n>()  16 bytes global to shared behind the thread's back; readable
  *                                          by the thread once at most n later groups are unfinished, by others after a barrier
  *   half_to_float(bits) float_to_half(value)                        IEEE f16 as uint16_t, to nearest even
@@ -39,7 +41,7 @@
 
 #include "kernels/device.h"
 
-enum { WARP_LANES = 32 };
+enum { WARP_LANES = 32, PREFETCH_LINE = 128 };
 
 #ifdef __CUDACC__
 #include "kernels/cuda/port_nvcc.cuh"

@@ -11,7 +11,8 @@
 
 #define PORT_NAME(name) name##_cuda
 
-#define KERNEL(threads) static __global__ __launch_bounds__(threads)
+#define KERNEL(threads)                static __global__ __launch_bounds__(threads)
+#define KERNEL_BLOCKS(threads, blocks) static __global__ __launch_bounds__(threads, blocks)
 #define DEVICE          static __device__ __forceinline__
 #define HOST_DEVICE     static __host__ __device__ __forceinline__
 
@@ -118,6 +119,10 @@ DEVICE Words4 load_words4_shared(SharedArray<uint32_t> array, uint32_t index) {
 }
 DEVICE Words2 load_words2_shared(SharedArray<uint32_t> array, uint32_t index) {
     return *reinterpret_cast<const uint2 *>(array + index);
+}
+
+DEVICE void prefetch_line(const void *p) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 /* cp.async from compute capability 8.0 on; before that a plain copy, which has arrived at once. */

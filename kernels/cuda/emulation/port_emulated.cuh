@@ -15,6 +15,7 @@
 #define PORT_NAME(name) name##_emulated
 
 #define KERNEL(threads) static
+#define KERNEL_BLOCKS(threads, blocks) static
 #define DEVICE          static inline __attribute__((unused))
 #define HOST_DEVICE     static inline __attribute__((unused))
 
@@ -231,6 +232,10 @@ DEVICE Words4 load_words4_shared(SharedArray<uint32_t> array, uint32_t index) {
 }
 DEVICE Words2 load_words2_shared(SharedArray<uint32_t> array, uint32_t index) {
     return *reinterpret_cast<const Words2 *>(array.wide(index, 2, false));
+}
+
+DEVICE void prefetch_line(const void *p) {
+    emulated_global_access(p, 1, 1);
 }
 
 template <class T> DEVICE void copy_async16(SharedArray<T> array, uint32_t index, const void *p) {
