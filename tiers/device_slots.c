@@ -1,36 +1,34 @@
 #include "tiers/device_slots.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/invariant.h"
 #include "tiers/spill_header.h"
 
-/* Of puts. Closed groups are on their way; the one behind them is filled. */
-typedef struct PutGroup {
-    DeviceEvent *copied, *hashed;
-    Status status; /* of putting its hashing on a stream */
+/* Closed groups are on their way; the one behind them is filled. */
+typedef struct CrossingGroup {
+    DeviceEvent *copied[2], *hashed; /* copied: down, up */
+    Status status;                   /* of putting its hashing on a stream */
     uint32_t count, digest_count;
+    DeviceCrossing crossings[DEVICE_DIGESTS_MAX];
     DeviceDigest digests[DEVICE_DIGESTS_MAX];
-    uint8_t digest_of[DEVICE_DIGESTS_MAX]; /* which put it is of */
-    uint64_t hashes[DEVICE_DIGESTS_MAX];   /* of blocks too short for the device: the host's */
-} PutGroup;
+} CrossingGroup;
 
 struct DeviceSlots {
     DeviceSlotsOptions options;
-    DeviceStream *up, *hashing, *down;
-    PutGroup groups[DEVICE_PUT_GROUPS];
+    DeviceStream *ways[2], *hashing; /* down, up */
+    CrossingGroup groups[DEVICE_GROUPS];
     uint32_t oldest, closed_count; /* in turn */
-    uint64_t *device_hashes;       /* device memory [DEVICE_PUT_GROUPS][DEVICE_DIGESTS_MAX] */
+    uint64_t *device_hashes;       /* device memory [DEVICE_GROUPS][DEVICE_DIGESTS_MAX] */
     uint64_t *host_hashes;         /* the same, pinned */
     uint8_t *buffers;
     uint32_t free_count;
     uint8_t *free_buffers[]; /* [buffer_count] stack */
 };
 
-static const uint64_t hashes_bytes = DEVICE_PUTS_MAX * sizeof(uint64_t);
+static const uint64_t hashes_bytes = DEVICE_CROSSINGS_MAX * sizeof(uint64_t);
 
 static uint64_t buffers_bytes(const DeviceSlotsOptions *options) {
     return options->buffer_count * options->slot_bytes;
@@ -40,13 +38,14 @@ static Status slots_fill(DeviceSlots *slots) {
     static const char what[] = "blocks on their way";
     const DeviceSlotsOptions *options = &slots->options;
     Device *device = options->device;
-    TRY(device->stream_create(device, STREAM_COPY, &slots->up));
     TRY(device->stream_create(device, STREAM_URGENT, &slots->hashing));
-    TRY(device->stream_create(device, STREAM_COPY, &slots->down));
-    for (uint32_t i = 0; i < DEVICE_PUT_GROUPS; i++) {
-        TRY(device->event_create(device, &slots->groups[i].copied));
-        TRY(device->event_create(device, &slots->groups[i].hashed));
+    for (int up = 0; up < 2; up++) {
+        TRY(device->stream_create(device, STREAM_COPY, &slots->ways[up]));
+        for (uint32_t i = 0; i < DEVICE_GROUPS; i++)
+            TRY(device->event_create(device, &slots->groups[i].copied[up]));
     }
+    for (uint32_t i = 0; i < DEVICE_GROUPS; i++)
+        TRY(device->event_create(device, &slots->groups[i].hashed));
     TRY(device->memory_take(device, MEMORY_DEVICE, hashes_bytes, what,
                             (void **)&slots->device_hashes));
     TRY(device->memory_take(device, MEMORY_HOST, hashes_bytes, what, (void **)&slots->host_hashes));
@@ -75,12 +74,14 @@ Status device_slots_create(DeviceSlots **out, const DeviceSlotsOptions *options)
 void device_slots_destroy(DeviceSlots *slots) {
     if (!slots) return;
     Device *device = slots->options.device;
-    DeviceStream *const streams[] = {slots->up, slots->hashing, slots->down};
+    DeviceStream *const streams[] = {slots->ways[0], slots->ways[1], slots->hashing};
     for (uint32_t i = 0; i < sizeof streams / sizeof *streams; i++)
         if (streams[i]) device->stream_destroy(device, streams[i]);
-    for (uint32_t i = 0; i < DEVICE_PUT_GROUPS; i++) {
-        if (slots->groups[i].copied) device->event_destroy(device, slots->groups[i].copied);
-        if (slots->groups[i].hashed) device->event_destroy(device, slots->groups[i].hashed);
+    for (uint32_t i = 0; i < DEVICE_GROUPS; i++) {
+        CrossingGroup *group = &slots->groups[i];
+        DeviceEvent *const events[] = {group->copied[0], group->copied[1], group->hashed};
+        for (uint32_t k = 0; k < sizeof events / sizeof *events; k++)
+            if (events[k]) device->event_destroy(device, events[k]);
     }
     device->memory_give(device, MEMORY_DEVICE, slots->device_hashes, hashes_bytes);
     device->memory_give(device, MEMORY_HOST, slots->host_hashes, hashes_bytes);
@@ -106,29 +107,21 @@ static uint8_t *payload_of(const DeviceSlots *slots, uint32_t slot) {
     return slots->options.slots + slot * slots->options.slot_bytes + sizeof(SpillHeader);
 }
 
-Status device_slots_fetch(DeviceSlots *slots, uint32_t slot, uint8_t *block, uint32_t bytes) {
-    Device *device = slots->options.device;
-    error_capture_begin();
-    Status status = device->copy(device, slots->down, block + sizeof(SpillHeader),
-                                 payload_of(slots, slot), bytes);
-    if (status == STATUS_OK) status = device->stream_wait(device, slots->down);
-    error_capture_end();
-    return status;
-}
-
-/* ---- puts */
+/* ---- crossings */
 
 static uint32_t group_index(const DeviceSlots *slots, uint32_t behind_oldest) {
-    return (slots->oldest + behind_oldest) % DEVICE_PUT_GROUPS;
+    return (slots->oldest + behind_oldest) % DEVICE_GROUPS;
 }
 
 /* Behind the copies, on a stream of their own: the next copies do not wait for hashes. */
 static Status hash_group(DeviceSlots *slots, uint32_t index) {
     Device *device = slots->options.device;
-    PutGroup *group = &slots->groups[index];
+    CrossingGroup *group = &slots->groups[index];
     uint64_t *made = slots->device_hashes + index * DEVICE_DIGESTS_MAX;
-    TRY(device->event_record(device, group->copied, slots->up));
-    TRY(device->stream_wait_event(device, slots->hashing, group->copied));
+    for (int up = 0; up < 2; up++) {
+        TRY(device->event_record(device, group->copied[up], slots->ways[up]));
+        TRY(device->stream_wait_event(device, slots->hashing, group->copied[up]));
+    }
     if (group->digest_count > 0) {
         TRY(device->digest(device, slots->hashing, group->digests, group->digest_count, made));
         TRY(device->copy(device, slots->hashing, slots->host_hashes + index * DEVICE_DIGESTS_MAX,
@@ -145,53 +138,54 @@ static void close_group(DeviceSlots *slots) {
     slots->closed_count++;
 }
 
-Status device_slots_put(DeviceSlots *slots, uint32_t slot, const uint8_t *block, uint32_t bytes,
-                        uint64_t hash_seed) {
-    if (slots->closed_count == DEVICE_PUT_GROUPS) return STATUS_AGAIN;
+Status device_slots_cross(DeviceSlots *slots, const DeviceCrossing *crossing) {
+    if (slots->closed_count == DEVICE_GROUPS) return STATUS_AGAIN;
     Device *device = slots->options.device;
-    PutGroup *group = &slots->groups[group_index(slots, slots->closed_count)];
-    const uint8_t *payload = block + sizeof(SpillHeader);
-    uint8_t *target = payload_of(slots, slot);
+    CrossingGroup *group = &slots->groups[group_index(slots, slots->closed_count)];
+    uint8_t *below = crossing->block + sizeof(SpillHeader);
+    uint8_t *above = payload_of(slots, crossing->slot);
     error_capture_begin();
-    Status status = device->copy(device, slots->up, target, payload, bytes);
+    Status status = device->copy(device, slots->ways[crossing->up], crossing->up ? above : below,
+                                 crossing->up ? below : above, crossing->bytes);
     error_capture_end();
     TRY(status);
-    uint32_t put = group->count++;
-    if (bytes < DEVICE_DIGEST_BYTES_MIN) {
-        group->hashes[put] = hash_xxh3(payload, bytes, hash_seed);
-    } else {
-        group->digest_of[group->digest_count] = (uint8_t)put;
-        group->digests[group->digest_count++] = (DeviceDigest){target, bytes, hash_seed};
-    }
+    group->crossings[group->count++] = *crossing;
+    if (crossing->bytes >= DEVICE_DIGEST_BYTES_MIN)
+        group->digests[group->digest_count++] =
+            (DeviceDigest){above, crossing->bytes, crossing->hash_seed};
     if (group->count == DEVICE_DIGESTS_MAX) close_group(slots);
     return STATUS_OK;
 }
 
-/* Its hashes, whatever came of them. */
-static Status end_group(DeviceSlots *slots, PutGroup *group) {
+/* Its hashes, whatever came of them; of blocks too short for the device the host makes them. */
+static Status end_group(DeviceSlots *slots, const CrossingGroup *group, uint64_t *out_hashes) {
     Device *device = slots->options.device;
     error_capture_begin();
     Status status = group->status;
     if (status == STATUS_OK) status = device->event_wait(device, group->hashed);
     error_capture_end();
     const uint64_t *made = slots->host_hashes + slots->oldest * DEVICE_DIGESTS_MAX;
-    for (uint32_t i = 0; i < group->digest_count; i++)
-        group->hashes[group->digest_of[i]] = made[i];
+    for (uint32_t i = 0; i < group->count; i++) {
+        const DeviceCrossing *crossing = &group->crossings[i];
+        out_hashes[i] = crossing->bytes >= DEVICE_DIGEST_BYTES_MIN
+                            ? *made++
+                            : hash_xxh3(crossing->block + sizeof(SpillHeader), crossing->bytes,
+                                        crossing->hash_seed);
+    }
     return status;
 }
 
-Status device_slots_landed(DeviceSlots *slots, bool wait, uint64_t out_hashes[DEVICE_DIGESTS_MAX],
-                           uint32_t *out_count) {
+Status device_slots_crossed(DeviceSlots *slots, bool wait, uint64_t out_hashes[DEVICE_DIGESTS_MAX],
+                            uint32_t *out_count) {
     Device *device = slots->options.device;
-    PutGroup *group = &slots->groups[slots->oldest];
+    CrossingGroup *group = &slots->groups[slots->oldest];
     *out_count = 0;
-    if (slots->closed_count < DEVICE_PUT_GROUPS - 1 &&
+    if (slots->closed_count < DEVICE_GROUPS - 1 &&
         slots->groups[group_index(slots, slots->closed_count)].count > 0)
         close_group(slots);
     if (slots->closed_count == 0 || (!wait && !device->event_done(device, group->hashed)))
         return STATUS_OK;
-    Status status = end_group(slots, group);
-    memcpy(out_hashes, group->hashes, group->count * sizeof *out_hashes);
+    Status status = end_group(slots, group, out_hashes);
     *out_count = group->count;
     group->count = group->digest_count = 0;
     slots->oldest = group_index(slots, 1);

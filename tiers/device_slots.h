@@ -6,8 +6,8 @@
  * on its way down, through a buffer of pinned memory, of which there is a stated number. On the device the room before a payload
  * stays unused.
  *
- * What is put there is told with the hash of what has arrived, made by the device, so that the host need not read it. Puts go in groups:
- * while one is hashed the next is copied, each on a stream of its own, as are fetches, and a third is filled.
+ * What crosses is told with the hash of what lies on the device, made there, so that the host need not read it. Blocks go in groups: while
+ * one is hashed the next is copied, and a third is filled; the two ways and the hashing have a stream each.
  *
  * For the mover's thread. */
 
@@ -17,7 +17,7 @@ SPILLWAY_EXTERN_C_BEGIN
 
 typedef struct DeviceSlots DeviceSlots;
 
-enum { DEVICE_PUT_GROUPS = 3, DEVICE_PUTS_MAX = DEVICE_PUT_GROUPS * DEVICE_DIGESTS_MAX };
+enum { DEVICE_GROUPS = 3, DEVICE_CROSSINGS_MAX = DEVICE_GROUPS * DEVICE_DIGESTS_MAX };
 
 typedef struct DeviceSlotsOptions {
     Device *device;
@@ -35,17 +35,22 @@ uint8_t *device_slots_buffers(const DeviceSlots *slots, uint64_t *out_bytes);
 uint8_t *device_slots_take(DeviceSlots *slots); /* NULL when all are in use */
 void device_slots_give(DeviceSlots *slots, uint8_t *buffer);
 
-/* So many bytes of a slot's payload to behind the header's room of `block` (MEMORY_HOST memory). This and what follows: E-DEVICE, recorded
- * and not logged, when the device is broken; its next user says so. */
-Status device_slots_fetch(DeviceSlots *slots, uint32_t slot, uint8_t *block, uint32_t bytes);
+/* A payload between a slot and the host's memory. */
+typedef struct DeviceCrossing {
+    bool up;        /* to the device */
+    uint32_t slot;  /* of the device */
+    uint8_t *block; /* MEMORY_HOST: behind the header's room lies the payload */
+    uint32_t bytes; /* of the payload */
+    uint64_t hash_seed;
+} DeviceCrossing;
 
-/* Begins the way back. The block stays as it is until the result; STATUS_AGAIN when all groups are full or on their way. */
-Status device_slots_put(DeviceSlots *slots, uint32_t slot, const uint8_t *block, uint32_t bytes,
-                        uint64_t hash_seed);
-/* How many of the oldest puts have ended, with the hashes of their payloads on the device: those of one group at most. A group that is not full
- * goes on its way here, unless two others are. `wait`: for the oldest. */
-Status device_slots_landed(DeviceSlots *slots, bool wait, uint64_t out_hashes[DEVICE_DIGESTS_MAX],
-                           uint32_t *out_count);
+/* Begins one; until its result its source stays as it is and nobody else touches its destination. STATUS_AGAIN when all groups are full or
+ * on their way. This and the next: E-DEVICE, recorded and not logged, when the device is broken; its next user says so. */
+Status device_slots_cross(DeviceSlots *slots, const DeviceCrossing *crossing);
+/* How many of the oldest have ended, with the hashes of their payloads: those of one group at most. A group that is not full goes on its way
+ * here, unless two others are. `wait`: for the oldest. */
+Status device_slots_crossed(DeviceSlots *slots, bool wait, uint64_t out_hashes[DEVICE_DIGESTS_MAX],
+                            uint32_t *out_count);
 
 SPILLWAY_EXTERN_C_END
 

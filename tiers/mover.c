@@ -39,12 +39,12 @@ typedef struct Flight {
     bool in_flight, late;
 } Flight;
 
-/* A block on its way from host memory to a device that the host cannot touch. */
-typedef struct Landing {
+/* A block on its way between host memory and a device that the host cannot touch. */
+typedef struct Crossing {
     MoverJob job;
-    uint8_t *buffer; /* of device_slots, that it lies in; NULL: in the host's slot */
-    uint64_t hash;   /* that its payload must have where it arrives */
-} Landing;
+    uint8_t *buffer; /* of device_slots, on the host's side; NULL: the host's slot is */
+    uint64_t hash;   /* up: that its payload must have where it arrives */
+} Crossing;
 
 /* One producer, one consumer; capacity a power of two above 2 * transfers_max, so that it is never full. */
 typedef struct Queue {
@@ -72,8 +72,8 @@ struct Mover {
     Flight *flights;        /* [transfers_max] */
     uint32_t *free_flights; /* stack, [free_flight_count] */
     uint32_t free_flight_count, late_count;
-    Landing landings[DEVICE_PUTS_MAX]; /* in turn */
-    uint32_t landing_first, landing_count;
+    Crossing crossings[DEVICE_CROSSINGS_MAX]; /* in turn */
+    uint32_t crossing_first, crossing_count;
     uint8_t **free_code_buffers; /* stack, [free_code_buffer_count] */
     uint32_t free_code_buffer_count;
     uint64_t watch_ns; /* when to look for late flights again */
@@ -131,12 +131,15 @@ static SpillExpectation expectation_of(const Mover *mover, const MoverJob *job, 
 }
 
 /* The header names the slot that the bytes go to; a write from the host puts it into the host's copy for as long as it takes.
- * Only the mover writes headers, and a block has one transfer in flight at most. */
-static void seal(Mover *mover, const MoverJob *job, uint32_t form, uint8_t *block,
-                 uint32_t to_slot) {
+ * Only the mover writes headers, and a block has one transfer in flight at most. hash: of the payload; NULL: made here. */
+static void seal(Mover *mover, const MoverJob *job, uint32_t form, uint8_t *block, uint32_t to_slot,
+                 const uint64_t *hash) {
     double start = monotonic_seconds();
     SpillExpectation expectation = expectation_of(mover, job, form, to_slot);
-    spill_header_seal(block, &expectation);
+    if (hash)
+        spill_header_seal_hashed(block, &expectation, *hash);
+    else
+        spill_header_seal(block, &expectation);
     mover->stats.seconds_checksum += monotonic_seconds() - start;
 }
 
@@ -264,6 +267,8 @@ static void report(Mover *mover, const MoverJob *job, TransferResult result) {
     wake(&mover->owner_sleeps);
 }
 
+static void write_out(Mover *mover, const MoverJob *job, uint8_t *buffer, const uint64_t *hash);
+
 static bool encodes(const Transfer *transfer) {
     return transfer->to_form != transfer->from_form;
 }
@@ -279,88 +284,96 @@ static void encode(Mover *mover, const Transfer *transfer, const uint8_t *source
     mover->stats.seconds_encode += monotonic_seconds() - start;
 }
 
-static Status fetch(Mover *mover, const Transfer *transfer, uint8_t *block) {
-    return device_slots_fetch(mover->options.device_slots, transfer->from_slot, block,
-                              payload_bytes(mover, transfer->from_form));
+/* What lies in host memory goes on from here: into its place, or to a file. */
+static void arrive_below(Mover *mover, const Crossing *crossing, uint64_t hash) {
+    const MoverJob *job = &crossing->job;
+    const Transfer *transfer = &job->transfer;
+    if (transfer->to == TIER_NVME) {
+        write_out(mover, job, crossing->buffer, &hash);
+        return;
+    }
+    uint8_t *block = slot_memory(mover, TIER_HOST, transfer->to_slot);
+    if (crossing->buffer) {
+        encode(mover, transfer, crossing->buffer, block);
+        device_slots_give(mover->options.device_slots, crossing->buffer);
+    }
+    seal(mover, job, transfer->to_form, block, transfer->to_slot, crossing->buffer ? NULL : &hash);
+    report(mover, job, TRANSFER_OK);
 }
 
-static void end_landing(Mover *mover, TransferResult result) {
-    const Landing *landing = &mover->landings[mover->landing_first];
-    if (landing->buffer) device_slots_give(mover->options.device_slots, landing->buffer);
-    if (result == TRANSFER_CORRUPT) tell_wrong(mover, &landing->job.transfer);
-    report(mover, &landing->job, result);
-    mover->landing_first = (mover->landing_first + 1) % DEVICE_PUTS_MAX;
-    mover->landing_count--;
+static void end_crossing(Mover *mover, Status status, uint64_t hash) {
+    const Crossing crossing = mover->crossings[mover->crossing_first];
+    const MoverJob *job = &crossing.job;
+    mover->crossing_first = (mover->crossing_first + 1) % DEVICE_CROSSINGS_MAX;
+    mover->crossing_count--;
+    if (status == STATUS_OK && job->transfer.to != TIER_DEVICE) {
+        arrive_below(mover, &crossing, hash);
+        return;
+    }
+    if (crossing.buffer) device_slots_give(mover->options.device_slots, crossing.buffer);
+    bool right = hash == crossing.hash;
+    if (status == STATUS_OK && !right) tell_wrong(mover, &job->transfer);
+    report(mover, job,
+           status != STATUS_OK ? TRANSFER_FAILED
+           : right             ? TRANSFER_OK
+                               : TRANSFER_CORRUPT);
 }
 
-/* Reports what has arrived on the device. `wait`: for the oldest. */
-static void land(Mover *mover, bool wait) {
+/* Goes on with what has crossed. `wait`: for the oldest. */
+static void end_crossings(Mover *mover, bool wait) {
     uint64_t hashes[DEVICE_DIGESTS_MAX];
-    uint32_t count = mover->landing_count;
-    double start = monotonic_seconds();
-    while (count > 0 && mover->landing_count > 0) {
-        Status status = device_slots_landed(mover->options.device_slots, wait, hashes, &count);
-        for (uint32_t i = 0; i < count; i++) {
-            bool right = hashes[i] == mover->landings[mover->landing_first].hash;
-            end_landing(mover, status != STATUS_OK ? TRANSFER_FAILED
-                               : right             ? TRANSFER_OK
-                                                   : TRANSFER_CORRUPT);
-        }
+    uint32_t count = mover->crossing_count;
+    while (count > 0 && mover->crossing_count > 0) {
+        double start = monotonic_seconds();
+        Status status = device_slots_crossed(mover->options.device_slots, wait, hashes, &count);
+        mover->stats.seconds_copy += monotonic_seconds() - start;
+        for (uint32_t i = 0; i < count; i++)
+            end_crossing(mover, status, hashes[i]);
         wait = false;
     }
-    mover->stats.seconds_copy += monotonic_seconds() - start;
 }
 
-/* A block in host memory begins its way to the device, where its bytes are hashed; `land` reports it. */
-static TransferResult begin_landing(Mover *mover, const MoverJob *job, uint8_t *block,
-                                    uint8_t *buffer) {
+/* block: on the host's side; what goes up has its header read. */
+static TransferResult begin_crossing(Mover *mover, const MoverJob *job, uint8_t *block,
+                                     uint8_t *buffer) {
     DeviceSlots *slots = mover->options.device_slots;
     const Transfer *transfer = &job->transfer;
+    bool up = transfer->to == TIER_DEVICE;
     SpillExpectation expectation =
-        expectation_of(mover, job, transfer->from_form, transfer->from_slot);
-    SpillClaim claim;
-    if (!spill_header_claims(block, &expectation, &claim)) {
+        up ? expectation_of(mover, job, transfer->from_form, transfer->from_slot)
+           : expectation_of(mover, job, transfer->to_form, transfer->to_slot);
+    DeviceCrossing crossing = {.up = up,
+                               .slot = up ? transfer->to_slot : transfer->from_slot,
+                               .block = block,
+                               .bytes = payload_bytes(mover, transfer->from_form),
+                               .hash_seed = spill_header_seed(&expectation)};
+    uint64_t hash = 0;
+    if (up && !spill_header_claims(block, &expectation, &hash)) {
         tell_wrong(mover, transfer);
         return TRANSFER_CORRUPT;
     }
-    uint32_t bytes = payload_bytes(mover, transfer->to_form);
-    Status status = device_slots_put(slots, transfer->to_slot, block, bytes, claim.seed);
+    Status status = device_slots_cross(slots, &crossing);
     if (status == STATUS_AGAIN) {
         if (mover->ring) ring_flush(mover->ring);
-        land(mover, true);
-        status = device_slots_put(slots, transfer->to_slot, block, bytes, claim.seed);
+        end_crossings(mover, true);
+        status = device_slots_cross(slots, &crossing);
     }
     if (status != STATUS_OK) return TRANSFER_FAILED;
-    uint32_t last = (mover->landing_first + mover->landing_count++) % DEVICE_PUTS_MAX;
-    mover->landings[last] = (Landing){*job, buffer, claim.hash};
+    uint32_t last = (mover->crossing_first + mover->crossing_count++) % DEVICE_CROSSINGS_MAX;
+    mover->crossings[last] = (Crossing){*job, buffer, hash};
     return TRANSFER_OK;
 }
 
 /* The same, with the result of what does not even begin, and its buffer given back. */
-static void bring(Mover *mover, const MoverJob *job, uint8_t *block, uint8_t *buffer) {
-    TransferResult result = begin_landing(mover, job, block, buffer);
+static void cross(Mover *mover, const MoverJob *job, uint8_t *block, uint8_t *buffer) {
+    TransferResult result = begin_crossing(mover, job, block, buffer);
     if (result == TRANSFER_OK) return;
     if (buffer) device_slots_give(mover->options.device_slots, buffer);
     report(mover, job, result);
 }
 
-/* From a device that the host cannot touch to the host's memory. buffer: what is encoded comes through it; else NULL. */
-static TransferResult copy_down(Mover *mover, const MoverJob *job, uint8_t *buffer) {
+static TransferResult copy(Mover *mover, const MoverJob *job) {
     const Transfer *transfer = &job->transfer;
-    uint8_t *block = slot_memory(mover, TIER_HOST, transfer->to_slot);
-    double start = monotonic_seconds();
-    Status status = fetch(mover, transfer, buffer ? buffer : block);
-    mover->stats.seconds_copy += monotonic_seconds() - start;
-    if (status == STATUS_OK && buffer) encode(mover, transfer, buffer, block);
-    if (buffer) device_slots_give(mover->options.device_slots, buffer);
-    if (status != STATUS_OK) return TRANSFER_FAILED;
-    seal(mover, job, transfer->to_form, block, transfer->to_slot);
-    return TRANSFER_OK;
-}
-
-static TransferResult copy(Mover *mover, const MoverJob *job, uint8_t *buffer) {
-    const Transfer *transfer = &job->transfer;
-    if (mover->options.device_slots) return copy_down(mover, job, buffer);
     uint8_t *source = slot_memory(mover, transfer->from, transfer->from_slot);
     uint8_t *destination = slot_memory(mover, transfer->to, transfer->to_slot);
     if (encodes(transfer)) {
@@ -371,17 +384,19 @@ static TransferResult copy(Mover *mover, const MoverJob *job, uint8_t *buffer) {
         mover->stats.seconds_copy += monotonic_seconds() - start;
     }
     if (transfer->from > transfer->to) return verify(mover, job, destination);
-    seal(mover, job, transfer->to_form, destination, transfer->to_slot);
+    seal(mover, job, transfer->to_form, destination, transfer->to_slot, NULL);
     return TRANSFER_OK;
 }
 
-/* A block that needs no file. */
+/* A block that needs no file. buffer: one of device_slots that it comes through; else NULL. */
 static void move(Mover *mover, const MoverJob *job, uint8_t *buffer) {
-    if (!mover->options.device_slots || job->transfer.to != TIER_DEVICE) {
-        report(mover, job, copy(mover, job, buffer));
-        return;
-    }
-    bring(mover, job, slot_memory(mover, TIER_HOST, job->transfer.from_slot), NULL);
+    const Transfer *transfer = &job->transfer;
+    bool up = transfer->to == TIER_DEVICE;
+    uint32_t slot = up ? transfer->from_slot : transfer->to_slot;
+    if (mover->options.device_slots)
+        cross(mover, job, buffer ? buffer : slot_memory(mover, TIER_HOST, slot), buffer);
+    else
+        report(mover, job, copy(mover, job));
 }
 
 /* Does it come from or go to where only device_slots can reach it, and not just by a copy? */
@@ -398,32 +413,11 @@ static uint8_t *io_memory(const Mover *mover, const Transfer *transfer, uint8_t 
                                      : slot_memory(mover, transfer->to, transfer->to_slot);
 }
 
-/* buffer: one of device_slots where the transfer needs it. */
-static void start_io(Mover *mover, const MoverJob *job, uint8_t *buffer) {
+/* Hands a transfer of `memory` to the ring. buffer, codes: what it holds until it has ended, or NULL. */
+static void start_io(Mover *mover, const MoverJob *job, uint8_t *memory, uint8_t *buffer,
+                     uint8_t *codes) {
     const Transfer *transfer = &job->transfer;
-    bool writes = transfer->to == TIER_NVME;
-    uint32_t slot = disk_slot(transfer);
-    uint8_t *memory = io_memory(mover, transfer, buffer);
-    if (writes && buffer && fetch(mover, transfer, buffer) != STATUS_OK) {
-        device_slots_give(mover->options.device_slots, buffer);
-        report(mover, job, TRANSFER_FAILED);
-        return;
-    }
-    if (writes && transfer->from == TIER_HOST && verify(mover, job, memory) != TRANSFER_OK) {
-        report(mover, job, TRANSFER_CORRUPT);
-        return;
-    }
-    uint8_t *codes = NULL;
-    if (encodes(transfer)) {
-        if (mover->free_code_buffer_count == 0) {
-            report(mover, job, TRANSFER_NO_SPACE);
-            return;
-        }
-        codes = mover->free_code_buffers[--mover->free_code_buffer_count];
-        encode(mover, transfer, memory, codes);
-        memory = codes;
-    }
-    if (writes) seal(mover, job, transfer->to_form, memory, slot);
+    uint32_t slot = disk_slot(transfer), files = mover->options.ring.file_count;
     uint32_t flight = mover->free_flights[--mover->free_flight_count];
     mover->flights[flight] =
         (Flight){.job = *job,
@@ -431,14 +425,46 @@ static void start_io(Mover *mover, const MoverJob *job, uint8_t *buffer) {
                  .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
                  .codes = codes,
                  .in_flight = true};
-    uint32_t files = mover->options.ring.file_count;
-    RingOperation operation = {.kind = writes ? RING_WRITE : RING_READ,
+    RingOperation operation = {.kind = transfer->to == TIER_NVME ? RING_WRITE : RING_READ,
                                .file = slot % files,
                                .memory = memory,
                                .offset = (uint64_t)(slot / files) * mover->options.slot_bytes,
                                .bytes = (uint32_t)mover_moved_bytes(mover, transfer->to_form),
                                .user = flight};
     CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
+}
+
+/* What goes to a file and is in host memory; hash: of its payload, where it is known. */
+static void write_out(Mover *mover, const MoverJob *job, uint8_t *buffer, const uint64_t *hash) {
+    const Transfer *transfer = &job->transfer;
+    uint8_t *memory = io_memory(mover, transfer, buffer), *codes = NULL;
+    if (encodes(transfer)) {
+        if (mover->free_code_buffer_count == 0) {
+            if (buffer) device_slots_give(mover->options.device_slots, buffer);
+            report(mover, job, TRANSFER_NO_SPACE);
+            return;
+        }
+        codes = mover->free_code_buffers[--mover->free_code_buffer_count];
+        encode(mover, transfer, memory, codes);
+        memory = codes;
+        hash = NULL;
+    }
+    seal(mover, job, transfer->to_form, memory, transfer->to_slot, hash);
+    start_io(mover, job, memory, buffer, codes);
+}
+
+/* A block that comes from or goes to a file. buffer: one of device_slots where it needs that. */
+static void move_by_file(Mover *mover, const MoverJob *job, uint8_t *buffer) {
+    const Transfer *transfer = &job->transfer;
+    uint8_t *memory = io_memory(mover, transfer, buffer);
+    if (transfer->from == TIER_NVME)
+        start_io(mover, job, memory, buffer, NULL);
+    else if (buffer)
+        cross(mover, job, buffer, buffer);
+    else if (transfer->from == TIER_HOST && verify(mover, job, memory) != TRANSFER_OK)
+        report(mover, job, TRANSFER_CORRUPT);
+    else
+        write_out(mover, job, NULL, NULL);
 }
 
 /* Nothing that is under way may ever end. */
@@ -454,14 +480,14 @@ static bool take_jobs(Mover *mover) {
         uint8_t *buffer = NULL;
         bool buffered = needs_buffer(mover, &job.transfer);
         if (buffered) buffer = device_slots_take(mover->options.device_slots);
-        if (buffered && !buffer && (mover->landing_count > 0 || !all_flights_late(mover)))
+        if (buffered && !buffer && (mover->crossing_count > 0 || !all_flights_late(mover)))
             break; /* one will be given back */
         atomic_store(&mover->job_queue.head, ++head);
         if (buffered && !buffer)
             report(mover, &job,
                    job.transfer.to == TIER_DEVICE ? TRANSFER_FAILED : TRANSFER_NO_SPACE);
         else if (job.transfer.from == TIER_NVME || job.transfer.to == TIER_NVME)
-            start_io(mover, &job, buffer);
+            move_by_file(mover, &job, buffer);
         else
             move(mover, &job, buffer);
     }
@@ -493,7 +519,7 @@ static void restore_source(Mover *mover, const Flight *flight) {
     const Transfer *transfer = &flight->job.transfer;
     if (transfer->from != TIER_HOST || flight->codes) return;
     seal(mover, &flight->job, transfer->from_form,
-         slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot);
+         slot_memory(mover, TIER_HOST, transfer->from_slot), transfer->from_slot, NULL);
 }
 
 static void take_results(Mover *mover, uint64_t wait_ns) {
@@ -510,7 +536,7 @@ static void take_results(Mover *mover, uint64_t wait_ns) {
             mover->free_code_buffers[mover->free_code_buffer_count++] = flight->codes;
         mover->free_flights[mover->free_flight_count++] = (uint32_t)results[i].user;
         if (lands) {
-            bring(mover, &flight->job, flight->buffer, flight->buffer);
+            cross(mover, &flight->job, flight->buffer, flight->buffer);
             continue;
         }
         if (flight->buffer) device_slots_give(mover->options.device_slots, flight->buffer);
@@ -575,16 +601,16 @@ static void *run(void *argument) {
         uint32_t in_flight = mover->options.transfers_max - mover->free_flight_count;
         if (in_flight > 0) {
             uint64_t wait = in_flight > mover->late_count ? busy_wait_ns : late_wait_ns;
-            take_results(mover, worked || mover->landing_count > 0 ? 0 : wait);
+            take_results(mover, worked || mover->crossing_count > 0 ? 0 : wait);
             watch_flights(mover);
         }
-        if (mover->landing_count > 0)
-            land(mover, !worked);
+        if (mover->crossing_count > 0)
+            end_crossings(mover, !worked);
         else if (in_flight == 0 && !worked)
             sleep_until_jobs(mover);
     }
-    while (mover->landing_count > 0)
-        land(mover, true);
+    while (mover->crossing_count > 0)
+        end_crossings(mover, true);
     mover->closed_quietly = ring_close(mover->ring);
     return NULL;
 }

@@ -25,25 +25,37 @@ static uint64_t seed_of(const SpillHeader *header) {
     return hash_xxh3(header, sizeof *header, 0);
 }
 
-void spill_header_seal(void *block, const SpillExpectation *expectation) {
+uint64_t spill_header_seed(const SpillExpectation *expectation) {
     SpillHeader header = header_of(expectation);
-    header.checksum =
-        hash_xxh3((const uint8_t *)block + sizeof header, header.payload_bytes, seed_of(&header));
+    return seed_of(&header);
+}
+
+static uint64_t payload_hash(const void *block, const SpillExpectation *expectation) {
+    return hash_xxh3((const uint8_t *)block + sizeof(SpillHeader), expectation->payload_bytes,
+                     spill_header_seed(expectation));
+}
+
+void spill_header_seal_hashed(void *block, const SpillExpectation *expectation, uint64_t hash) {
+    SpillHeader header = header_of(expectation);
+    header.checksum = hash;
     memcpy(block, &header, sizeof header);
 }
 
+void spill_header_seal(void *block, const SpillExpectation *expectation) {
+    spill_header_seal_hashed(block, expectation, payload_hash(block, expectation));
+}
+
 bool spill_header_claims(const void *block, const SpillExpectation *expectation,
-                         SpillClaim *out_claim) {
+                         uint64_t *out_hash) {
     SpillHeader found, wanted = header_of(expectation);
     memcpy(&found, block, sizeof found);
-    *out_claim = (SpillClaim){found.checksum, seed_of(&wanted)};
+    *out_hash = found.checksum;
     found.checksum = 0;
     return !memcmp(&found, &wanted, sizeof found);
 }
 
 bool spill_header_matches(const void *block, const SpillExpectation *expectation) {
-    SpillClaim claim;
-    return spill_header_claims(block, expectation, &claim) &&
-           claim.hash == hash_xxh3((const uint8_t *)block + sizeof(SpillHeader),
-                                   expectation->payload_bytes, claim.seed);
+    uint64_t hash;
+    return spill_header_claims(block, expectation, &hash) &&
+           hash == payload_hash(block, expectation);
 }

@@ -31,13 +31,12 @@ typedef struct SpillExpectation {
 void spill_header_seal(void *block, const SpillExpectation *expectation);
 bool spill_header_matches(const void *block, const SpillExpectation *expectation);
 
-/* The same for who has the payload hashed elsewhere: is the header the expected one, and what must XXH3-64 of the payload be under which seed? */
-typedef struct SpillClaim {
-    uint64_t hash, seed;
-} SpillClaim;
-
+/* The same for who has the payload hashed elsewhere, by XXH3-64 under this seed. */
+uint64_t spill_header_seed(const SpillExpectation *expectation);
+void spill_header_seal_hashed(void *block, const SpillExpectation *expectation, uint64_t hash);
+/* Is the header the expected one? Then *out_hash is what that of the payload must be. */
 bool spill_header_claims(const void *block, const SpillExpectation *expectation,
-                         SpillClaim *out_claim);
+                         uint64_t *out_hash);
 
 SPILLWAY_EXTERN_C_END
 
