@@ -132,6 +132,30 @@ def test_array(bench):
     bench.check(*outputs)
 
 
+def test_array_task(bench):
+    """A task that loses its rank goes on alone, also the one whose number is that of the array: what runs beside it is left to run, and what
+    has finished stays so."""
+    array, slurm = SlurmJob(bench, "slurm_array.sbatch", "task", "--array=1-3", "--ntasks-per-node=1", "--nodelist=spillway-a"), bench.slurm
+    outputs = [f"{array.output[:-len('.jsonl')]}.{number}-of-3.jsonl" for number in (1, 2, 3)]
+    wait_for(lambda: all(map(log_of, outputs)), f"answers of all tasks: {log_of(array.log)[-500:]}")
+    tasks = [f"{array.id}_{number}" for number in (1, 2, 3)]
+    finished, beside, struck = sorted(tasks, key=lambda task: slurm.show(task)["JobId"] == array.id)
+    number = slurm.show(struck)["JobId"]
+    assert number == array.id, f"no task has the number of the array: {number}"
+    array.configure(bench.fast)
+    slurm.call("scancel", "--signal=USR1", finished)
+    assert array.wait_for_end(task=finished)["Restarts"] == "1"
+    assert slurm.show(beside)["JobState"] == "RUNNING", "it should take longer"
+    os.kill(slurm.processes(number, "spillway")[-1], signal.SIGKILL)
+    wait_for(lambda: slurm.show(struck)["Restarts"] == "1", f"the restart: {log_of(array.log)[-500:]}")
+    array.wait_for_end(task=struck)
+    restarts = [slurm.show(task)["Restarts"] for task in (finished, beside, struck)]
+    assert restarts == ["1", "0", "1"], restarts
+    slurm.call("scancel", "--signal=USR1", beside, check=False)  # by now it may be through
+    array.wait_for_end(task=beside)
+    bench.check(*outputs)
+
+
 def test_preempted(bench):
     """A job of more rank takes the node; Slurm requeues what it puts out."""
     job, slurm = SlurmJob(bench, "slurm_batch.sbatch", "preempted", "--nodelist=spillway-b"), bench.slurm
