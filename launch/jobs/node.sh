@@ -10,9 +10,11 @@ set -u
 model=${1:?MODEL} input=${2:?INPUT} output=${3:?OUTPUT}
 shift 3
 
+spillway=$(find_needed spillway) || exit
+
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ')
 sockets=$(lscpu --parse=socket | grep -v '^#' | sort -u | wc -l)
 ranks=${RANKS:-$((gpus > 0 ? gpus : sockets))}
 
 # Several ranks: spillway starts mpirun itself, and stays its parent.
-run_again spillway batch "$model" --ranks "$ranks" --input "$input" --output "$output" "$@"
+run_again "$spillway" batch "$model" --ranks "$ranks" --input "$input" --output "$output" "$@"

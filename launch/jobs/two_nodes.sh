@@ -11,6 +11,8 @@ set -u
 hosts=${1:?HOSTFILE} model=${2:?MODEL} input=${3:?INPUT} output=${4:?OUTPUT}
 shift 4
 
+spillway=$(find_needed spillway) || exit
+find_needed mpirun >/dev/null
 words=(--hostfile "$hosts" --quiet
   --bind-to none # else each of two ranks a node gets one core, for all its threads
   --mca btl_vader_single_copy_mechanism none) # refused in many containers, and not needed
@@ -20,4 +22,4 @@ words+=(--mca oob_tcp_keepalive_time 10 --mca oob_tcp_keepalive_intvl 2 --mca oo
 [ -z "${TMPDIR:-}" ] || words+=(-x TMPDIR)
 [ "$(id -u)" != 0 ] || words+=(--allow-run-as-root)
 
-run_again mpirun "${words[@]}" "$(command -v spillway)" batch "$model" --input "$input" --output "$output" "$@"
+run_again mpirun "${words[@]}" "$spillway" batch "$model" --input "$input" --output "$output" "$@"

@@ -3,6 +3,7 @@
 like a batch of test_batch_faults.py, and in the end each line has one answer, equal to that of a calm run.
 Usage: test_jobs.py SPILLWAY MODEL SCRIPTS [--nodes] [NAME…]"""
 
+import itertools
 import os
 import re
 import shutil
@@ -19,6 +20,26 @@ SECONDS_MAX = 120
 MEBIBYTE = 1 << 20
 SPILLING = ["--kv-device-size", "min", "--block-size", 4, "--max-num-batched-tokens", 64, "--kv-host-size", "64KiB",
             "--kv-nvme-size", "1MiB", "--drain-timeout", "1s"]
+
+
+# again.sh with a child that is lost once and then takes its time, and a TERM before the N-th command that it runs with its trap set.
+TERM_BEFORE = """
+. "$1/again.sh"
+n=$2 events=$3
+child() {
+  trap - DEBUG
+  trap 'exit 75' USR1
+  [ -s "$events" ] || { echo lost >>"$events" && exit 76; }
+  for _ in {1..30}; do sleep 0.05; done
+  echo through >>"$events"
+}
+strike() {
+  [ "$BASHPID" != $$ ] || [ -z "${restarts-}" ] || [ "$((n -= 1))" != 0 ] || { echo TERM >>"$events" && kill -TERM $$; }
+}
+set -o functrace
+trap strike DEBUG
+run_again child
+"""
 
 
 class Script(Batch):
@@ -98,6 +119,55 @@ def node_test_wrong_input(bench):
     batch = Script(bench, "wrong")
     batch.words += ["--errors", batch.output]
     expect(Job(batch.words, environment=batch.environment), {64}, r"E-USAGE\]", seconds=SECONDS_MAX)
+
+
+def node_test_term_any_time(bench):
+    """A TERM before any command of the loop, until it comes after all: nothing runs to its end behind it."""
+    events = os.path.join(bench.folder, "events")
+    for number in itertools.count(1):
+        with open(events, "w", encoding="utf-8"):
+            pass
+        code, _ = Job(["bash", "-c", TERM_BEFORE, "again", bench.scripts, number, events]).end(SECONDS_MAX)
+        with open(events, encoding="utf-8") as file:
+            seen = file.read().split()
+        if "TERM" not in seen:
+            break
+        after = seen[seen.index("TERM"):]
+        assert "through" not in after and (code in (75, 76) or "through" in seen), f"before command {number}: {seen}, exit code {code}"
+    assert code == 0 and number > 10, f"exit code {code} after {number} commands"
+
+
+def fake(folder, name, *lines):
+    """A program of that name in the folder."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(("#!/bin/sh", *lines, "")))
+    os.chmod(path, 0o755)
+    return folder
+
+
+def bare_path(folder):
+    """What the scripts themselves call, without spillway and mpirun."""
+    os.makedirs(folder, exist_ok=True)
+    for name in ("bash", "sh", "sleep", "dirname", "basename", "lscpu", "grep", "sort", "wc", "id", "seq"):
+        os.symlink(shutil.which(name), os.path.join(folder, name))
+    return folder
+
+
+def node_test_missing_program(bench):
+    """Said once, and not tried again: nor is a program that cannot be started further below."""
+    bare = bare_path(os.path.join(bench.folder, "bare"))
+    hollow = fake(os.path.join(bench.folder, "hollow"), "spillway", "exit 127")
+    files = ("MODEL", "INPUT", "OUTPUT")
+    for path, words, missing in ((bare, ["node.sh", *files], "spillway"), (bare, ["two_nodes.sh", "HOSTS", *files], "spillway"),
+                                 (f"{hollow}:{bare}", ["two_nodes.sh", "HOSTS", *files], "mpirun"),
+                                 (f"{hollow}:{bare}", ["node.sh", *files], None)):
+        job = Job([os.path.join(bench.scripts, words[0]), *words[1:]], environment={"PATH": path})
+        expect(job, {127}, seconds=SECONDS_MAX)
+        said = "".join(job.lines)
+        assert "going on" not in said, said
+        assert missing is None or f'no program "{missing}"' in said, said
 
 
 def node_test_ranks(bench):
