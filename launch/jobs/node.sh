@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A batch on this node, without a scheduler: a rank a GPU, or without GPUs a rank a socket.
+# A batch on this node, without a scheduler: a rank a GPU that CUDA_VISIBLE_DEVICES shows, or without GPUs a rank a socket.
 #
 #     [RANKS=N] launch/jobs/node.sh MODEL INPUT OUTPUT [options of spillway batch …]
 #
@@ -12,7 +12,22 @@ shift 3
 
 spillway=$(find_needed spillway) || exit
 
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ')
+# As CUDA reads the list: numbers, or identities, up to the first that is none.
+visible_gpus() {
+  local listed names name count=0
+  listed=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ')
+  IFS=, read -ra names <<<"${CUDA_VISIBLE_DEVICES-$(seq -s , 0 $((listed - 1)))}"
+  for name in "${names[@]}"; do
+    case $name in
+    GPU-* | MIG-*) ;;
+    '' | *[!0-9]*) break ;;
+    *) [ "$name" -lt "$listed" ] || break ;;
+    esac
+    count=$((count + 1))
+  done
+  echo "$count"
+}
+gpus=$(visible_gpus)
 sockets=$(lscpu --parse=socket | grep -v '^#' | sort -u | wc -l)
 ranks=${RANKS:-$((gpus > 0 ? gpus : sockets))}
 

@@ -171,20 +171,19 @@ def node_test_missing_program(bench):
 
 
 def node_test_ranks(bench):
-    """RANKS, else a rank a GPU, else a rank a socket; GPUs are those that nvidia-smi lists."""
+    """RANKS, else a rank a GPU, else a rank a socket; GPUs are those that nvidia-smi lists and CUDA_VISIBLE_DEVICES shows."""
     tools = os.path.join(bench.folder, "tools")
-    os.mkdir(tools)
-    listing = os.path.join(tools, "nvidia-smi")
     path = f"{tools}:{bench.environment['PATH']}"
-    for gpus, ranks, expected in ((2, "", 2), (3, "1", 1), (0, "", None)):
-        with open(listing, "w", encoding="utf-8") as file:
-            file.writelines(["#!/bin/sh\n", *(f"echo 'GPU {i}: stand-in'\n" for i in range(gpus)), f"exit {int(gpus == 0)}\n"])
-        os.chmod(listing, 0o755)
-        batch = Script(bench, "ranks", "--dry-run", PATH=path, RANKS=ranks)
+    for gpus, ranks, visible, expected in (
+            (2, "", None, 2), (3, "1", None, 1), (0, "", None, None), (4, "", "2", 1), (4, "", "3,0,1", 3), (4, "", "GPU-5ad0,1", 2),
+            (4, "", "0,-1,1", 1), (2, "", "1,7", 1), (4, "", "", None), (4, "", "NoDevFiles", None)):
+        fake(tools, "nvidia-smi", *(f"echo 'GPU {i}: stand-in'" for i in range(gpus)), f"exit {int(gpus == 0)}")
+        shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+        batch = Script(bench, "ranks", "--dry-run", PATH=path, RANKS=ranks, **shown)
         job = Job(batch.words, environment=batch.environment)
         expect(job, {0}, seconds=SECONDS_MAX)
         found = re.search(r"in order; (\d+) rank", "".join(job.lines))
-        assert found and int(found[1]) == (expected or sockets()), (gpus, ranks, job.lines)
+        assert found and int(found[1]) == (expected or sockets()), (gpus, ranks, visible, job.lines)
 
 
 def sockets():
