@@ -20,6 +20,8 @@ words=(--hostfile "$hosts" --quiet
 words+=(--mca oob_tcp_keepalive_time 10 --mca oob_tcp_keepalive_intvl 2 --mca oob_tcp_keepalive_probes 5)
 # Where --kv-nvme-size spills to unless told: the same folder name on each node, the node's own disk.
 [ -z "${TMPDIR:-}" ] || words+=(-x TMPDIR)
+# Options that are set as variables here are to be those of every rank.
+for name in "${!SPILLWAY_@}"; do words+=(-x "$name"); done
 [ "$(id -u)" != 0 ] || words+=(--allow-run-as-root)
 
 run_again mpirun "${words[@]}" "$spillway" batch "$model" --input "$input" --output "$output" "$@"

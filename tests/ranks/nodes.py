@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 
-from job import Job
+from job import MARK, Job
 
 BRIDGE = "spillway-test"
 NODES = {"spillway-a": "10.77.113.1", "spillway-b": "10.77.113.2"}
@@ -55,7 +55,8 @@ class Network:
             file.write("#!/bin/sh\nnode=\nfor word; do case $word in 10.77.*) break;; *) shift;; esac; done\n")
             for node, address in NODES.items():
                 file.write(f"[ \"$1\" != {address} ] || node={node}\n")
-            file.write("shift\nexec ip netns exec $node unshare --uts sh -c \"hostname $node; $*\"\n")
+            # As behind ssh, nothing of the environment comes along, but for the mark.
+            file.write(f'shift\nexec env -i PATH="$PATH" {MARK}="${MARK}" ip netns exec $node unshare --uts sh -c "hostname $node; $*"\n')
         os.chmod(self.agent, 0o755)
         self.hostfile = os.path.join(self.folder, "hosts")
         with open(self.hostfile, "w", encoding="utf-8") as file:

@@ -214,6 +214,13 @@ def nodes_test_budgets(bench):
     assert "host 0.0 MiB, nvme 0.5 MiB a rank" in said and "which is $TMPDIR" in said, said
 
 
+def nodes_test_variables(bench):
+    """Options that are set as variables are those of the ranks of the other node, too."""
+    batch = Script(bench, "variables", SPILLWAY_BLOCK_SIZE="4", SPILLWAY_MAX_NUM_BATCHED_TOKENS="64")
+    expect(Job(batch.words, environment=batch.environment), {0}, seconds=SECONDS_MAX)
+    assert len(batch.answers()) == LINES, "lines without an answer"
+
+
 def is_spill_file(path, folder):
     try:
         return os.readlink(path).startswith(folder) and os.stat(path).st_nlink == 0
