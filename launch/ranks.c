@@ -25,8 +25,12 @@ typedef struct NodeRecord {
 typedef struct FactRecord {
     uint64_t hash;
     char name[RANKS_FACT_NAME_BYTES];
-    char text[RANKS_FACT_TEXT_BYTES];
 } FactRecord;
+
+/* Of a fact that differs, cut. */
+typedef struct FactText {
+    char text[RANKS_FACT_TEXT_BYTES];
+} FactText;
 
 typedef struct VoteRecord {
     int32_t status;
@@ -79,27 +83,55 @@ static int find_usual_rank(const FactRecord *facts, int size, int fact, bool *ou
     return usual;
 }
 
-static Status refuse_fact(const Comm *comm, const FactRecord *facts, int usual, int fact) {
+/* From where both are in the first line that they do not share. */
+static void skip_equal_lines(const char **a, const char **b) {
+    for (;;) {
+        size_t bytes = strcspn(*a, "\n") + 1;
+        if (strncmp(*a, *b, bytes) != 0 || (*a)[bytes - 1] == '\0') return;
+        *a += bytes;
+        *b += bytes;
+    }
+}
+
+static void copy_line(const char *text, char out[RANKS_FACT_SHOWN_BYTES]) {
+    snprintf(out, RANKS_FACT_SHOWN_BYTES, "%.*s", (int)strcspn(text, "\n"), text);
+}
+
+static Status refuse_fact(const Comm *comm, const FactRecord *facts, const FactText *texts,
+                          int usual, int fact) {
     const FactRecord *expected = &facts[usual * RANKS_FACTS_MAX + fact];
     int odd = 0;
     while (equal_facts(expected, &facts[odd * RANKS_FACTS_MAX + fact]))
         odd++;
     const FactRecord *found = &facts[odd * RANKS_FACTS_MAX + fact];
-    char text[400];
+    const char *odd_text = texts[odd].text, *usual_text = texts[usual].text;
+    char odd_line[RANKS_FACT_SHOWN_BYTES], usual_line[RANKS_FACT_SHOWN_BYTES], text[400];
+    skip_equal_lines(&odd_text, &usual_text);
+    copy_line(odd_text, odd_line);
+    copy_line(usual_text, usual_line);
     snprintf(text, sizeof text,
              "rank %d has %s \"%s\" (%016llx), rank %d has %s \"%s\" (%016llx): start every rank "
              "with the same program, model and options",
-             odd, found->name, found->text, (unsigned long long)found->hash, usual, expected->name,
-             expected->text, (unsigned long long)expected->hash);
+             odd, found->name, odd_line, (unsigned long long)found->hash, usual, expected->name,
+             usual_line, (unsigned long long)expected->hash);
     if (comm->rank != 0) return error_adopt(ERROR_RANK_MISMATCH, text);
     FAIL(RANK_MISMATCH, "%s", text);
 }
 
-static Status compare_facts(const Comm *comm, const FactRecord *facts) {
+/* All ranks see the same records, so all come to the same fact, and show each other its text. */
+static Status compare_facts(Comm *comm, const FactRecord *all, const RanksFact *own,
+                            int fact_count) {
     for (int fact = 0; fact < RANKS_FACTS_MAX; fact++) {
         bool unanimous;
-        int usual = find_usual_rank(facts, comm->size, fact, &unanimous);
-        if (!unanimous) return refuse_fact(comm, facts, usual, fact);
+        int usual = find_usual_rank(all, comm->size, fact, &unanimous);
+        if (unanimous) continue;
+        FactText mine = {0};
+        void *texts;
+        if (fact < fact_count) snprintf(mine.text, sizeof mine.text, "%s", own[fact].text);
+        TRY(exchange(comm, &mine, sizeof mine, &texts));
+        Status status = refuse_fact(comm, all, texts, usual, fact);
+        free(texts);
+        return status;
     }
     return STATUS_OK;
 }
@@ -112,10 +144,9 @@ Status ranks_agree(Ranks *ranks, const RanksFact *facts, int fact_count) {
     for (int fact = 0; fact < fact_count; fact++) {
         mine[fact].hash = hash_xxh3(facts[fact].text, strlen(facts[fact].text), 0);
         snprintf(mine[fact].name, sizeof mine[fact].name, "%s", facts[fact].name);
-        snprintf(mine[fact].text, sizeof mine[fact].text, "%s", facts[fact].text);
     }
     TRY(exchange(ranks->comm, mine, sizeof mine, &all));
-    Status status = compare_facts(ranks->comm, all);
+    Status status = compare_facts(ranks->comm, all, facts, fact_count);
     free(all);
     return status;
 }

@@ -17,9 +17,15 @@
 
 SPILLWAY_EXTERN_C_BEGIN
 
-enum { RANKS_FACTS_MAX = 16, RANKS_FACT_NAME_BYTES = 32, RANKS_FACT_TEXT_BYTES = 96 };
+enum {
+    RANKS_FACTS_MAX = 16,
+    RANKS_FACT_NAME_BYTES = 32,
+    RANKS_FACT_TEXT_BYTES = 16384,
+    RANKS_FACT_SHOWN_BYTES = 96
+};
 
-/* Something that must be the same on all ranks. Long values are compared in full (by hash) and shown cut. */
+/* Something that must be the same on all ranks. Values are compared in full (by hash); of those that differ the first line that does is
+ * shown, cut, if it lies in the first RANKS_FACT_TEXT_BYTES. */
 typedef struct RanksFact {
     const char *name; /* "program", "model", "settings" */
     const char *text;

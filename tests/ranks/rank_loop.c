@@ -42,8 +42,9 @@ static Status refuse(void) {
 }
 
 static Status start(Ranks *ranks, const Job *job, int rank) {
-    const RanksFact facts[] = {{"program", "rank_loop"},
-                               {"settings", rank == job->differ ? "odd" : "usual"}};
+    const RanksFact facts[] = {
+        {"program", "rank_loop"},
+        {"settings", rank == job->differ ? "same: 1\nodd" : "same: 1\nusual"}};
     const RanksOptions options = {.size = job->ranks,
                                   .threads = 1,
                                   .comm_timeout_seconds = job->timeout,

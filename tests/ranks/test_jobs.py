@@ -221,6 +221,17 @@ def nodes_test_variables(bench):
     assert len(batch.answers()) == LINES, "lines without an answer"
 
 
+def nodes_test_other_settings(bench):
+    """Where a node has a variable of its own, what differs is named."""
+    first = next(iter(NODES))
+    batch = Script(bench, "other")
+    batch.words = inside(first, "mpirun", "--quiet", "--allow-run-as-root", "--bind-to", "none", "--hostfile", bench.hosts,
+                         "sh", "-c", f'[ "$(hostname)" = {first} ] || export SPILLWAY_BLOCK_SIZE=4; exec "$@"', "sh", bench.spillway,
+                         "batch", bench.model, "--input", os.path.join(bench.folder, "in.jsonl"), "--output", batch.output)
+    expect(Job(batch.words, environment=batch.environment), {64},
+           r'E-RANK-MISMATCH\].*rank 2 has settings "block-size: 4 .*rank 0 has settings "block-size: ', seconds=SECONDS_MAX)
+
+
 def is_spill_file(path, folder):
     try:
         return os.readlink(path).startswith(folder) and os.stat(path).st_nlink == 0
