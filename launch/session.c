@@ -147,9 +147,10 @@ static double io_timeout_seconds(const Settings *settings) {
     return settings->io_timeout_s < most ? settings->io_timeout_s : most;
 }
 
-/* A rank that waits on its device for the others knows which call it is: it speaks before the watchdog does. */
+/* A rank that waits on its device for the others knows which call it is: it speaks before the watchdog does, and the rank whose device
+ * hangs before that (three quarters). */
 static double sum_timeout_seconds(const Settings *settings) {
-    return settings->comm_timeout_s * 3 / 4;
+    return settings->comm_timeout_s * 9 / 10;
 }
 
 /* Placement changes no arithmetic, so every engine of a session has it. */

@@ -68,6 +68,13 @@ typedef struct Peer {
     bool gone;   /* left, then ended */
 } Peer;
 
+/* What moves while a rank works. */
+typedef struct Progress {
+    uint64_t unit;  /* as in its slot */
+    uint64_t calls; /* the same */
+    uint64_t moves; /* of its device: comm_moves */
+} Progress;
+
 enum { POLL_STOP, POLL_PARENT, POLL_PEERS };
 
 struct Watchdog {
@@ -79,8 +86,7 @@ struct Watchdog {
     int local_size;
     int parent; /* process */
     uint64_t last_tick_ns;
-    uint32_t seen_unit;
-    uint64_t seen_calls;
+    Progress now, seen; /* as of the last tick, and the one before */
     int stuck_ticks;
     int hurried_ticks;     /* since this process was asked to stop now */
     Peer *peers;           /* [local_size] */
@@ -290,12 +296,10 @@ static void end_alone(Watchdog *watchdog) {
 }
 
 static void check_progress(Watchdog *watchdog) {
-    uint32_t unit = atomic_load(&watchdog->own->unit);
-    uint64_t calls = atomic_load(&watchdog->own->calls);
-    bool stuck = unit % 2 == 1 && unit == watchdog->seen_unit && calls == watchdog->seen_calls;
+    const Progress *now = &watchdog->now;
+    bool stuck = now->unit % 2 == 1 && memcmp(now, &watchdog->seen, sizeof *now) == 0;
     watchdog->stuck_ticks = stuck ? watchdog->stuck_ticks + 1 : 0;
-    watchdog->seen_unit = unit;
-    watchdog->seen_calls = calls;
+    watchdog->seen = *now;
     double timeout_ms = watchdog->options.timeout_seconds * 1000;
     if (timeout_ms == 0 || (double)watchdog->stuck_ticks * TICK_MS < timeout_ms) return;
     if (watchdog->options.device)
@@ -307,9 +311,13 @@ static void check_progress(Watchdog *watchdog) {
 static void beat(Watchdog *watchdog) {
     atomic_fetch_add(&watchdog->own->heartbeat, 1);
     pthread_mutex_lock(&watchdog->comm_lock);
-    if (watchdog->options.comm)
-        atomic_store(&watchdog->own->calls, comm_calls(watchdog->options.comm));
+    if (watchdog->options.comm) {
+        watchdog->now.moves = comm_moves(watchdog->options.comm);
+        watchdog->now.calls = comm_calls(watchdog->options.comm);
+    }
     pthread_mutex_unlock(&watchdog->comm_lock);
+    watchdog->now.unit = atomic_load(&watchdog->own->unit);
+    atomic_store(&watchdog->own->calls, watchdog->now.calls);
 }
 
 static void forgive_all(Watchdog *watchdog) {

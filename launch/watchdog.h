@@ -10,8 +10,8 @@
  *   - a peer on this node has died without leaving (at once),
  *   - a peer's heartbeat stands still: stopped, frozen, swapped out (3 s),
  *   - the parent, that is the launcher, has died (at once),
- *   - inside a unit of work, no collective was entered and no unit ended for `timeout_seconds`: this alone also
- *     sees ranks of other nodes.
+ *   - inside a unit of work, no collective was entered, no unit ended and nothing was seen to get on on the device (comm_moves) for
+ *     `timeout_seconds`: this alone also sees ranks of other nodes.
  * What the peers of this node leave running is killed a second later by a child that outlives them, so nothing
  * remains where the launcher is gone too. A pause of the whole job (suspend, a debugger on all) is no cause:
  * only ticks that this rank itself lived through count. */

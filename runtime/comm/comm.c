@@ -74,6 +74,14 @@ uint64_t comm_calls(const Comm *comm) {
     return __atomic_load_n(&comm->calls, __ATOMIC_RELAXED);
 }
 
+void comm_note_move(Comm *comm) {
+    __atomic_store_n(&comm->moves, comm->moves + 1, __ATOMIC_RELAXED);
+}
+
+uint64_t comm_moves(const Comm *comm) {
+    return __atomic_load_n(&comm->moves, __ATOMIC_RELAXED);
+}
+
 /* ---- ending what devices do with each other */
 
 /* Of the abort of every Comm. */

@@ -33,6 +33,7 @@ typedef struct Comm {
     /* How long this rank spent inside collectives, for the time split of a step. */
     double seconds;
     uint64_t calls; /* entered; other threads may read it, atomically (comm_calls) */
+    uint64_t moves; /* the same (comm_moves) */
     uint64_t bytes;
     CommAbort abort; /* comm_set_abort, comm_abort */
 } Comm;
@@ -64,6 +65,11 @@ void comm_count(Comm *comm, uint64_t bytes);
 
 /* Collectives entered so far. Any thread, while the Comm lives. */
 uint64_t comm_calls(const Comm *comm);
+
+/* Notes that this rank's device was seen to get on between two collectives, which the watchdog counts as well; and how often it was. As
+ * comm_calls. */
+void comm_note_move(Comm *comm);
+uint64_t comm_moves(const Comm *comm);
 
 /* What comm_abort shall run; when it returns, what stood there before is not running and will not. */
 void comm_set_abort(Comm *comm, CommAbort abort);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/comm/device_marks.h"
 
 /* Large enough that a message hides its latency, small beside what is pinned otherwise. */
 enum { BOUNCE_FLOATS = 1 << 20 };
@@ -127,10 +128,57 @@ uint64_t comm_device_bytes(const Comm *comm, const Device *device, const char *c
     return by_devices ? comm_nccl_device_bytes(comm->size) + library->own_bytes : 0;
 }
 
+/* ---- a rank alone */
+
+/* A mark for so many numbers: rows of a prompt have one at each half of a layer, and a decode of few rows, which is short, hardly any. As many
+ * on their way as hide that the host waits for one of them. */
+enum { MARK_FLOATS = 1 << 15, MARKS_AHEAD = 4 };
+
+typedef struct CommPace {
+    DeviceMarks marks;
+    uint64_t floats; /* since the last mark */
+} CommPace;
+
+static Status open_pace(CommDevice *reduce) {
+    void *memory;
+    if (reduce->device->host_addressable) return STATUS_OK;
+    TRY(memory_take(&memory, 1, sizeof(CommPace), "marks in a step"));
+    reduce->pace = memory;
+    return device_marks_open(&reduce->pace->marks, reduce->device);
+}
+
+static void close_pace(CommDevice *reduce) {
+    if (!reduce->pace) return;
+    device_marks_close(&reduce->pace->marks);
+    free(reduce->pace);
+}
+
+/* Until so few marks are on their way. Where the device hangs, for ever: then the watchdog sees that no mark passes. */
+static Status wait_for_marks(const CommDevice *reduce, uint64_t left) {
+    DeviceMarks *marks = &reduce->pace->marks;
+    while (device_marks_pending(marks) > left) {
+        TRY(reduce->device->event_wait(reduce->device, device_marks_oldest(marks)->event));
+        device_marks_pass(marks);
+        comm_note_move(reduce->comm);
+    }
+    return STATUS_OK;
+}
+
+static Status keep_pace_alone(const CommDevice *reduce, uint64_t count) {
+    CommPace *pace = reduce->pace;
+    pace->floats += count;
+    if (pace->floats < MARK_FLOATS) return STATUS_OK;
+    pace->floats = 0;
+    TRY(wait_for_marks(reduce, MARKS_AHEAD - 1));
+    return device_marks_make(&pace->marks, reduce->stream, (DeviceMark){0});
+}
+
+/* ---- opening and closing */
+
 Status comm_device_create(CommDevice *out, const CommDeviceOptions *options) {
     CommDevice reduce = {
         .comm = options->comm, .device = options->device, .stream = options->context->stream};
-    Status status = options->comm->size > 1 ? open_way(&reduce, options) : STATUS_OK;
+    Status status = options->comm->size > 1 ? open_way(&reduce, options) : open_pace(&reduce);
     if (status != STATUS_OK)
         comm_device_destroy(&reduce);
     else
@@ -140,6 +188,7 @@ Status comm_device_create(CommDevice *out, const CommDeviceOptions *options) {
 
 void comm_device_destroy(CommDevice *reduce) {
     comm_nccl_destroy(reduce->nccl);
+    close_pace(reduce);
     if (reduce->bounce)
         reduce->device->memory_give(reduce->device, MEMORY_HOST, reduce->bounce,
                                     BOUNCE_FLOATS * sizeof(float));
@@ -158,6 +207,11 @@ static Status reduce_piece(const CommDevice *reduce, float *data, uint64_t count
     return device->copy(device, reduce->stream, data, reduce->bounce, bytes);
 }
 
+Status comm_device_keep_pace(const CommDevice *reduce, uint64_t count) {
+    if (reduce->pace) return keep_pace_alone(reduce, count);
+    return reduce->nccl ? comm_nccl_keep_pace(reduce->nccl) : STATUS_OK;
+}
+
 Status comm_device_all_reduce(const CommDevice *reduce, float *data, uint64_t count) {
     if (reduce->comm->size == 1) return STATUS_OK;
     if (reduce->nccl) return comm_nccl_all_reduce(reduce->nccl, data, count);
@@ -171,4 +225,10 @@ Status comm_device_all_reduce(const CommDevice *reduce, float *data, uint64_t co
 
 Status comm_device_settle(const CommDevice *reduce) {
     return reduce->nccl ? comm_nccl_settle(reduce->nccl) : STATUS_OK;
+}
+
+Status comm_device_wait(const CommDevice *reduce) {
+    if (reduce->nccl) return comm_nccl_wait(reduce->nccl);
+    if (reduce->pace) TRY(wait_for_marks(reduce, 0));
+    return reduce->device->stream_wait(reduce->device, reduce->stream);
 }

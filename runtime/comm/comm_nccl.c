@@ -8,9 +8,13 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/monotonic.h"
+#include "runtime/comm/device_marks.h"
 
 /* Bounds the memory for what peers send, as in comm_device.c. */
 enum { PIECE_FLOATS = 1 << 20, PART_ALIGNMENT_FLOATS = 64 };
+
+/* Of a sum in one piece: its input is ready, parts have come, they are added up, the slices of the others have come. */
+enum { SUM_MARKS = 4 };
 
 struct CommNccl {
     CommNcclOptions options;
@@ -18,18 +22,22 @@ struct CommNccl {
     pthread_mutex_t lock; /* of link, around the calls that use it; a group holds it over several */
     NcclComm *link;       /* NULL: not joined, or given up */
     bool ended_outside;   /* given up by comm_abort: whoever called it has told why */
-    DeviceEvent *ready;   /* the compute stream has made what is to be summed */
-    DeviceEvent *done;    /* the last sum */
-    float *parts;         /* [size][part_floats] a slice of every rank */
+    DeviceMarks marks;
+    float *parts; /* [size][part_floats] a slice of every rank */
     uint64_t part_floats;
     uint64_t sums; /* begun */
     bool joins;    /* comm_abort would end it */
-    bool unsettled;
 };
 
 typedef struct Slice {
     uint64_t first, count;
 } Slice;
+
+/* What a failure is told of. */
+typedef struct Call {
+    const char *name;
+    uint64_t sum; /* 0: of the start or the end */
+} Call;
 
 /* ---- errors */
 
@@ -58,15 +66,15 @@ static void end_from_outside(void *user) {
 }
 
 /* "rank 1 on cuda:0: ncclGroupEnd in sum 17 over ranks" */
-static void describe(const CommNccl *nccl, const char *call, char *out, size_t out_bytes) {
+static void describe(const CommNccl *nccl, const Call *call, char *out, size_t out_bytes) {
     int used = snprintf(out, out_bytes, "rank %d on %s: %s", nccl->options.comm->rank,
-                        nccl->options.device->name, call);
-    if (nccl->sums > 0)
+                        nccl->options.device->name, call->name);
+    if (call->sum > 0)
         snprintf(out + used, out_bytes - (size_t)used, " in sum %llu over ranks",
-                 (unsigned long long)nccl->sums);
+                 (unsigned long long)call->sum);
 }
 
-static Status break_off(CommNccl *nccl, const char *call, int result) {
+static Status break_off(CommNccl *nccl, const Call *call, int result) {
     const NcclApi *api = nccl->options.api;
     char place[160], cause[300];
     describe(nccl, call, place, sizeof place);
@@ -75,15 +83,30 @@ static Status break_off(CommNccl *nccl, const char *call, int result) {
     snprintf(cause, sizeof cause, "%s%s%s", api->error_string(result), more[0] ? "; " : "", more);
     pthread_mutex_unlock(&nccl->lock);
     abandon(nccl);
-    FAIL(COMM, "%s: %s%s", place, cause, nccl->sums == 0 ? " (--comm host does without)" : "");
+    FAIL(COMM, "%s: %s%s", place, cause, call->sum == 0 ? " (--comm host does without)" : "");
 }
 
-static Status give_up(CommNccl *nccl, const char *call) {
-    char place[160];
+/* Of two ranks it is clear which. */
+static Status give_up(CommNccl *nccl, const Call *call) {
+    const Comm *comm = nccl->options.comm;
+    char place[160], who[32] = "another rank";
+    if (comm->size == 2) snprintf(who, sizeof who, "rank %d", 1 - comm->rank);
     describe(nccl, call, place, sizeof place);
     abandon(nccl);
-    FAIL(PEER_LOST, "%s: another rank has not come within %g s (see --comm-timeout)", place,
+    FAIL(PEER_LOST, "%s: %s has not come within %g s (see --comm-timeout)", place, who,
          nccl->options.timeout_seconds);
+}
+
+/* Less than peers have, so that the rank whose device hangs speaks before those who wait for it. */
+static double own_seconds_max(const CommNccl *nccl) {
+    return nccl->options.timeout_seconds * 5 / 6;
+}
+
+/* The communicator stays: to end it may take for ever on a device that hangs, and whoever ends the process gives it a second. */
+static Status give_device_up(const CommNccl *nccl, const DeviceMark *mark) {
+    return device_fault_raise(DEVICE_FAULT_LOST, nccl->options.device->name,
+                              "no progress for %g s %s sum %llu over ranks (see --comm-timeout)",
+                              own_seconds_max(nccl), mark->where, (unsigned long long)mark->sum);
 }
 
 static Status refuse_unlinked(CommNccl *nccl) {
@@ -109,8 +132,7 @@ static Status check_linked(CommNccl *nccl) {
 }
 
 /* One look at the communicator during a wait; *out_through: it has nothing more to do on the host. */
-static Status look(CommNccl *nccl, const char *call, double start, bool *out_through) {
-    double limit = nccl->options.timeout_seconds;
+static Status look(CommNccl *nccl, const Call *call, bool *out_through) {
     int state = NCCL_SUCCESS, result = NCCL_SUCCESS;
     pthread_mutex_lock(&nccl->lock);
     bool linked = nccl->link != NULL;
@@ -120,19 +142,24 @@ static Status look(CommNccl *nccl, const char *call, double start, bool *out_thr
     if (result == NCCL_SUCCESS) result = state;
     if (result != NCCL_SUCCESS && result != NCCL_IN_PROGRESS) return break_off(nccl, call, result);
     *out_through = result == NCCL_SUCCESS;
-    if (limit > 0 && monotonic_seconds() - start > limit) return give_up(nccl, call);
     return STATUS_OK;
 }
 
+static bool is_over(double start, double seconds_max) {
+    return seconds_max > 0 && monotonic_seconds() - start > seconds_max;
+}
+
 /* What a call gave; waits for one that is in progress. */
-static Status finish(CommNccl *nccl, const char *call, int result) {
+static Status finish(CommNccl *nccl, const char *name, int result) {
+    const Call call = {name, nccl->sums};
     if (result == NCCL_SUCCESS) return STATUS_OK;
-    if (result != NCCL_IN_PROGRESS) return break_off(nccl, call, result);
+    if (result != NCCL_IN_PROGRESS) return break_off(nccl, &call, result);
     double start = monotonic_seconds();
     for (;;) {
         bool through = false;
-        TRY(look(nccl, call, start, &through));
+        TRY(look(nccl, &call, &through));
         if (through) return STATUS_OK;
+        if (is_over(start, nccl->options.timeout_seconds)) return give_up(nccl, &call);
         sched_yield();
     }
 }
@@ -159,8 +186,7 @@ static Status take_all(CommNccl *nccl) {
     int size = nccl->options.comm->size;
     nccl->part_floats = part_floats(size);
     TRY(device->stream_create(device, STREAM_COMPUTE, &nccl->context.stream));
-    TRY(device->event_create(device, &nccl->ready));
-    TRY(device->event_create(device, &nccl->done));
+    TRY(device_marks_open(&nccl->marks, device));
     return device->memory_take(device, MEMORY_DEVICE, comm_nccl_device_bytes(size),
                                "sums over ranks", (void **)&nccl->parts);
 }
@@ -199,7 +225,8 @@ static Status finalize(CommNccl *nccl) {
 
 /* With sums on the way somebody has failed: then there is nothing to wait for. */
 static void unlink_ranks(CommNccl *nccl) {
-    if (is_linked(nccl) && !nccl->unsettled && finalize(nccl) == STATUS_OK) {
+    bool settled = device_marks_pending(&nccl->marks) == 0;
+    if (is_linked(nccl) && settled && finalize(nccl) == STATUS_OK) {
         NcclComm *link = take_link(nccl, false);
         if (link) (void)nccl->options.api->comm_destroy(link);
     } else {
@@ -213,8 +240,7 @@ void comm_nccl_destroy(CommNccl *nccl) {
     if (nccl->joins) comm_set_abort(nccl->options.comm, (CommAbort){0});
     unlink_ranks(nccl);
     if (nccl->context.stream) device->stream_destroy(device, nccl->context.stream);
-    if (nccl->ready) device->event_destroy(device, nccl->ready);
-    if (nccl->done) device->event_destroy(device, nccl->done);
+    device_marks_close(&nccl->marks);
     if (nccl->parts)
         device->memory_give(device, MEMORY_DEVICE, nccl->parts,
                             comm_nccl_device_bytes(nccl->options.comm->size));
@@ -236,13 +262,47 @@ Status comm_nccl_join(CommNccl *nccl) {
     if (comm->rank == 0) invitation.result = api->get_unique_id(&invitation.id);
     TRY(comm_broadcast(comm, 0, &invitation, sizeof invitation));
     if (invitation.result != NCCL_SUCCESS)
-        return break_off(nccl, "ncclGetUniqueId of rank 0", invitation.result);
+        return break_off(nccl, &(Call){"ncclGetUniqueId of rank 0", 0}, invitation.result);
     pthread_mutex_lock(&nccl->lock);
     int result = api->comm_init(&nccl->link, comm->size, invitation.id, comm->rank, &config);
     pthread_mutex_unlock(&nccl->lock);
     nccl->joins = true;
     comm_set_abort(comm, (CommAbort){.run = end_from_outside, .user = nccl});
     return finish(nccl, "ncclCommInitRankConfig", result);
+}
+
+/* ---- marks */
+
+/* Until the oldest mark has passed. Its time begins here: the one before it has passed, or the host had other things to do. */
+static Status wait_for_oldest(CommNccl *nccl) {
+    Device *device = nccl->options.device;
+    const DeviceMark *mark = device_marks_oldest(&nccl->marks);
+    const Call call = {"a wait", mark->sum};
+    double start = monotonic_seconds();
+    bool through = false;
+    while (!device->event_done(device, mark->event)) {
+        TRY(look(nccl, &call, &through));
+        if (mark->of_peers && is_over(start, nccl->options.timeout_seconds))
+            return give_up(nccl, &call);
+        if (!mark->of_peers && is_over(start, own_seconds_max(nccl)))
+            return give_device_up(nccl, mark);
+        sched_yield();
+    }
+    device_marks_pass(&nccl->marks);
+    comm_note_move(nccl->options.comm);
+    return STATUS_OK;
+}
+
+static Status wait_for_room(CommNccl *nccl, uint64_t mark_count) {
+    while (device_marks_pending(&nccl->marks) + mark_count > DEVICE_MARKS_MAX)
+        TRY(wait_for_oldest(nccl));
+    return STATUS_OK;
+}
+
+static Status mark(CommNccl *nccl, DeviceStream *stream, const char *where, bool of_peers) {
+    TRY(wait_for_room(nccl, 1));
+    return device_marks_make(&nccl->marks, stream,
+                             (DeviceMark){.where = where, .sum = nccl->sums, .of_peers = of_peers});
 }
 
 /* ---- sums */
@@ -324,9 +384,12 @@ static void add_parts(const CommNccl *nccl, float *own, uint64_t count) {
 static Status reduce_piece(CommNccl *nccl, float *data, uint64_t count) {
     Slice own = slice_of(nccl, nccl->options.comm->rank, count);
     TRY(run_group(nccl, scatter, data, count));
+    TRY(mark(nccl, nccl->context.stream, "in", true));
     add_parts(nccl, data + own.first, own.count);
-    return exchanges_whole(nccl->options.comm->size) ? STATUS_OK
-                                                     : run_group(nccl, gather, data, count);
+    TRY(mark(nccl, nccl->context.stream, "in", false));
+    if (exchanges_whole(nccl->options.comm->size)) return STATUS_OK;
+    TRY(run_group(nccl, gather, data, count));
+    return mark(nccl, nccl->context.stream, "in", true);
 }
 
 Status comm_nccl_all_reduce(CommNccl *nccl, float *data, uint64_t count) {
@@ -335,30 +398,34 @@ Status comm_nccl_all_reduce(CommNccl *nccl, float *data, uint64_t count) {
     if (count == 0) return STATUS_OK;
     TRY(check_linked(nccl));
     nccl->sums++;
-    nccl->unsettled = true;
     comm_count(nccl->options.comm, count * sizeof *data);
-    TRY(device->event_record(device, nccl->ready, compute));
-    TRY(device->stream_wait_event(device, nccl->context.stream, nccl->ready));
+    TRY(mark(nccl, compute, "in front of", false));
+    TRY(device->stream_wait_event(device, nccl->context.stream,
+                                  device_marks_newest(&nccl->marks)->event));
     for (uint64_t first = 0; first < count; first += PIECE_FLOATS) {
         uint64_t left = count - first;
         TRY(reduce_piece(nccl, data + first, left < PIECE_FLOATS ? left : PIECE_FLOATS));
     }
-    TRY(device->event_record(device, nccl->done, nccl->context.stream));
-    return device->stream_wait_event(device, compute, nccl->done);
+    return device->stream_wait_event(device, compute, device_marks_newest(&nccl->marks)->event);
+}
+
+Status comm_nccl_keep_pace(CommNccl *nccl) {
+    return wait_for_room(nccl, SUM_MARKS);
 }
 
 Status comm_nccl_settle(CommNccl *nccl) {
     Device *device = nccl->options.device;
-    double start = monotonic_seconds();
     bool through = false;
-    if (!nccl->unsettled) return STATUS_OK;
+    if (device_marks_pending(&nccl->marks) == 0) return STATUS_OK;
     TRY(check_linked(nccl));
-    while (!device->event_done(device, nccl->done)) {
-        TRY(look(nccl, "a wait", start, &through));
-        sched_yield();
-    }
-    TRY(look(nccl, "a wait", monotonic_seconds(), &through));
-    TRY(device->event_wait(device, nccl->done)); /* a device that broke is done with everything */
-    nccl->unsettled = false;
-    return STATUS_OK;
+    while (device_marks_pending(&nccl->marks) > 0)
+        TRY(wait_for_oldest(nccl));
+    TRY(look(nccl, &(Call){"a wait", nccl->sums}, &through));
+    /* a device that broke is done with everything */
+    return device->event_wait(device, device_marks_newest(&nccl->marks)->event);
+}
+
+Status comm_nccl_wait(CommNccl *nccl) {
+    TRY(mark(nccl, nccl->options.context->stream, "behind", false));
+    return comm_nccl_settle(nccl);
 }

@@ -6,7 +6,9 @@
  *
  * All of it is work on a stream of its own, which starts after what the compute stream has by then and which the compute stream
  * waits for. A communicator that breaks is E-COMM, one that does not get on in time E-PEER-LOST, both with rank, device and
- * call; it is aborted first, so that its device comes free. A wait on a stream elsewhere knows no such limit: there the
+ * call; it is aborted first, so that its device comes free. Marks (device_marks.h) tell what a wait is for: peers have their time only once all
+ * that is in front of their part has passed; until then it is the own device, which has a little less of it for each piece of its work, and
+ * is E-DEVICE-LOST. So the rank whose device hangs speaks first. A wait on a stream elsewhere knows no such limit: there the
  * watchdog ends the process, and before it the communicator, through comm_abort: a wait on a stream then comes back, and the next
  * call here is STATUS_PEER without a word.
  *
@@ -28,7 +30,7 @@ typedef struct CommNcclOptions {
     Device *device;
     const Kernels *kernels;
     const KernelContext *context; /* its stream: work before and after a sum */
-    double timeout_seconds;       /* of any one wait; 0: none */
+    double timeout_seconds;       /* of any one wait for peers; 0: none */
 } CommNcclOptions;
 
 /* Takes what this rank needs of its device; no rank hears of it. */
@@ -46,8 +48,14 @@ Status comm_nccl_join(CommNccl *nccl);
 /* data[count] in device memory = sum over ranks; on its way on return, for what the compute stream gets from then on. Collective. */
 Status comm_nccl_all_reduce(CommNccl *nccl, float *data, uint64_t count);
 
+/* Before the compute stream gets more: waits, if need be, until the oldest sums on their way have come through. So no wait is for many. */
+Status comm_nccl_keep_pace(CommNccl *nccl);
+
 /* Waits until every sum so far has come through. */
 Status comm_nccl_settle(CommNccl *nccl);
+
+/* The same, and for all that the compute stream has besides. */
+Status comm_nccl_wait(CommNccl *nccl);
 
 SPILLWAY_EXTERN_C_END
 

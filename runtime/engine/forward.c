@@ -39,7 +39,7 @@ static Status bring_logits(const Pass *pass, uint32_t count) {
     uint64_t bytes = (uint64_t)count * share_count(pass->model->share.vocab_rows) * sizeof(float);
     if (pass->host_logits == pass->logits || bytes == 0) return STATUS_OK;
     TRY(device->copy(device, stream, pass->host_logits, pass->logits, bytes));
-    return device->stream_wait(device, stream);
+    return comm_device_wait(pass->reduce);
 }
 
 Status forward_logits(Pass *pass, const LogitsGather *gather, uint32_t first, uint32_t count,

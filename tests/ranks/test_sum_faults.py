@@ -28,8 +28,8 @@ def write_input(folder, lines, tokens):
             file.write(json.dumps(request) + "\n")
 
 
-def fail_device(fault, code, pattern, *more, lines=1):
-    """A batch of its own; one line, from the rank whose device it is, and more only where ranks can but find out at the same time; all
+def fail_device(fault, code, pattern, *more, lines=1, first=""):
+    """A batch of its own; one line, from the rank whose device it is, and more only where others find out soon after; all
     processes are gone in time."""
     def strike(batch):
         alone = Batch(batch.words[0], batch.words[2], os.path.dirname(batch.output), fault.replace(":", "-"))
@@ -38,6 +38,7 @@ def fail_device(fault, code, pattern, *more, lines=1):
         expect(job, {code}, seconds=SECONDS)
         errors = job.errors()
         assert 1 <= len(errors) <= lines and all(re.search(pattern, line) for line in errors), errors
+        assert first in errors[0], errors
         assert alone.count() < LINES, "the batch was through before it was struck"
     return strike
 
@@ -52,8 +53,10 @@ def device_faults():
         "device.take:memory:after=5,rank=1", 71, r"error\[E-DEVICE-MEMORY\] rank 1@\S+: emulated:0: .*; lower ")
     for what in ("launch", "copy"):
         blows[f"device of rank 1: a {what} that never ends"] = fail_device(
-            f"device.{what}:hang:after=100,rank=1", 76, r"error\[E-PEER-LOST\] rank \d@\S+: rank \d on emulated:0: a wait in sum \d+ ",
-            "--comm-timeout", "4s", lines=2)
+            f"device.{what}:hang:after=100,rank=1", 76,
+            r"error\[E-DEVICE-LOST\] rank 1@\S+: emulated:0: no progress for 3 s (in|in front of|behind) sum \d+ over ranks |"
+            r"error\[E-PEER-LOST\] rank 0@\S+: rank 0 on emulated:0: a wait in sum \d+ over ranks: rank 1 has not come ",
+            "--comm-timeout", "4s", lines=2, first="E-DEVICE-LOST")
     blows["device of rank 1: a launch that never ends, sums through the host"] = fail_device(
         "device.launch:hang:after=101,rank=1", 76, r"error\[E-PEER-LOST\] rank \d@\S+: rank \d@\S+ \(process \d+\) made no progress for 4 s",
         "--comm", "host", "--comm-timeout", "4s")

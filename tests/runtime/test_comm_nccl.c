@@ -1,10 +1,11 @@
 /* Sums over ranks by the devices, on emulated ones and the twin of NCCL, with ranks as threads: the bits of comm_all_reduce for every
  * size and count of ranks, which way is chosen and why, and every call that fails, once at a time, through a table whose slots
- * are exchanged. What fails ends in time, and closing gives everything back. */
+ * are exchanged. What fails ends in time, and closing gives everything back; what is slow goes on, and what hangs is told from it. */
 
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/emulation/emulated_device.h"
 #include "runtime/base/invariant.h"
 #include "runtime/base/monotonic.h"
 #include "runtime/comm/comm_device.h"
@@ -426,6 +428,7 @@ static void live_with(RankRun *runs, int broken_rank, const NcclApi *broken) {
 static void test_start_fails(void **state) {
     (void)state;
     RankRun runs[2];
+    char says[LINE_BYTES];
     NcclApi broken = *twin();
     broken.get_unique_id = refuse_id;
     live_with(runs, 0, &broken);
@@ -435,9 +438,10 @@ static void test_start_fails(void **state) {
         broken = *twin();
         broken.comm_init = refuse_init;
         live_with(runs, rank, &broken);
+        snprintf(says, sizeof says, "ncclCommInitRankConfig: rank %d has not come within 1 s",
+                 rank);
         expect_error(&runs[rank], ERROR_COMM, "ncclCommInitRankConfig: unhandled system error");
-        expect_error(&runs[1 - rank], ERROR_PEER_LOST,
-                     "ncclCommInitRankConfig: another rank has not come within 1 s");
+        expect_error(&runs[1 - rank], ERROR_PEER_LOST, says);
     }
 }
 
@@ -553,7 +557,115 @@ static void test_peer_stays_away(void **state) {
     run_ranks(runs, 2);
     assert_int_equal(runs[0].status, STATUS_OK);
     expect_error(&runs[1], ERROR_PEER_LOST,
-                 "a wait in sum 1 over ranks: another rank has not come within 2 s");
+                 "a wait in sum 1 over ranks: rank 0 has not come within 2 s");
+}
+
+/* ---- slow and stuck devices */
+
+enum { SLOW_SUMS = 10, PIECE_US = 250000 };
+
+static bool take_long(void *user) {
+    (void)user;
+    usleep(PIECE_US);
+    return true;
+}
+
+static atomic_bool device_hangs;
+
+static bool never_end(void *user) {
+    (void)user;
+    return !atomic_load(&device_hangs);
+}
+
+static void leave_alone(void *user) {
+    (void)user;
+}
+
+static void put_task(RankRun *run, bool (*work)(void *user)) {
+    const EmulatedTask task = {.run = work, .end = leave_alone};
+    emulated_device_task(run->context.stream, &task);
+}
+
+/* A queue of sums, each behind work that takes a while, or for rank 1 behind some that never ends where devices hang. */
+static Status sum_behind_work(RankRun *run) {
+    CommNccl *nccl = NULL;
+    Buffers buffers;
+    take_buffers(run, &buffers);
+    Status status = join(run, &nccl);
+    for (int sum = 0; sum < SLOW_SUMS && status == STATUS_OK; sum++) {
+        put_task(run, take_long);
+        if (sum == SLOW_SUMS / 2 && run->comm->rank == 1) put_task(run, never_end);
+        status = comm_nccl_all_reduce(nccl, buffers.device, 1000);
+    }
+    if (status == STATUS_OK) status = comm_nccl_settle(nccl);
+    comm_barrier(run->comm); /* all have had their time */
+    atomic_store(&device_hangs, false);
+    comm_nccl_destroy(nccl);
+    give_buffers(run, &buffers);
+    return status;
+}
+
+static void sum_slowly(RankRun *runs, bool hangs) {
+    atomic_store(&device_hangs, hangs);
+    for (int rank = 0; rank < 2; rank++)
+        runs[rank] = (RankRun){
+            .work = sum_behind_work, .seed = 5, .api = twin(), .timeout_seconds = short_seconds};
+    run_ranks(runs, 2);
+}
+
+/* The queue takes longer than any one wait may. */
+static void test_slow_device(void **state) {
+    (void)state;
+    RankRun runs[2];
+    sum_slowly(runs, false);
+    for (int rank = 0; rank < 2; rank++)
+        if (runs[rank].status != STATUS_OK) fail_msg("%s", runs[rank].text);
+}
+
+static void test_device_hangs(void **state) {
+    (void)state;
+    RankRun runs[2];
+    char says[LINE_BYTES];
+    sum_slowly(runs, true);
+    snprintf(says, sizeof says, "in sum %d over ranks: rank 1 has not come within 1 s",
+             SLOW_SUMS / 2 + 1);
+    expect_error(&runs[0], ERROR_PEER_LOST, says);
+    snprintf(says, sizeof says, "emulated:0: no progress for 0.833333 s in front of sum %d over ",
+             SLOW_SUMS / 2 + 1);
+    assert_int_equal(runs[1].status, STATUS_DEVICE);
+    assert_int_equal(runs[1].error, ERROR_DEVICE_LOST);
+    if (!strstr(runs[1].text, says)) fail_msg("\"%s\" is not \"%s\"", runs[1].text, says);
+}
+
+/* A rank alone has no sums, and its watchdog sees how its device gets on nonetheless. */
+static Status work_alone(RankRun *run) {
+    enum { PIECES = 12, NUMBERS = 1 << 16, AHEAD_MAX = 8 };
+    CommDevice reduce;
+    const CommDeviceOptions options = {
+        .comm = run->comm, .device = run->device, .context = &run->context};
+    TRY(comm_device_create(&reduce, &options));
+    for (uint64_t piece = 1; piece <= PIECES; piece++) {
+        put_task(run, never_end); /* which ends at once here */
+        TRY(comm_device_keep_pace(&reduce, NUMBERS));
+        run->wrong += comm_moves(run->comm) > piece || comm_moves(run->comm) + AHEAD_MAX < piece;
+    }
+    TRY(comm_device_wait(&reduce));
+    run->wrong += comm_moves(run->comm) != PIECES;
+    for (int i = 0; i < PIECES; i++)
+        TRY(comm_device_keep_pace(&reduce, 1)); /* too little for a mark */
+    TRY(comm_device_wait(&reduce));
+    run->wrong += comm_moves(run->comm) != PIECES;
+    comm_device_destroy(&reduce);
+    return STATUS_OK;
+}
+
+static void test_pace_alone(void **state) {
+    (void)state;
+    RankRun run = {.work = work_alone, .seed = 2};
+    atomic_store(&device_hangs, false);
+    run_ranks(&run, 1);
+    assert_int_equal(run.status, STATUS_OK);
+    assert_int_equal(run.wrong, 0);
 }
 
 /* ---- the library of this machine, if there is one */
@@ -621,15 +733,12 @@ static void test_engine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_lateness),
-        cmocka_unit_test(test_choice),
-        cmocka_unit_test(test_start_fails),
-        cmocka_unit_test(test_sums_fail),
-        cmocka_unit_test(test_peer_stays_away),
-        cmocka_unit_test(test_ended_from_outside),
-        cmocka_unit_test(test_slow_abort),
-        cmocka_unit_test(test_installed),
+        cmocka_unit_test(test_bits),        cmocka_unit_test(test_lateness),
+        cmocka_unit_test(test_choice),      cmocka_unit_test(test_start_fails),
+        cmocka_unit_test(test_sums_fail),   cmocka_unit_test(test_peer_stays_away),
+        cmocka_unit_test(test_slow_device), cmocka_unit_test(test_device_hangs),
+        cmocka_unit_test(test_pace_alone),  cmocka_unit_test(test_ended_from_outside),
+        cmocka_unit_test(test_slow_abort),  cmocka_unit_test(test_installed),
         cmocka_unit_test(test_engine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
