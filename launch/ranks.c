@@ -277,12 +277,10 @@ static Status open_board(Ranks *ranks, const NodeRecord *records) {
          "as one user");
 }
 
-static Status start_watchdog(Ranks *ranks, const char *host, const char *device,
-                             double timeout_seconds) {
+static Status start_watchdog(Ranks *ranks, const char *host, double timeout_seconds) {
     const WatchdogOptions options = {.comm = ranks->comm,
                                      .board = ranks->board.base,
                                      .host = host,
-                                     .device = device,
                                      .timeout_seconds = timeout_seconds};
     return watchdog_start(&ranks->watchdog, &options);
 }
@@ -310,8 +308,7 @@ static Status meet_node(Ranks *ranks, const RanksOptions *options) {
     share_cores(ranks, all, comm->size, comm->rank);
     status = open_board(ranks, all);
     free(all);
-    if (status == STATUS_OK)
-        status = start_watchdog(ranks, host, NULL, options->comm_timeout_seconds);
+    if (status == STATUS_OK) status = start_watchdog(ranks, host, options->comm_timeout_seconds);
     status = ranks_vote(ranks, status);
     shared_memory_close_door(&ranks->board);
     return status;
@@ -356,12 +353,17 @@ Status ranks_start(Ranks *out, const RanksOptions *options) {
     return join(out, options);
 }
 
-Status ranks_watch_device(Ranks *ranks, const char *device, double timeout_seconds) {
+static Status watch_alone(Ranks *ranks, double timeout_seconds) {
     SharedMemoryTicket ticket;
-    if (ranks->watchdog) return STATUS_OK;
     TRY(shared_memory_create(&ranks->board, watchdog_board_bytes(1), &ticket));
     shared_memory_close_door(&ranks->board);
-    return start_watchdog(ranks, "", device, timeout_seconds);
+    return start_watchdog(ranks, "", timeout_seconds);
+}
+
+Status ranks_watch_device(Ranks *ranks, const char *device, double timeout_seconds) {
+    if (!ranks->watchdog) TRY(watch_alone(ranks, timeout_seconds));
+    watchdog_set_device(ranks->watchdog, device);
+    return STATUS_OK;
 }
 
 void ranks_stop(Ranks *ranks, int exit_code) {

@@ -45,7 +45,7 @@ typedef struct RanksOptions {
 
 typedef struct Ranks {
     Comm *comm;
-    Watchdog *watchdog; /* NULL with one rank */
+    Watchdog *watchdog; /* NULL with one rank that has no device */
     uint32_t threads;   /* what the kernels of this rank should use */
     SharedMemory board; /* of the watchdog */
 } Ranks;
@@ -64,8 +64,8 @@ Status ranks_vote(Ranks *ranks, Status mine);
  * error: each is told once, by the lowest rank that met it. Collective. */
 Status ranks_vote_captured(Ranks *ranks, Status mine);
 
-/* For a rank alone whose kernels run on a device: from now on a unit of work that takes longer ends the process. Several ranks are
- * watched from the start. device: borrowed, for messages. */
+/* For kernels that run on a device: the watchdog knows it from now on. Of a rank alone it begins to watch, so that a unit of work without progress for
+ * so long ends the process; several ranks are watched from the start. device: for messages. */
 Status ranks_watch_device(Ranks *ranks, const char *device, double timeout_seconds);
 
 /* All ranks are on their way out (the engine has stopped, or a vote failed): waits for them and ends MPI. main

@@ -42,6 +42,15 @@ static void unit_end(void *user) {
     watchdog_unit_end(((Session *)user)->ranks.watchdog);
 }
 
+static void load_begin(void *user, const char *part) {
+    watchdog_load_begin(((Session *)user)->ranks.watchdog, part);
+}
+
+static Status device_open(void *user, const char *device) {
+    Session *session = user;
+    return ranks_watch_device(&session->ranks, device, session->settings->comm_timeout_s);
+}
+
 static void print_state(void *user) {
     const Session *session = user;
     if (!session->engine) {
@@ -190,7 +199,12 @@ static EngineOptions plain_options(Session *session) {
         .corrupt_is_fatal = strcmp(settings->on_corrupt, "fail") == 0,
         .comm = settings->comm,
         .comm_timeout_seconds = sum_timeout_seconds(settings),
-        .hooks = {session, stop_with_deadline, unit_begin, unit_end},
+        .hooks = {.user = session,
+                  .stop_requested = stop_with_deadline,
+                  .unit_begin = unit_begin,
+                  .unit_end = unit_end,
+                  .device_open = device_open,
+                  .load_begin = load_begin},
     };
     add_weight_options(session, &options);
     return options;
@@ -243,9 +257,6 @@ static Status open_engine(Session *session, const EngineOptions *options) {
     error_capture_end();
     TRY(ranks_vote_captured(&session->ranks, status));
     const RanksFact fact = {"kernels", engine_kernels_name(session->engine)};
-    bool on_device = engine_stats(session->engine)->device_free_bytes > 0;
-    if (on_device)
-        TRY(ranks_watch_device(&session->ranks, fact.text, session->settings->comm_timeout_s));
     session->loaded_seconds = monotonic_seconds();
     return ranks_agree(&session->ranks, &fact, 1);
 }

@@ -278,7 +278,8 @@ static const OptionRow rows[] = {
      .min = 1,
      .max = 86400,
      .expert = true,
-     .help = "a rank without progress for so long ends the job with exit code 76",
+     .help = "a rank, or its device, without progress for so long ends the job with exit code 76, "
+             "while the model is loaded, too; a rank alone on the CPU is not watched",
      AT(comm_timeout_s)},
     {.name = "drain-timeout",
      .type = OPTION_DURATION,

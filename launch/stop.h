@@ -7,6 +7,8 @@
  *   SIGUSR2            print the state and go on
  *   SIGPIPE, SIGXFSZ   ignored: the write that caused them fails instead
  *
+ * While a model is loaded nothing runs that could be finished: where there is a watchdog, that ends it at the first of them.
+ *
  * A thread of its own waits for the signals, so nothing here runs inside a handler. Call stop_install first in
  * main: threads started before it would take the signals with their default effect. */
 

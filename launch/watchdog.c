@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,8 +37,10 @@ enum {
     SWEEP_STEP_MS = 50,
     TOLD_MS = 100,
     ABORT_MS = 1000,
-    PHASE_BYTES = 48,
-    PHASE_WORDS = PHASE_BYTES / 8
+    PHASE_BYTES = 64,
+    PHASE_WORDS = PHASE_BYTES / 8,
+    DEVICE_BYTES = 96,
+    GROWTH_PAGES = 256 /* a process grows by a few now and then that do not stand for progress */
 };
 
 enum { PEER_RUNS, PEER_LEAVES, PEER_LEFT };
@@ -70,9 +73,11 @@ typedef struct Peer {
 
 /* What moves while a rank works. */
 typedef struct Progress {
-    uint64_t unit;  /* as in its slot */
-    uint64_t calls; /* the same */
-    uint64_t moves; /* of its device: comm_moves */
+    uint64_t unit;   /* as in its slot */
+    uint64_t calls;  /* the same */
+    uint64_t moves;  /* of its device: comm_moves */
+    uint64_t io;     /* while it loads: pages and blocks that were read and written */
+    uint64_t growth; /* the same: pieces of memory that came */
 } Progress;
 
 enum { POLL_STOP, POLL_PARENT, POLL_PEERS };
@@ -80,7 +85,12 @@ enum { POLL_STOP, POLL_PARENT, POLL_PEERS };
 struct Watchdog {
     pthread_t thread;
     WatchdogOptions options;
-    pthread_mutex_t comm_lock; /* options.comm goes away when this rank leaves */
+    pthread_mutex_t lock; /* of options.comm, which goes away when this rank leaves, and device */
+    char device[DEVICE_BYTES]; /* "": none that is known */
+    bool alone;                /* the only rank of the job */
+    atomic_bool loads;         /* the unit is one of loading */
+    uint64_t pages;            /* resident as of the last look */
+    uint64_t pages_come;       /* in all looks */
     Board *board;
     BoardSlot *own;
     int local_size;
@@ -161,21 +171,26 @@ static void leave_sweeper(const Watchdog *watchdog) {
 /* What this rank's device does with those that are gone has to end first, or it would stay in a kernel that waits for them. */
 static void leave(Watchdog *watchdog, int exit_code) __attribute__((noreturn));
 static void leave(Watchdog *watchdog, int exit_code) {
-    pthread_mutex_lock(&watchdog->comm_lock);
+    pthread_mutex_lock(&watchdog->lock);
     if (watchdog->options.comm) comm_abort(watchdog->options.comm, ABORT_MS / 1000.0);
-    pthread_mutex_unlock(&watchdog->comm_lock);
+    pthread_mutex_unlock(&watchdog->lock);
     _exit(exit_code);
+}
+
+/* True when no peer has named a cause: then it is this rank's to do. */
+static bool may_tell(Watchdog *watchdog) {
+    int untold = 0;
+    bool mine = atomic_compare_exchange_strong(&watchdog->board->told, &untold, 1);
+    if (!mine) usleep(TOLD_MS * 1000);
+    return mine;
 }
 
 /* Names the cause unless a peer has, and ends this process. */
 static void end_job(Watchdog *watchdog, const char *text) __attribute__((noreturn));
 static void end_job(Watchdog *watchdog, const char *text) {
-    int untold = 0;
-    if (atomic_compare_exchange_strong(&watchdog->board->told, &untold, 1)) {
+    if (may_tell(watchdog)) {
         (void)error_raise(ERROR_PEER_LOST, "%s; all ranks end, run the same command again", text);
         leave_sweeper(watchdog);
-    } else {
-        usleep(TOLD_MS * 1000);
     }
     leave(watchdog, error_row(ERROR_PEER_LOST)->exit_code);
 }
@@ -265,7 +280,7 @@ static int find_laggard(const Watchdog *watchdog, int *out_ahead) {
 }
 
 static void end_stuck_unit(Watchdog *watchdog) {
-    char what[192], phase[PHASE_BYTES];
+    char what[256], phase[PHASE_BYTES];
     int ahead, laggard = find_laggard(watchdog, &ahead);
     unsigned long long entered = calls_of(watchdog, laggard), most = calls_of(watchdog, ahead);
     double seconds = watchdog->options.timeout_seconds;
@@ -285,38 +300,92 @@ static void end_stuck_unit(Watchdog *watchdog) {
     end_because_of(watchdog, laggard, what);
 }
 
-/* Without peers only its device can hold it up. */
-static void end_alone(Watchdog *watchdog) {
-    char phase[PHASE_BYTES];
-    read_phase(watchdog->own, phase);
-    (void)device_fault_raise(DEVICE_FAULT_LOST, watchdog->options.device,
-                             "no progress for %g s in \"%s\" (see --comm-timeout)",
-                             watchdog->options.timeout_seconds, phase);
+/* Only its device can hold this rank up. */
+static void end_for_device(Watchdog *watchdog, const char *phase) {
+    char device[DEVICE_BYTES];
+    pthread_mutex_lock(&watchdog->lock);
+    memcpy(device, watchdog->device, sizeof device);
+    pthread_mutex_unlock(&watchdog->lock);
+    if (may_tell(watchdog)) {
+        (void)device_fault_raise(DEVICE_FAULT_LOST, device,
+                                 "no progress for %g s in \"%s\" (see --comm-timeout)",
+                                 watchdog->options.timeout_seconds, phase);
+        if (!watchdog->alone) leave_sweeper(watchdog);
+    }
     leave(watchdog, error_row(ERROR_DEVICE_LOST)->exit_code);
+}
+
+/* What takes part in no collective: a rank alone, and one that loads. */
+static void end_on_its_own(Watchdog *watchdog) {
+    char phase[PHASE_BYTES], what[160];
+    read_phase(watchdog->own, phase);
+    pthread_mutex_lock(&watchdog->lock);
+    bool has_device = watchdog->device[0] != 0;
+    pthread_mutex_unlock(&watchdog->lock);
+    if (has_device) end_for_device(watchdog, phase);
+    snprintf(what, sizeof what, "made no progress for %g s in \"%s\" (see --comm-timeout)",
+             watchdog->options.timeout_seconds, phase);
+    end_because_of(watchdog, (int)(watchdog->own - watchdog->board->slots), what);
+}
+
+/* Nothing has been done by then that a later run could miss. Peers that wait for this rank end as it does. */
+static void stop_loading(Watchdog *watchdog) {
+    int exit_code = error_row(ERROR_STOPPED)->exit_code;
+    atomic_store(&watchdog->own->exit_code, exit_code);
+    atomic_store(&watchdog->own->state, PEER_LEAVES);
+    if (may_tell(watchdog))
+        (void)error_raise(ERROR_STOPPED, "stopped on request while the model was loaded");
+    leave(watchdog, exit_code);
 }
 
 static void check_progress(Watchdog *watchdog) {
     const Progress *now = &watchdog->now;
-    bool stuck = now->unit % 2 == 1 && memcmp(now, &watchdog->seen, sizeof *now) == 0;
+    bool works = now->unit % 2 == 1, loads = works && atomic_load(&watchdog->loads);
+    bool stuck = works && memcmp(now, &watchdog->seen, sizeof *now) == 0;
+    if (loads && stop_requested() != STOP_NONE) stop_loading(watchdog);
     watchdog->stuck_ticks = stuck ? watchdog->stuck_ticks + 1 : 0;
     watchdog->seen = *now;
     double timeout_ms = watchdog->options.timeout_seconds * 1000;
     if (timeout_ms == 0 || (double)watchdog->stuck_ticks * TICK_MS < timeout_ms) return;
-    if (watchdog->options.device)
-        end_alone(watchdog);
+    if (watchdog->alone || loads)
+        end_on_its_own(watchdog);
     else
         end_stuck_unit(watchdog);
 }
 
+/* Pages of memory that this process has; 0 where it cannot be told. */
+static uint64_t resident_pages(void) {
+    unsigned long long all = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (!file) return 0;
+    if (fscanf(file, "%llu %llu", &all, &resident) != 2) resident = 0;
+    fclose(file);
+    return resident;
+}
+
+/* However slow its disk, and however large a tensor: pages that had to be read, blocks of disks, and memory that is filled. The faults that
+ * need no reading do not count: a kernel that balances nodes makes some for ever. */
+static void note_loading(Watchdog *watchdog) {
+    uint64_t pages = resident_pages();
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    watchdog->now.io =
+        (uint64_t)usage.ru_majflt + (uint64_t)usage.ru_inblock + (uint64_t)usage.ru_oublock;
+    if (pages > watchdog->pages) watchdog->pages_come += pages - watchdog->pages;
+    watchdog->pages = pages;
+    watchdog->now.growth = watchdog->pages_come / GROWTH_PAGES;
+}
+
 static void beat(Watchdog *watchdog) {
     atomic_fetch_add(&watchdog->own->heartbeat, 1);
-    pthread_mutex_lock(&watchdog->comm_lock);
+    pthread_mutex_lock(&watchdog->lock);
     if (watchdog->options.comm) {
         watchdog->now.moves = comm_moves(watchdog->options.comm);
         watchdog->now.calls = comm_calls(watchdog->options.comm);
     }
-    pthread_mutex_unlock(&watchdog->comm_lock);
+    pthread_mutex_unlock(&watchdog->lock);
     watchdog->now.unit = atomic_load(&watchdog->own->unit);
+    if (atomic_load(&watchdog->loads)) note_loading(watchdog);
     atomic_store(&watchdog->own->calls, watchdog->now.calls);
 }
 
@@ -390,7 +459,7 @@ static void close_descriptors(Watchdog *watchdog) {
 
 static void watchdog_free(Watchdog *watchdog) {
     if (watchdog->polled) close_descriptors(watchdog);
-    pthread_mutex_destroy(&watchdog->comm_lock);
+    pthread_mutex_destroy(&watchdog->lock);
     free(watchdog->polled);
     free(watchdog->peers);
     free(watchdog);
@@ -399,7 +468,7 @@ static void watchdog_free(Watchdog *watchdog) {
 static Status open_descriptors(Watchdog *watchdog) {
     for (int i = 0; i < POLL_PEERS + watchdog->local_size; i++)
         watchdog->polled[i] = (struct pollfd){.fd = -1, .events = POLLIN};
-    if (!watchdog->options.device) /* who runs alone may outlive what started it */
+    if (!watchdog->alone) /* who runs alone may outlive what started it */
         watchdog->polled[POLL_PARENT].fd = open_process(watchdog->parent);
     watchdog->polled[POLL_STOP].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (watchdog->polled[POLL_STOP].fd < 0)
@@ -441,12 +510,13 @@ Status watchdog_start(Watchdog **out, const WatchdogOptions *options) {
     TRY(memory_take(&memory, 1, sizeof(Watchdog), "watchdog"));
     Watchdog *watchdog = memory;
     watchdog->options = *options;
+    watchdog->alone = options->comm->size == 1;
     watchdog->local_size = options->comm->local_size;
     watchdog->board = options->board;
     watchdog->own = &watchdog->board->slots[options->comm->local_rank];
     watchdog->parent = getppid();
     watchdog->last_tick_ns = monotonic_now_ns(&monotonic_system);
-    pthread_mutex_init(&watchdog->comm_lock, NULL);
+    pthread_mutex_init(&watchdog->lock, NULL);
     Status status = watchdog_fill(watchdog);
     if (status == STATUS_OK) {
         enter_board(watchdog);
@@ -464,10 +534,28 @@ static bool is_inside_unit(const Watchdog *watchdog) {
     return atomic_load(&watchdog->own->unit) % 2 == 1;
 }
 
-void watchdog_unit_begin(Watchdog *watchdog, const char *phase) {
+static void begin(Watchdog *watchdog, bool loads, const char *phase) {
     if (!watchdog) return;
     write_phase(watchdog->own, phase);
+    atomic_store(&watchdog->loads, loads);
     atomic_fetch_add(&watchdog->own->unit, is_inside_unit(watchdog) ? 2 : 1);
+}
+
+void watchdog_unit_begin(Watchdog *watchdog, const char *phase) {
+    begin(watchdog, false, phase);
+}
+
+void watchdog_load_begin(Watchdog *watchdog, const char *part) {
+    char phase[PHASE_BYTES];
+    snprintf(phase, sizeof phase, "loading %s", part);
+    begin(watchdog, true, phase);
+}
+
+void watchdog_set_device(Watchdog *watchdog, const char *device) {
+    if (!watchdog) return;
+    pthread_mutex_lock(&watchdog->lock);
+    snprintf(watchdog->device, sizeof watchdog->device, "%s", device);
+    pthread_mutex_unlock(&watchdog->lock);
 }
 
 void watchdog_unit_end(Watchdog *watchdog) {
@@ -480,9 +568,9 @@ void watchdog_leave(Watchdog *watchdog, int exit_code) {
     watchdog_unit_end(watchdog);
     atomic_store(&watchdog->own->exit_code, exit_code);
     atomic_store(&watchdog->own->state, PEER_LEAVES);
-    pthread_mutex_lock(&watchdog->comm_lock);
+    pthread_mutex_lock(&watchdog->lock);
     watchdog->options.comm = NULL;
-    pthread_mutex_unlock(&watchdog->comm_lock);
+    pthread_mutex_unlock(&watchdog->lock);
 }
 
 void watchdog_stop(Watchdog *watchdog) {

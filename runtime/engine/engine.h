@@ -31,6 +31,10 @@ typedef struct EngineHooks {
     StopRequest (*stop_requested)(void *user);         /* optional */
     void (*unit_begin)(void *user, const char *phase); /* optional: watchdog */
     void (*unit_end)(void *user);                      /* optional */
+    /* Both optional and called by engine_open alone: the device is open, and out of the host's reach; a part of loading begins, which the next or unit_end
+     * ends. */
+    Status (*device_open)(void *user, const char *device);
+    void (*load_begin)(void *user, const char *part);
 } EngineHooks;
 
 typedef struct EngineOptions {

@@ -147,6 +147,12 @@ static Status check_options(Engine *engine) {
     return STATUS_OK;
 }
 
+static Status announce_device(const Engine *engine) {
+    const EngineHooks *hooks = &engine->options.hooks;
+    bool tells = hooks->device_open && !engine->device->host_addressable;
+    return tells ? hooks->device_open(hooks->user, engine->device->name) : STATUS_OK;
+}
+
 static Status open_backend(Engine *engine) {
     BackendOptions backend = {.cpu_isa = engine->options.cpu_isa,
                               .device_index = (uint32_t)engine->comm->local_rank,
@@ -154,6 +160,7 @@ static Status open_backend(Engine *engine) {
                               .emulated_bytes = engine->options.emulation_bytes,
                               .failures = engine->options.device_failures};
     TRY(backend_open(engine->options.backend, &backend, &engine->device, &engine->kernels));
+    TRY(announce_device(engine));
     const ModelConfig *config = &engine->config;
     uint64_t attention_width = (uint64_t)config->head_count * config->head_dim;
     uint64_t widest = config->hidden_size;
@@ -246,6 +253,11 @@ static WeightTierOptions weight_tiers(const Engine *engine) {
     return tiers;
 }
 
+static void begin_load(void *user, const char *part) {
+    const EngineHooks *hooks = &((const Engine *)user)->options.hooks;
+    if (hooks->load_begin) hooks->load_begin(hooks->user, part);
+}
+
 static Status measure_model(Engine *engine) {
     TRY(open_packed(engine));
     engine->load = (ModelLoadOptions){.device = engine->device,
@@ -254,7 +266,9 @@ static Status measure_model(Engine *engine) {
                                       .rank = engine->comm->rank,
                                       .rank_count = engine->comm->size,
                                       .max_model_len = engine->options.max_model_len,
-                                      .tiers = weight_tiers(engine)};
+                                      .tiers = weight_tiers(engine),
+                                      .begin_part = begin_load,
+                                      .begin_part_user = engine};
     return model_measure(&engine->model, engine->weights, &engine->config, &engine->load,
                          &engine->sizes);
 }
@@ -529,14 +543,24 @@ static Status open_host_attend(Engine *engine) {
                                        : STATUS_OK;
 }
 
-static Status open_parts(Engine *engine) {
+/* Watched, for much of it waits for the device. */
+static Status take_parts(Engine *engine) {
+    begin_load(engine, "weights");
     TRY(model_load(&engine->model, engine->weights, &engine->load));
+    begin_load(engine, "memory of keys and values");
     TRY(open_spill_files(engine));
     TRY(open_cache(engine));
+    begin_load(engine, "memory of a step");
     TRY(open_host_attend(engine));
     TRY(open_pass(engine));
     TRY(open_reports(engine));
     return engine->comm->rank == 0 ? open_rank0(engine) : STATUS_OK;
+}
+
+static Status open_parts(Engine *engine) {
+    Status status = take_parts(engine);
+    engine_unit_end(engine);
+    return status;
 }
 
 /* Collective: a rank that failed before must have said so. */

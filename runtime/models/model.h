@@ -133,6 +133,8 @@ typedef struct ModelLoadOptions {
     int rank, rank_count;
     uint32_t max_model_len; /* positions that RoPE tables cover */
     WeightTierOptions tiers;
+    void (*begin_part)(void *user, const char *tensor); /* optional: model_load comes to it */
+    void *begin_part_user;
 } ModelLoadOptions;
 
 /* First this rank's share, and where its matrices will lie: names and shapes are checked, nothing is packed. */

@@ -75,6 +75,11 @@ void loader_note_staged(ModelLoader *loader, uint64_t bytes) {
     if (passes && bytes > loader->sizes->staged_bytes) loader->sizes->staged_bytes = bytes;
 }
 
+static void begin_part(const ModelLoader *loader, const char *name) {
+    const ModelLoadOptions *options = loader->options;
+    if (options->begin_part) options->begin_part(options->begin_part_user, name);
+}
+
 /* Around what reads a tensor of a file: what was copied, or packed, is not read again. */
 static void begin_reading(const ModelLoader *loader, const Tensor *tensor) {
     if (loader->options->tiers.drop_sources) weights_expect(loader->weights, tensor);
@@ -102,6 +107,7 @@ Status loader_embedding(ModelLoader *loader, const char *name) {
     }
     if (loader->options->device->host_addressable) return STATUS_OK; /* read from the file */
     void *host, *place;
+    begin_part(loader, name);
     TRY(model_memory_stage(loader->model->memory, table.bytes, name, &host, &place));
     begin_reading(loader, &table);
     memcpy(host, table.data, table.bytes);
@@ -143,6 +149,7 @@ Status loader_matrix(ModelLoader *loader, const char *name, const LoaderSlice *s
         return STATUS_OK;
     }
     void *memory;
+    begin_part(loader, name);
     TRY(model_memory_take(loader->model->memory, MEMORY_DEVICE, bytes, name, &memory));
     begin_reading(loader, &tensor);
     pack(loader, &source, memory, out);
@@ -270,6 +277,7 @@ static Status layer_matrix(ModelLoader *loader, const char *name, uint32_t layer
     uint64_t bytes = loader->options->kernels->matrix_bytes(&matrix.source);
     if (loader->phase != LOADER_LOAD)
         return measure_layer_matrix(loader, &matrix, layer_index, bytes, out);
+    begin_part(loader, name);
     TRY(layer_tiers_next(loader->model->tiers, bytes, &place));
     if (place.packed) return unpack(loader, &matrix, &place, out);
     if (place.tier == TIER_DEVICE)
@@ -285,6 +293,7 @@ static Status decode(ModelLoader *loader, const char *name, const Tensor *tensor
         loader_note_staged(loader, tensor->bytes + count * sizeof(float));
         return STATUS_OK;
     }
+    begin_part(loader, name);
     TRY(model_memory_stage(loader->model->memory, count * sizeof(float), name, &host, &place));
     begin_reading(loader, tensor);
     tensor->quant->dequantise(tensor->data, count, host);

@@ -141,16 +141,26 @@ def test_doctor(folder):
 
 
 def test_device_hangs(folder):
-    """A rank alone whose device never ends a kernel, or a copy, ends in time; with patience for ever it would not."""
+    """A rank alone whose device never ends a kernel, or a copy, ends in time, also where it hangs before the model is loaded; with patience for
+    ever it would not. And asked to stop it does, at once."""
     if b"emulated" not in run("version", "--verbose")[0]:
         return
     base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "--quiet", "-p", "hello", "--backend", "emulated"]
-    for what in ("launch", "copy"):
+    loading = r'"loading (memory of )?\S+'
+    for fault, where in (("launch:hang:after=60", '"layer"'), ("copy:hang:after=60", '"'), ("copy:hang", loading), ("copy:hang:after=9", loading)):
         begin = time.monotonic()
-        _, log = run(*base, "--fault", f"device.{what}:hang:after=60", "--comm-timeout", "2s", rc=76)
-        assert "emulated: no progress for 2 s in " in one_error(log, "E-DEVICE-LOST"), log
+        _, log = run(*base, "--fault", f"device.{fault}", "--comm-timeout", "2s", rc=76)
+        assert re.search(f"emulated:0: no progress for 2 s in {where}", one_error(log, "E-DEVICE-LOST")), log
         assert time.monotonic() - begin < 30
     assert run(*base, "--comm-timeout", "2s")[0]
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        process = subprocess.Popen([SPILLWAY, *base, "--fault", "device.copy:hang"], stderr=subprocess.PIPE, env=ENVIRONMENT)
+        time.sleep(1)
+        process.send_signal(number)
+        begin = time.monotonic()
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 75 and time.monotonic() - begin < 10, (process.returncode, log)
+        one_error(log.decode(), "E-STOPPED")
 
 
 def test_places(folder):

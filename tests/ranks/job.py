@@ -52,6 +52,14 @@ class Job:
                 self.rank_process[int(rank[1])] = process
                 self.mpirun = parent
 
+    def wait_for_ranks(self, count, seconds=30):
+        """Until so many have been started; what they do by then is for the caller to guess."""
+        until = time.monotonic() + seconds
+        while len(self.rank_process) < count:
+            assert time.monotonic() < until, "the ranks were not started"
+            time.sleep(0.05)
+            self.find_ranks()
+
     def living(self):
         return living(self.mark)
 

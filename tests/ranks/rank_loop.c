@@ -1,10 +1,11 @@
 /* A job that is nothing but ranks: collectives in a loop, with the launcher, the watchdog and the stop signals of the
  * real program, and faults on demand. rank_loop [--ranks N] [--steps N] [--timeout SECONDS] [--input]
- * [--differ R | --refuse R | --fall R | --hang R | --linger R] where R is a rank. */
+ * [--differ R | --refuse R | --fall R | --hang R | --linger R | --fill R | --stall R] where R is a rank. */
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "launch/launcher.h"
@@ -21,6 +22,8 @@ typedef struct Job {
     int fall;   /* this rank ends alone, with exit code 74 */
     int hang;   /* this rank stands still inside a unit */
     int linger; /* this rank takes 4 s longer to end than the others */
+    int fill;   /* this rank loads for long, and fills memory all the while */
+    int stall;  /* this rank stands still while it loads */
     int input;  /* rank 0 prints what it reads */
 } Job;
 
@@ -31,7 +34,8 @@ static void parse(Job *job, int argc, char **argv) {
     } rows[] = {
         {"--ranks", &job->ranks},   {"--steps", &job->steps},   {"--timeout", &job->timeout},
         {"--differ", &job->differ}, {"--refuse", &job->refuse}, {"--fall", &job->fall},
-        {"--hang", &job->hang},     {"--linger", &job->linger}, {"--input", &job->input}};
+        {"--hang", &job->hang},     {"--linger", &job->linger}, {"--input", &job->input},
+        {"--fill", &job->fill},     {"--stall", &job->stall}};
     for (int i = 1; i + 1 < argc; i += 2)
         for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++)
             if (strcmp(argv[i], rows[row].name) == 0) *rows[row].value = atoi(argv[i + 1]);
@@ -39,6 +43,24 @@ static void parse(Job *job, int argc, char **argv) {
 
 static Status refuse(void) {
     FAIL(GGUF, "refused on request");
+}
+
+/* Without a word to the others, who wait in a vote. */
+static Status load(Ranks *ranks, const Job *job, int rank) {
+    enum { PIECES = 12, PIECE_BYTES = 4 << 20, PIECE_US = 400000 };
+    uint8_t *memory = mmap(NULL, PIECES * PIECE_BYTES, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) FAIL(MEMORY, "no memory to load into");
+    watchdog_load_begin(ranks->watchdog, "a matrix");
+    while (rank == job->stall)
+        pause();
+    for (int piece = 0; piece < PIECES && rank == job->fill; piece++) {
+        memset(memory + piece * PIECE_BYTES, 1, PIECE_BYTES);
+        usleep(PIECE_US);
+    }
+    watchdog_unit_end(ranks->watchdog);
+    munmap(memory, PIECES * PIECE_BYTES);
+    return STATUS_OK;
 }
 
 static Status start(Ranks *ranks, const Job *job, int rank) {
@@ -51,6 +73,7 @@ static Status start(Ranks *ranks, const Job *job, int rank) {
                                   .facts = facts,
                                   .fact_count = 2};
     TRY(ranks_start(ranks, &options));
+    TRY(ranks_vote(ranks, load(ranks, job, rank)));
     return ranks_vote(ranks, rank == job->refuse ? refuse() : STATUS_OK);
 }
 
@@ -91,7 +114,14 @@ static void echo_input(void) {
 }
 
 int main(int argc, char **argv) {
-    Job job = {.timeout = 60, .differ = -1, .refuse = -1, .fall = -1, .hang = -1, .linger = -1};
+    Job job = {.timeout = 60,
+               .differ = -1,
+               .refuse = -1,
+               .fall = -1,
+               .hang = -1,
+               .linger = -1,
+               .fill = -1,
+               .stall = -1};
     LauncherPlace place;
     Ranks ranks;
     int exit_code;

@@ -166,6 +166,25 @@ def test_stuck_unit(program):
                rf"rank {rank}@\S+ \(process \d+\) made no progress for 2 s", seconds=SECONDS_MAX + 3)
 
 
+def test_stuck_load(program):
+    for rank in (0, 2):
+        expect(loop(program, 3, "--stall", rank, "--timeout", 2), {76},
+               rf'rank {rank}@\S+ \(process \d+\) made no progress for 2 s in "loading a matrix"', seconds=SECONDS_MAX + 3)
+
+
+def test_slow_load(program):
+    expect(loop(program, 2, "--fill", 1, "--timeout", 2, "--steps", 10), {0}, seconds=20)
+
+
+def test_stop_while_loading(program):
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        job = loop(program, 2, "--stall", 1)
+        job.wait_for_ranks(2)
+        time.sleep(1)
+        job.process.send_signal(number)
+        expect(job, {75}, r"E-STOPPED\] rank 1@")
+
+
 def test_input_goes_to_rank_0(program):
     with subprocess.Popen(["seq", "30000"], stdout=subprocess.PIPE) as source:
         out = expect(loop(program, 2, "--steps", 3, "--input", 1, stdin=source.stdout), {0}, seconds=20)

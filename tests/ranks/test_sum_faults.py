@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 
 from job import Job, expect, run_tests
 from test_batch_faults import LOST, ONE_BY_ONE, Batch, strike_rank
@@ -60,7 +61,21 @@ def device_faults():
     blows["device of rank 1: a launch that never ends, sums through the host"] = fail_device(
         "device.launch:hang:after=101,rank=1", 76, r"error\[E-PEER-LOST\] rank \d@\S+: rank \d@\S+ \(process \d+\) made no progress for 4 s",
         "--comm", "host", "--comm-timeout", "4s")
+    for ranks, who in ((",rank=1", "1"), ("", r"\d")):
+        blows[f"devices of ranks{ranks}: a copy that never ends while they load"] = fail_device(
+            f"device.copy:hang:after=5{ranks}", 76,
+            rf'error\[E-DEVICE-LOST\] rank {who}@\S+: emulated:0: no progress for 2 s in "loading \S+" \(see --comm-timeout\); run ',
+            "--comm-timeout", "2s")
     return blows
+
+
+def stop_loading(batch):
+    """TERM to the launcher ends ranks of which one hangs before it has its weights."""
+    job = Job([*batch.words, "--fault", "device.copy:hang:after=5,rank=1"])
+    job.wait_for_ranks(2)
+    time.sleep(1)
+    job.process.send_signal(signal.SIGTERM)
+    expect(job, {75}, "E-STOPPED")
 
 
 def main():
@@ -85,6 +100,7 @@ def main():
             "kill rank 1": strike_rank(signal.SIGKILL, 1, {137, 76}, LOST.format(1) + "was killed"),
             "stop rank 0": strike_rank(signal.SIGSTOP, 0, {76}, LOST.format(0) + ".*it is stopped"),
             **(device_faults() if backend == "emulated" else {}),
+             "stop while loading": stop_loading,
             "equal answers": equal_answers,
         }, [], struck)
 
