@@ -44,6 +44,15 @@ def fail_device(fault, code, pattern, *more, lines=1, first=""):
     return strike
 
 
+def stop_loading(batch):
+    """TERM to the launcher ends ranks of which one hangs before it has its weights."""
+    job = Job([*batch.words, "--fault", "device.copy:hang:after=5,rank=1"])
+    job.wait_for_ranks(2)
+    time.sleep(1)
+    job.process.send_signal(signal.SIGTERM)
+    expect(job, {75}, "E-STOPPED")
+
+
 def device_faults():
     blows = {}
     for i, (kind, code) in enumerate(FAULTS.items()):
@@ -66,16 +75,8 @@ def device_faults():
             f"device.copy:hang:after=5{ranks}", 76,
             rf'error\[E-DEVICE-LOST\] rank {who}@\S+: emulated:0: no progress for 2 s in "loading \S+" \(see --comm-timeout\); run ',
             "--comm-timeout", "2s")
+    blows["stop while loading"] = stop_loading
     return blows
-
-
-def stop_loading(batch):
-    """TERM to the launcher ends ranks of which one hangs before it has its weights."""
-    job = Job([*batch.words, "--fault", "device.copy:hang:after=5,rank=1"])
-    job.wait_for_ranks(2)
-    time.sleep(1)
-    job.process.send_signal(signal.SIGTERM)
-    expect(job, {75}, "E-STOPPED")
 
 
 def main():
@@ -100,7 +101,6 @@ def main():
             "kill rank 1": strike_rank(signal.SIGKILL, 1, {137, 76}, LOST.format(1) + "was killed"),
             "stop rank 0": strike_rank(signal.SIGSTOP, 0, {76}, LOST.format(0) + ".*it is stopped"),
             **(device_faults() if backend == "emulated" else {}),
-             "stop while loading": stop_loading,
             "equal answers": equal_answers,
         }, [], struck)
 
