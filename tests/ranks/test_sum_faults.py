@@ -65,7 +65,8 @@ def device_faults():
         blows[f"device of rank 1: a {what} that never ends"] = fail_device(
             f"device.{what}:hang:after=100,rank=1", 76,
             r"error\[E-DEVICE-LOST\] rank 1@\S+: emulated:0: no progress for 3 s (in|in front of|behind) sum \d+ over ranks |"
-            r"error\[E-PEER-LOST\] rank 0@\S+: rank 0 on emulated:0: a wait in sum \d+ over ranks: rank 1 has not come ",
+            r"error\[E-PEER-LOST\] rank 0@\S+: (rank 0 on emulated:0: a wait in sum \d+ over ranks: rank 1 has not come "
+            r"|rank 1@\S+ \(process \d+\) made no progress )",
             "--comm-timeout", "4s", lines=2, first="E-DEVICE-LOST")
     blows["device of rank 1: a launch that never ends, sums through the host"] = fail_device(
         "device.launch:hang:after=101,rank=1", 76, r"error\[E-PEER-LOST\] rank \d@\S+: rank \d@\S+ \(process \d+\) made no progress for 4 s",
