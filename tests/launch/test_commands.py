@@ -147,7 +147,7 @@ def test_device_hangs(folder):
         return
     base = ["run", MODEL, "--raw", "-n", "4", "--ignore-eos", "--quiet", "-p", "hello", "--backend", "emulated"]
     loading = r'"loading (memory of )?\S+'
-    for fault, where in (("launch:hang:after=60", '"layer"'), ("copy:hang:after=60", '"'), ("copy:hang", loading), ("copy:hang:after=9", loading)):
+    for fault, where in (("launch:hang:after=60", '"layer"'), ("copy:hang:after=40", '"'), ("copy:hang", loading), ("copy:hang:after=9", loading)):
         begin = time.monotonic()
         _, log = run(*base, "--fault", f"device.{fault}", "--comm-timeout", "2s", rc=76)
         assert re.search(f"emulated:0: no progress for 2 s in {where}", one_error(log, "E-DEVICE-LOST")), log
