@@ -110,7 +110,7 @@ def complaints_of(found, architectures, whole):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--compare", default="80,90")
+    parser.add_argument("--compare", default="80")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("files", nargs="*", type=pathlib.Path)
