@@ -301,11 +301,7 @@ static void end_stuck_unit(Watchdog *watchdog) {
 }
 
 /* Only its device can hold this rank up. */
-static void end_for_device(Watchdog *watchdog, const char *phase) {
-    char device[DEVICE_BYTES];
-    pthread_mutex_lock(&watchdog->lock);
-    memcpy(device, watchdog->device, sizeof device);
-    pthread_mutex_unlock(&watchdog->lock);
+static void end_for_device(Watchdog *watchdog, const char *device, const char *phase) {
     if (may_tell(watchdog)) {
         (void)device_fault_raise(DEVICE_FAULT_LOST, device,
                                  "no progress for %g s in \"%s\" (see --comm-timeout)",
@@ -317,12 +313,12 @@ static void end_for_device(Watchdog *watchdog, const char *phase) {
 
 /* What takes part in no collective: a rank alone, and one that loads. */
 static void end_on_its_own(Watchdog *watchdog) {
-    char phase[PHASE_BYTES], what[160];
+    char phase[PHASE_BYTES], device[DEVICE_BYTES], what[160];
     read_phase(watchdog->own, phase);
     pthread_mutex_lock(&watchdog->lock);
-    bool has_device = watchdog->device[0] != 0;
+    memcpy(device, watchdog->device, sizeof device);
     pthread_mutex_unlock(&watchdog->lock);
-    if (has_device) end_for_device(watchdog, phase);
+    if (device[0]) end_for_device(watchdog, device, phase);
     snprintf(what, sizeof what, "made no progress for %g s in \"%s\" (see --comm-timeout)",
              watchdog->options.timeout_seconds, phase);
     end_because_of(watchdog, (int)(watchdog->own - watchdog->board->slots), what);

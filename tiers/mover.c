@@ -267,8 +267,6 @@ static void report(Mover *mover, const MoverJob *job, TransferResult result) {
     wake(&mover->owner_sleeps);
 }
 
-static void write_out(Mover *mover, const MoverJob *job, uint8_t *buffer, const uint64_t *hash);
-
 static bool encodes(const Transfer *transfer) {
     return transfer->to_form != transfer->from_form;
 }
@@ -282,6 +280,53 @@ static void encode(Mover *mover, const Transfer *transfer, const uint8_t *source
     form->encode(form->user, source + sizeof(SpillHeader), destination + sizeof(SpillHeader));
     memset(destination + used, 0, mover_moved_bytes(mover, transfer->to_form) - used);
     mover->stats.seconds_encode += monotonic_seconds() - start;
+}
+
+/* Where a file's bytes are written from or read to. */
+static uint8_t *io_memory(const Mover *mover, const Transfer *transfer, uint8_t *buffer) {
+    if (buffer) return buffer;
+    return transfer->to == TIER_NVME ? slot_memory(mover, transfer->from, transfer->from_slot)
+                                     : slot_memory(mover, transfer->to, transfer->to_slot);
+}
+
+/* Hands a transfer of `memory` to the ring. buffer, codes: what it holds until it has ended, or NULL. */
+static void start_io(Mover *mover, const MoverJob *job, uint8_t *memory, uint8_t *buffer,
+                     uint8_t *codes) {
+    const Transfer *transfer = &job->transfer;
+    uint32_t slot = disk_slot(transfer), files = mover->options.ring.file_count;
+    uint32_t flight = mover->free_flights[--mover->free_flight_count];
+    mover->flights[flight] =
+        (Flight){.job = *job,
+                 .buffer = buffer,
+                 .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
+                 .codes = codes,
+                 .in_flight = true};
+    RingOperation operation = {.kind = transfer->to == TIER_NVME ? RING_WRITE : RING_READ,
+                               .file = slot % files,
+                               .memory = memory,
+                               .offset = (uint64_t)(slot / files) * mover->options.slot_bytes,
+                               .bytes = (uint32_t)mover_moved_bytes(mover, transfer->to_form),
+                               .user = flight};
+    CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
+}
+
+/* What goes to a file and is in host memory; hash: of its payload, where it is known. */
+static void write_out(Mover *mover, const MoverJob *job, uint8_t *buffer, const uint64_t *hash) {
+    const Transfer *transfer = &job->transfer;
+    uint8_t *memory = io_memory(mover, transfer, buffer), *codes = NULL;
+    if (encodes(transfer)) {
+        if (mover->free_code_buffer_count == 0) {
+            if (buffer) device_slots_give(mover->options.device_slots, buffer);
+            report(mover, job, TRANSFER_NO_SPACE);
+            return;
+        }
+        codes = mover->free_code_buffers[--mover->free_code_buffer_count];
+        encode(mover, transfer, memory, codes);
+        memory = codes;
+        hash = NULL;
+    }
+    seal(mover, job, transfer->to_form, memory, transfer->to_slot, hash);
+    start_io(mover, job, memory, buffer, codes);
 }
 
 /* What lies in host memory goes on from here: into its place, or to a file. */
@@ -404,53 +449,6 @@ static bool needs_buffer(const Mover *mover, const Transfer *transfer) {
     bool file = transfer->from == TIER_NVME || transfer->to == TIER_NVME;
     bool device = transfer->from == TIER_DEVICE || transfer->to == TIER_DEVICE;
     return mover->options.device_slots && device && (file || encodes(transfer));
-}
-
-/* Where a file's bytes are written from or read to. */
-static uint8_t *io_memory(const Mover *mover, const Transfer *transfer, uint8_t *buffer) {
-    if (buffer) return buffer;
-    return transfer->to == TIER_NVME ? slot_memory(mover, transfer->from, transfer->from_slot)
-                                     : slot_memory(mover, transfer->to, transfer->to_slot);
-}
-
-/* Hands a transfer of `memory` to the ring. buffer, codes: what it holds until it has ended, or NULL. */
-static void start_io(Mover *mover, const MoverJob *job, uint8_t *memory, uint8_t *buffer,
-                     uint8_t *codes) {
-    const Transfer *transfer = &job->transfer;
-    uint32_t slot = disk_slot(transfer), files = mover->options.ring.file_count;
-    uint32_t flight = mover->free_flights[--mover->free_flight_count];
-    mover->flights[flight] =
-        (Flight){.job = *job,
-                 .buffer = buffer,
-                 .due_ns = monotonic_now_ns(&monotonic_system) + mover->options.io_timeout_ns,
-                 .codes = codes,
-                 .in_flight = true};
-    RingOperation operation = {.kind = transfer->to == TIER_NVME ? RING_WRITE : RING_READ,
-                               .file = slot % files,
-                               .memory = memory,
-                               .offset = (uint64_t)(slot / files) * mover->options.slot_bytes,
-                               .bytes = (uint32_t)mover_moved_bytes(mover, transfer->to_form),
-                               .user = flight};
-    CHECK(ring_submit(mover->ring, &operation, 1) == 1); /* the ring's queue holds transfers_max */
-}
-
-/* What goes to a file and is in host memory; hash: of its payload, where it is known. */
-static void write_out(Mover *mover, const MoverJob *job, uint8_t *buffer, const uint64_t *hash) {
-    const Transfer *transfer = &job->transfer;
-    uint8_t *memory = io_memory(mover, transfer, buffer), *codes = NULL;
-    if (encodes(transfer)) {
-        if (mover->free_code_buffer_count == 0) {
-            if (buffer) device_slots_give(mover->options.device_slots, buffer);
-            report(mover, job, TRANSFER_NO_SPACE);
-            return;
-        }
-        codes = mover->free_code_buffers[--mover->free_code_buffer_count];
-        encode(mover, transfer, memory, codes);
-        memory = codes;
-        hash = NULL;
-    }
-    seal(mover, job, transfer->to_form, memory, transfer->to_slot, hash);
-    start_io(mover, job, memory, buffer, codes);
 }
 
 /* A block that comes from or goes to a file. buffer: one of device_slots where it needs that. */

@@ -216,7 +216,7 @@ template <uint32_t SLOTS, bool SOLO> DEVICE void value_places(uint32_t head_dim,
     }
 }
 
-/* Adds the values of a token to item i, if that sees it. */
+/* Adds the values of a token that item i sees. */
 template <uint32_t SLOTS, uint32_t ITEMS>
 DEVICE void value_add(const float *values, float weight, uint32_t i,
                       AttendPartial<SLOTS, ITEMS> &partial) {
@@ -445,7 +445,9 @@ DEVICE void group_finish(const AttendLaunch &launch, const TeamItems &items, uin
  * would spill registers. */
 static constexpr uint32_t attend_side_by_side(uint32_t dim_slots, uint32_t items, bool solo,
                                               bool coded) {
-    return (solo && !coded ? 6 : solo || items == 1 ? 5 : 4) - (dim_slots == 8 && (coded || !solo));
+    uint32_t blocks = solo && !coded ? 6 : solo || items == 1 ? 5 : 4;
+    bool crowded = dim_slots == 8 && (coded || !solo); /* with the numbers of wide heads */
+    return crowded ? blocks - 1 : blocks;
 }
 
 /* Grid: tiles, KV heads, groups when they are attended side by side. */

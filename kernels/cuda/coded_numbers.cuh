@@ -45,11 +45,7 @@ DEVICE void unit_words(const CodedHead &head, uint32_t offset, uint32_t *out) {
         for (uint32_t i = 0; i < COUNT; i++)
             out[i] = load_bytes4(bytes + 4 * i);
     } else if (COUNT == 4) {
-        Words4 four = load_words4(bytes);
-        out[0] = four.x;
-        out[1] = four.y;
-        out[2] = four.z;
-        out[3] = four.w;
+        words_put(load_words4(bytes), out);
     } else if (COUNT == 2) {
         Words2 two = load_words2(bytes);
         out[0] = two.x;
@@ -70,13 +66,8 @@ struct FormHalves {
     DEVICE Unit unit(const CodedHead &head, uint32_t token, uint32_t d) {
         Unit unit = {};
         const uint8_t *bytes = head.bytes + 2 * (token * head.head_dim + d);
-        for (uint32_t half = 0; half < 2 && d + 8 * half < head.head_dim; half++) {
-            Words4 four = load_words4(bytes + 16 * half);
-            unit.words[4 * half] = four.x;
-            unit.words[4 * half + 1] = four.y;
-            unit.words[4 * half + 2] = four.z;
-            unit.words[4 * half + 3] = four.w;
-        }
+        for (uint32_t half = 0; half < 2 && d + 8 * half < head.head_dim; half++)
+            words_put(load_words4(bytes + 16 * half), unit.words + 4 * half);
         return unit;
     }
     DEVICE void numbers(const Unit &unit, float *out) {

@@ -54,13 +54,6 @@ struct FloatX {
     uint32_t words[FLOAT_PARTS_MAX][FLOAT_STEPS][4];
 };
 
-DEVICE void words_put(Words4 four, uint32_t *out) {
-    out[0] = four.x;
-    out[1] = four.y;
-    out[2] = four.z;
-    out[3] = four.w;
-}
-
 /* What a record adds to 16 rows and 32 outputs. */
 template <class Weights>
 DEVICE void float_record(const FloatWeights &weights, const FloatX &x,

@@ -54,6 +54,13 @@ union FloatBits {
     float number;
 };
 
+DEVICE void words_put(Words4 four, uint32_t *out) {
+    out[0] = four.x;
+    out[1] = four.y;
+    out[2] = four.z;
+    out[3] = four.w;
+}
+
 DEVICE float bits_to_float(uint32_t bits) {
     FloatBits view;
     view.bits = bits;
